@@ -1,0 +1,1 @@
+"""One controller process: the service of one domain."""

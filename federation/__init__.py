@@ -1,0 +1,1 @@
+"""How masters agree: the sans-IO core of the federation."""
