@@ -86,11 +86,13 @@ class GenerateContract(BuildHookInterface[Any]):
     """Runs the generation before hatch collects files."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Generate in place: hatch then packs the modules, or points an editable install at them."""
+        """Generate in place: a wheel then packs the modules, an editable install points there."""
         generate(Path(self.root))
 
 
 if __name__ == "__main__":
-    compiled = generate(Path(__file__).resolve().parent)
+    try:
+        compiled = generate(Path(__file__).resolve().parent)
+    except RuntimeError as error:
+        sys.exit(f"proto: {error}; the generated packages stay as they were")
     print(f"proto: {compiled} files compiled into {' and '.join(GENERATED_PACKAGES)}")
-    sys.exit(0)

@@ -101,7 +101,7 @@ def version_of(program: Path) -> str:
 
 
 def place(source: Path, name: str, *, link: bool = False) -> None:
-    """Put a program into `.tools/bin` in one step: whoever looks sees the old one or the new one."""
+    """Put a program into `.tools/bin` in one step, so that nobody meets half of it."""
     partial = BIN / f".{name}.partial"
     partial.unlink(missing_ok=True)
     if link:
@@ -166,8 +166,7 @@ def etcd_from_go() -> None:
             go_mod = GO_MODULE.format(name=name, module=module, version=ETCD_GO_VERSION)
             directory.joinpath("go.mod").write_text(go_mod)
             directory.joinpath("main.go").write_text(f"package main\n\n{source}")
-            run("go", "mod", "tidy", cwd=directory)
-            run("go", "build", "-trimpath", "-o", "program", ".", cwd=directory)
+            run("go", "build", "-mod=mod", "-trimpath", "-o", "program", ".", cwd=directory)
             place(directory / "program", name)
 
 
