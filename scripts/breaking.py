@@ -42,9 +42,10 @@ def main() -> int:
         if not any(Path(scratch).rglob("*.proto")):
             print(f"buf breaking: skipped, {commit} has no contract")
             return 0
-        return subprocess.run(
-            ["buf", "breaking", "--against", scratch], cwd=ROOT, check=False
-        ).returncode
+        buf = subprocess.run(["buf", "breaking", "--against", scratch], cwd=ROOT, check=False)
+        if buf.returncode == 0:
+            print(f"buf breaking: nothing broken since {commit}")
+        return buf.returncode
 
 
 if __name__ == "__main__":
