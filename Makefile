@@ -5,7 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-PROTOS := $(shell find proto -name '*.proto' 2>/dev/null)
+# With the directories, which change when a file goes.
+PROTOS := $(shell find proto -type d -o -name '*.proto')
 SOURCES := $(wildcard controller federation nodeagent souverixctl console deploy benchmarks tests scripts hatch_build.py)
 
 INSTALLED := .venv/.installed

@@ -10,6 +10,7 @@ the packages meanwhile never meets an empty one.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from importlib.resources import files
@@ -75,7 +76,7 @@ def _bring_in_line(root: Path, wanted: dict[Path, bytes]) -> None:
         if present.get(path) != content:
             target = root / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.partial")
+            partial = target.with_name(f".{target.name}.{os.getpid()}")
             partial.write_bytes(content)
             partial.replace(target)
     for path in present.keys() - wanted.keys():

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import hypothesis
 import pytest
 
 from tests.processes import ProcessStarter
@@ -19,6 +20,12 @@ TOOLS_BIN = Path(__file__).resolve().parent.parent / ".tools" / "bin"
 # etcd 3.5.0 to 3.5.2 can lose acknowledged data when killed under load: what a test finds with
 # one of them says nothing about the project.
 ETCD_THAT_LOSES_DATA = re.compile(r"\b3\.5\.[0-2]\b")
+
+# No deadline: how long an example takes depends on what else the machine does. In CI the examples
+# are the same in each run; elsewhere every run looks at new ones.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "project")
 
 
 def find_program(name: str) -> Path:
