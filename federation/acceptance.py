@@ -1,0 +1,151 @@
+"""Whether a received run may take effect. Owns the verdicts and the keys they rest on; never drops anything.
+
+Acceptance is by log position, never by time of arrival (design §6): a run takes effect when the key that sealed it,
+the grant of its writer and the terms it names are in effect here. Until then it is PENDING, kept and judged again
+whenever control facts change. What can never become right is QUARANTINED: kept, without effect, for people to see.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+from federation.authority import AuthorityTable
+from federation.chain import GENESIS_TAG, Verifier, key_id_of, seal_message
+from federation.codec import Write
+from federation.identifiers import Lane, StreamId
+from souverix.event.v1 import event_pb2
+from souverix.federation.v1 import authority_pb2
+
+#: Facts that only a controller above the governed domain may state.
+GRANTING_ASPECTS = frozenset({"authority", "key_grant"})
+
+
+class Outcome(enum.Enum):
+    """What becomes of a run."""
+
+    ACCEPTED = "ACCEPTED"
+    PENDING = "PENDING"
+    QUARANTINED = "QUARANTINED"
+
+
+class Verdict(NamedTuple):
+    """An outcome with its reason (UPPER_SNAKE; empty when accepted)."""
+
+    outcome: Outcome
+    reason: str = ""
+
+
+ACCEPTED = Verdict(Outcome.ACCEPTED)
+
+
+class KeyRing:
+    """Public keys of controllers, and the domain each serves, as granted by control facts."""
+
+    __slots__ = ("_domains", "_keys", "_root_key", "_verifier")
+
+    def __init__(self, verifier: Verifier, root_key: bytes) -> None:
+        self._verifier = verifier
+        self._root_key = root_key
+        self._keys: dict[tuple[str, str], bytes] = {}
+        self._domains: dict[str, str] = {}
+
+    def put(self, grant: authority_pb2.KeyGrant) -> None:
+        """Takes in a granted key. A grant whose key_id is not that of its key is void."""
+        if grant.key_id == key_id_of(grant.public_key):
+            self._keys[(grant.controller, grant.key_id)] = grant.public_key
+            self._domains[grant.controller] = grant.domain
+
+    def domain_of(self, controller: str) -> str | None:
+        """The domain a controller serves; None when no grant is known."""
+        return self._domains.get(controller)
+
+    def knows(self, controller: str, key_id: str) -> bool:
+        """Tells whether the key of a seal is known."""
+        return (controller, key_id) in self._keys
+
+    def public_key(self, controller: str, key_id: str) -> bytes | None:
+        """A controller's key; None when it is not known."""
+        return self._keys.get((controller, key_id))
+
+    def seal_is_good(self, stream: StreamId, seal: event_pb2.Seal) -> bool:
+        """Tells whether a known key made the seal."""
+        key = self._keys.get((stream.origin.controller, seal.key_id))
+        if key is None:
+            return False
+        message = seal_message(stream, seal.sequence, seal.chain_hash)
+        return self._verifier.verify(key, message, seal.signature)
+
+    def genesis_is_good(self, genesis: authority_pb2.Genesis) -> bool:
+        """Tells whether the root key this controller was given signed the genesis."""
+        return self._verifier.verify(self._root_key, genesis_message(genesis), genesis.signature)
+
+
+def genesis_message(genesis: authority_pb2.Genesis) -> bytes:
+    """What the root key signs."""
+    unsigned = authority_pb2.Genesis()
+    unsigned.CopyFrom(genesis)
+    unsigned.ClearField("signature")
+    return GENESIS_TAG + unsigned.SerializeToString(deterministic=True)
+
+
+def adopt_genesis(write: Write | None, stream: StreamId, keys: KeyRing, table: AuthorityTable) -> bool:
+    """Puts the root's key and record in force when `write` is the good genesis of its stream; tells whether it was."""
+    if write is None or write.aspect != "genesis" or write.sequence != 1:
+        return False
+    genesis: authority_pb2.Genesis = write.body()
+    if genesis.domain != stream.domain or genesis.key.controller != stream.origin.controller:
+        return False
+    if not keys.genesis_is_good(genesis):
+        return False
+    keys.put(genesis.key)
+    table.put(genesis.authority)
+    return True
+
+
+def judge_run(
+    stream: StreamId,
+    seal: event_pb2.Seal,
+    first: Write | None,
+    keys: KeyRing,
+    table: AuthorityTable,
+    *,
+    verified: bool,
+) -> Verdict:
+    """Judges a run by its key and its writer's grant. `first` is its first event without effect yet; `verified`
+    says that the seal was checked at receipt.
+    """
+    controller = stream.origin.controller
+    if not keys.knows(controller, seal.key_id):
+        adopt_genesis(first, stream, keys, table)
+        if not keys.knows(controller, seal.key_id):
+            return Verdict(Outcome.PENDING, "KEY_UNKNOWN")
+    if not verified and not keys.seal_is_good(stream, seal):
+        return Verdict(Outcome.QUARANTINED, "SEAL_INVALID")
+    served = keys.domain_of(controller) or ""
+    if table.path_of(stream.domain) is None:
+        if stream.lane is Lane.CONTROL and first is not None and first.aspect == "authority":
+            record: authority_pb2.AuthorityRecord = first.body()
+            if record.domain == stream.domain and table.is_within(record.parent, served):
+                return ACCEPTED
+        return Verdict(Outcome.PENDING, "DOMAIN_UNKNOWN")
+    if not table.is_within(stream.domain, served):
+        return Verdict(Outcome.QUARANTINED, "OUT_OF_REACH")
+    return ACCEPTED
+
+
+def judge_event(stream: StreamId, write: Write, keys: KeyRing, table: AuthorityTable) -> Verdict:
+    """Judges one event of an accepted run by what it claims: its terms, and grants only a domain above may make."""
+    if write.aspect in GRANTING_ASPECTS:
+        if keys.domain_of(stream.origin.controller) == stream.domain:
+            return Verdict(Outcome.QUARANTINED, "SELF_GRANT")
+        body = write.body()
+        if body.domain != stream.domain:
+            return Verdict(Outcome.QUARANTINED, "WRONG_DOMAIN")
+        if write.aspect == "authority":
+            known = table.records.get(stream.domain)
+            if known is not None and known.parent != body.parent:
+                return Verdict(Outcome.QUARANTINED, "PARENT_CHANGED")
+    if write.term and write.term > table.term_of(stream.domain):
+        return Verdict(Outcome.PENDING, "TERM_UNKNOWN")
+    return ACCEPTED

@@ -1,0 +1,100 @@
+"""Which conflicts must be recorded, and which were. Owns the duty that no losing value passes unrecorded (I2); never
+writes the record itself.
+
+A conflict becomes due in two ways: two rivals stand side by side here, or an event arrives that says it resolved
+rivals which never stood here together. In the second case the record waits until every value it lists has arrived.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from federation.causality import covers
+from federation.codec import Write
+from federation.identifiers import Dot, Key
+from federation.merge import Siblings, conflict_id_of
+
+
+@dataclass(slots=True)
+class DueConflict:
+    """A conflict no record is known of yet."""
+
+    key: Key
+    conflict_id: str
+    dots: tuple[Dot, ...]
+    siblings: dict[Dot, Write] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Tells whether every sibling's value is here."""
+        return len(self.siblings) == len(self.dots)
+
+
+class ConflictLedger:
+    """Conflicts due and recorded, by id."""
+
+    __slots__ = ("_awaited", "due", "open_keys", "recorded")
+
+    def __init__(self) -> None:
+        self.due: dict[str, DueConflict] = {}
+        #: conflict id -> the write that records it.
+        self.recorded: dict[str, tuple[Key, Write]] = {}
+        #: keys whose rivals still stand, with the conflict's id.
+        self.open_keys: dict[Key, str] = {}
+        self._awaited: dict[tuple[Key, Dot], str] = {}
+
+    def saw_rivals(self, key: Key, rivals: Siblings) -> None:
+        """Rivals stand side by side after a merge (none: they no longer do)."""
+        if not rivals:
+            self.open_keys.pop(key, None)
+            return
+        by_dot = {r.dot: r for r in rivals}
+        conflict_id = conflict_id_of(key, tuple(by_dot))
+        self.open_keys[key] = conflict_id
+        if conflict_id not in self.recorded:
+            known = self.due.get(conflict_id)
+            if known is None:
+                known = self.due[conflict_id] = DueConflict(key, conflict_id, tuple(sorted(by_dot)))
+            known.siblings.update(by_dot)
+
+    def saw_resolution(self, key: Key, write: Write, held: Siblings) -> None:
+        """An event arrived that lists what it resolved; `held` stood here before it."""
+        conflict_id = conflict_id_of(key, write.resolves)
+        if conflict_id in self.recorded or conflict_id in self.due:
+            return
+        due = DueConflict(key, conflict_id, tuple(sorted(write.resolves)))
+        for sibling in held:
+            if sibling.dot in write.resolves:
+                due.siblings[sibling.dot] = sibling
+        self.due[conflict_id] = due
+        for dot in due.dots:
+            if dot not in due.siblings:
+                self._awaited[(key, dot)] = conflict_id
+
+    def saw_covered(self, key: Key, write: Write) -> None:
+        """An event arrived that something here had already seen; a due record may wait for its value."""
+        conflict_id = self._awaited.pop((key, write.dot), None)
+        if conflict_id is not None and conflict_id in self.due:
+            self.due[conflict_id].siblings[write.dot] = write
+
+    def saw_record(self, conflict_id: str, key: Key, write: Write) -> None:
+        """A record is in effect."""
+        self.recorded[conflict_id] = (key, write)
+        due = self.due.pop(conflict_id, None)
+        if due is not None:
+            for dot in due.dots:
+                self._awaited.pop((due.key, dot), None)
+
+    def records_due(self) -> list[DueConflict]:
+        """Conflicts whose values are all here and which no record names."""
+        return [due for due in self.due.values() if due.complete]
+
+
+def resolves_of(rivals: Siblings) -> tuple[Dot, ...]:
+    """What an event that sees these rivals lists as resolved."""
+    return tuple(sorted(r.dot for r in rivals))
+
+
+def is_resolved_by(write: Write, dots: tuple[Dot, ...]) -> bool:
+    """Tells whether a write had seen all of these."""
+    return all(covers(write.context, dot) for dot in dots)

@@ -1,0 +1,353 @@
+"""All a controller knows: the fold of its log. Owns streams, merged keys, authority, keys, conflicts and requests;
+changes only by `apply`, commit by commit, and is the same for the same log.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from federation.acceptance import KeyRing, Outcome, Verdict, adopt_genesis, judge_event, judge_run
+from federation.admissions import Admissions
+from federation.authority import AuthorityTable
+from federation.backlog import StreamIndex
+from federation.chain import Verifier, chain_start
+from federation.codec import ASPECTS, EventDecoder, Term, Write, stream_from_message
+from federation.conflicts import ConflictLedger
+from federation.errors import CorruptLog, InvalidWrite
+from federation.identifiers import Key, Lane, Origin, StreamId
+from federation.merge import Siblings, merge, rivals_of, winner_of
+from souverix.event.v1 import event_pb2
+
+#: Requests remembered for idempotency: at 1,000 writes a second a quarter of an hour, on a quiet controller months.
+MAX_REMEMBERED_REQUESTS = 1_000_000
+
+#: Audit entries kept at hand for listing; older ones are read from the log by verification and export.
+MAX_AUDIT_AT_HAND = 100_000
+
+
+class ReceivedRun(NamedTuple):
+    """A run on its way to effect: its seal, its events, and whether the seal was checked at receipt."""
+
+    seal: event_pb2.Seal
+    writes: Sequence[Write | None]
+    verified: bool
+
+
+@dataclass(slots=True)
+class StreamState:
+    """How far one stream is held and in effect."""
+
+    received: int
+    chain_hash: bytes
+    applied: int = 0
+    waiting: deque[ReceivedRun] = field(default_factory=deque)
+    waiting_reason: str = ""
+    quarantine_reason: str = ""
+    quarantined_runs: int = 0
+    index: StreamIndex = field(default_factory=StreamIndex)
+
+
+class RequestOutcome(NamedTuple):
+    """What a remembered request wrote first."""
+
+    subject: str
+    aspect: str
+    stream: StreamId
+    sequence: int
+    offset: int
+
+
+class AuditItem(NamedTuple):
+    """An audit event with its place."""
+
+    stream: StreamId
+    write: Write
+
+
+@dataclass(slots=True)
+class Applied:
+    """What one commit changed."""
+
+    offset: int
+    keys: list[Key] = field(default_factory=list)
+    streams: set[StreamId] = field(default_factory=set)
+    audits: list[AuditItem] = field(default_factory=list)
+    quarantined: list[tuple[StreamId, str]] = field(default_factory=list)
+    #: Writes of a superseded master that came into effect late.
+    superseded: list[tuple[Key, Write]] = field(default_factory=list)
+    #: The tree of domains, or who holds authority in it, changed.
+    authority_changed: bool = False
+
+
+class State:
+    """The fold of one log.
+
+    `controller` is the one whose log this is: its own streams need no verdict, since they were decided here.
+    """
+
+    def __init__(self, controller: str, verifier: Verifier, root_key: bytes) -> None:
+        self.controller = controller
+        self.streams: dict[StreamId, StreamState] = {}
+        self.table: dict[Key, Siblings] = {}
+        self.authority = AuthorityTable()
+        self.keys = KeyRing(verifier, root_key)
+        self.admissions = Admissions()
+        self.conflicts = ConflictLedger()
+        self.requests: OrderedDict[tuple[str, str], RequestOutcome] = OrderedDict()
+        self.subjects: dict[tuple[str, str], dict[str, None]] = {}
+        self.domains_of_subject: dict[str, dict[str, None]] = {}
+        self.audits: deque[AuditItem] = deque(maxlen=MAX_AUDIT_AT_HAND)
+        self.decoder = EventDecoder()
+        self.next_offset = 0
+        self.clock = 0
+        self._blocked: set[StreamId] = set()
+
+    # Reading.
+
+    def siblings(self, key: Key) -> Siblings:
+        """The writes of a key of which none saw another; empty when it was never written."""
+        return self.table.get(key, ())
+
+    def winner(self, key: Key) -> Write | None:
+        """The write that counts; None when the key was never written."""
+        held = self.table.get(key)
+        if not held:
+            return None
+        return held[0] if len(held) == 1 else winner_of(key, held, self.rank)
+
+    def rank(self, key: Key, write: Write) -> tuple[Term, int]:
+        """What a write counts for among its siblings."""
+        lane = ASPECTS[write.aspect].lane
+        effective = self.admissions.effective_stamp(key.domain, lane, write)
+        if write.aspect == "authority":
+            return write.term, effective
+        return self.authority.rank_term(key.domain, write), effective
+
+    def received(self, stream: StreamId) -> int:
+        """Number of the last event held of a stream; 0 when there is none."""
+        held = self.streams.get(stream)
+        return held.received if held else 0
+
+    def chain_hash(self, stream: StreamId) -> bytes:
+        """Chain hash at `received`."""
+        held = self.streams.get(stream)
+        return held.chain_hash if held else chain_start(stream)
+
+    def own_incarnation(self) -> int:
+        """The highest incarnation this log holds of its own controller; 0 when it wrote nothing yet."""
+        return max((s.origin.incarnation for s in self.streams if s.origin.controller == self.controller), default=0)
+
+    def subjects_of(self, domain: str, kind: str) -> Iterator[str]:
+        """Subjects of one kind ("nodes", "policies", …) something was written of in a domain."""
+        return iter(self.subjects.get((domain, kind), ()))
+
+    # Folding.
+
+    def apply(
+        self,
+        offset: int,
+        commit: event_pb2.Commit,
+        prepared: dict[tuple[StreamId, int], ReceivedRun] | None = None,
+    ) -> Applied:
+        """Takes in the commit at `offset`. `prepared` holds runs this process decoded already, by (stream, first).
+
+        Raises `CorruptLog` when offsets or stream numbers are not dense.
+        """
+        if offset != self.next_offset:
+            raise CorruptLog(f"commit {offset} follows {self.next_offset - 1}")
+        applied = Applied(offset)
+        for run in commit.runs:
+            stream = stream_from_message(run.stream)
+            ready = prepared.get((stream, run.first_sequence)) if prepared else None
+            if ready is None:
+                ready = self._decode(stream, run)
+            self._take(stream, run, ready, offset, commit.time_ms, applied)
+        for refused in commit.quarantined:
+            stream = stream_from_message(refused.run.stream)
+            state = self.streams.get(stream)
+            if state is not None:
+                state.quarantined_runs += 1
+            applied.quarantined.append((stream, refused.reason))
+        self.next_offset = offset + 1
+        self.clock = max(self.clock, commit.clock)
+        return applied
+
+    def _decode(self, stream: StreamId, run: event_pb2.Run) -> ReceivedRun:
+        writes: list[Write | None] = []
+        for sequence, raw in enumerate(run.events, run.first_sequence):
+            try:
+                writes.append(self.decoder.decode(stream, sequence, raw))
+            except InvalidWrite:
+                writes.append(None)
+        return ReceivedRun(run.seal, writes, verified=False)
+
+    def _take(
+        self,
+        stream: StreamId,
+        run: event_pb2.Run,
+        ready: ReceivedRun,
+        offset: int,
+        time_ms: int,
+        applied: Applied,
+    ) -> None:
+        state = self.streams.get(stream)
+        if state is None:
+            state = self.streams[stream] = StreamState(0, chain_start(stream))
+        if run.first_sequence != state.received + 1:
+            raise CorruptLog(f"run of {stream} at {run.first_sequence} follows {state.received}")
+        state.received = run.seal.sequence
+        state.chain_hash = run.seal.chain_hash
+        kinds: dict[str, int] = {}
+        for write in ready.writes:
+            kind = ASPECTS[write[4]][2] if write is not None else "message"
+            kinds[kind] = kinds.get(kind, 0) + 1
+        state.index.add(state.received, offset, time_ms, kinds)
+        state.waiting.append(ready)
+        applied.streams.add(stream)
+        self._advance(stream, state, offset, applied)
+
+    def _advance(self, stream: StreamId, state: StreamState, offset: int, applied: Applied) -> None:
+        """Brings into effect what may, in the stream's order."""
+        own = stream.origin.controller == self.controller
+        while state.waiting and not state.quarantine_reason:
+            run = state.waiting[0]
+            done = state.applied + len(run.writes) - run.seal.sequence
+            first = run.writes[done]
+            verdict = (
+                Verdict(Outcome.ACCEPTED)
+                if own
+                else judge_run(stream, run.seal, first, self.keys, self.authority, verified=run.verified)
+            )
+            if verdict.outcome is Outcome.ACCEPTED:
+                verdict = self._bring_into_effect(stream, state, run, done, own, offset, applied)
+            state.waiting_reason = verdict.reason
+            if verdict.outcome is Outcome.ACCEPTED:
+                state.waiting.popleft()
+                self._blocked.discard(stream)
+            elif verdict.outcome is Outcome.PENDING:
+                self._blocked.add(stream)
+                return
+            else:
+                state.quarantine_reason = verdict.reason
+                self._blocked.discard(stream)
+                applied.quarantined.append((stream, verdict.reason))
+        if state.quarantine_reason:
+            state.quarantined_runs += len(state.waiting)
+            state.waiting.clear()
+
+    def _bring_into_effect(
+        self,
+        stream: StreamId,
+        state: StreamState,
+        run: ReceivedRun,
+        done: int,
+        own: bool,
+        offset: int,
+        applied: Applied,
+    ) -> Verdict:
+        control = stream[2] is Lane.CONTROL
+        term = self.authority.term_of(stream[0])
+        writes = run.writes[done:] if done else run.writes
+        for write in writes:
+            if write is not None:
+                if not own and (control or write[6] > term):
+                    verdict = judge_event(stream, write, self.keys, self.authority)
+                    if verdict.outcome is not Outcome.ACCEPTED:
+                        return verdict
+                state.applied += 1
+                self._merge(stream, write, offset, applied)
+            else:
+                state.applied += 1
+        return Verdict(Outcome.ACCEPTED)
+
+    def _merge(self, stream: StreamId, write: Write, offset: int, applied: Applied) -> None:
+        if write[2] > self.clock:
+            self.clock = write[2]
+        aspect = write[4]
+        if aspect == "audit":
+            item = AuditItem(stream, write)
+            self.audits.append(item)
+            applied.audits.append(item)
+            return
+        key = Key(stream[0], write[3], aspect)
+        held = self.table.get(key)
+        if held is None:
+            self.table[key] = (write,)
+            self._note_subject(key)
+        else:
+            siblings, changed = merge(held, write)
+            if not changed:
+                self.conflicts.saw_covered(key, write)
+                return
+            self.table[key] = siblings
+            if len(held) > 1 or len(siblings) > 1:
+                self.conflicts.saw_rivals(key, rivals_of(key, siblings, self.rank))
+        if write[10]:
+            self.conflicts.saw_resolution(key, write, held or ())
+        applied.keys.append(key)
+        if write[7]:
+            self._remember(stream, write, offset)
+        if ASPECTS[aspect].contested and write.term < self.authority.term_of(key.domain):
+            self._note_superseded(key, write, applied)
+        if stream[2] is Lane.CONTROL:
+            self._control(stream, key, write, offset, applied)
+        elif aspect == "conflict":
+            self._note_conflict_record(write)
+
+    def _note_subject(self, key: Key) -> None:
+        kind = key.subject.partition("/")[0]
+        self.subjects.setdefault((key.domain, kind), {})[key.subject] = None
+        self.domains_of_subject.setdefault(key.subject, {})[key.domain] = None
+
+    def _note_superseded(self, key: Key, write: Write, applied: Applied) -> None:
+        record = self.authority.records.get(key.domain)
+        below_rank = self.authority.rank_term(key.domain, write) < self.authority.term_of(key.domain)
+        if record is not None and below_rank and not write.optimistic and key.aspect != "authority":
+            applied.superseded.append((key, write))
+
+    def _remember(self, stream: StreamId, write: Write, offset: int) -> None:
+        request = (write.principal, write.request_id)
+        if request not in self.requests:
+            self.requests[request] = RequestOutcome(write.subject, write.aspect, stream, write.sequence, offset)
+            if len(self.requests) > MAX_REMEMBERED_REQUESTS:
+                self.requests.popitem(last=False)
+
+    def _note_conflict_record(self, write: Write) -> None:
+        record = write.body()
+        key = Key(record.domain, record.subject, record.aspect)
+        self.conflicts.saw_record(record.conflict_id, key, write)
+
+    def _control(self, stream: StreamId, key: Key, write: Write, offset: int, applied: Applied) -> None:
+        """Facts that others rest on; a change lets waiting streams be judged again."""
+        aspect = write.aspect
+        if aspect == "admission":
+            capped = self.admissions.put(stream.domain, write.body())
+            self._rivals_may_turn(capped, applied)
+            return
+        if aspect == "authority":
+            winner = self.winner(key)
+            if winner is not None:
+                self.authority.put(winner.body())
+        elif aspect == "key_grant":
+            self.keys.put(write.body())
+        elif aspect == "genesis":
+            adopt_genesis(write, stream, self.keys, self.authority)
+        else:
+            return
+        applied.authority_changed = True
+        for blocked in sorted(self._blocked, key=lambda s: (s.lane, s)):
+            self._advance(blocked, self.streams[blocked], offset, applied)
+
+    def _rivals_may_turn(self, capped: StreamId, applied: Applied) -> None:
+        """An admission may change who wins where rivals stand."""
+        for key in self.conflicts.open_keys:
+            if key.domain == capped.domain and ASPECTS[key.aspect].lane is capped.lane:
+                applied.keys.append(key)
+
+
+def own_stream(domain: str, origin: Origin, aspect: str) -> StreamId:
+    """The stream in which an origin writes an aspect of a domain."""
+    return StreamId(domain, origin, ASPECTS[aspect].lane)
