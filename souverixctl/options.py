@@ -1,0 +1,118 @@
+"""Options that several verbs share.
+
+Owns their names, their help and the request id of an invocation. Never calls a controller.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Decorator = Callable[[Function], Function]
+
+DEFAULT_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """How a write is made: the fields every request that writes has."""
+
+    request_id: str
+    durable_at: str
+    validate_only: bool
+
+
+def write_options(function: Function) -> Function:
+    """Adds --request-id, --wait-durable and --validate-only; read them with `read_write_options`."""
+    for decorate in (
+        click.option(
+            "--request-id",
+            metavar="ID",
+            help="Idempotency key, to repeat a write whose outcome is not known. Default: a new one.",
+        ),
+        click.option(
+            "--wait-durable",
+            metavar="DOMAIN",
+            default="",
+            help="Wait until the write is durable at this domain, such as global.",
+        ),
+        click.option("--validate-only", is_flag=True, help="Check everything, write nothing."),
+    ):
+        function = decorate(function)
+    return function
+
+
+def read_write_options(given: dict[str, Any]) -> WriteOptions:
+    """Takes the write options out of a verb's keyword arguments."""
+    return WriteOptions(
+        request_id=given.pop("request_id") or new_request_id(),
+        durable_at=given.pop("wait_durable"),
+        validate_only=given.pop("validate_only"),
+    )
+
+
+def new_request_id() -> str:
+    """An idempotency key for one invocation; its retries share it."""
+    return uuid.uuid4().hex
+
+
+def etag_option(function: Function) -> Function:
+    """Adds --etag."""
+    return click.option(
+        "--etag", default="", help="Write only if it still has this etag (see `get … -o yaml`)."
+    )(function)
+
+
+def scope_options(function: Function) -> Function:
+    """Adds --domain and --subtree."""
+    function = click.option("--subtree", is_flag=True, help="The domains below it too.")(function)
+    return click.option("--domain", default="", metavar="DOMAIN", help="Only this domain.")(
+        function
+    )
+
+
+def limit_option(function: Function) -> Function:
+    """Adds --limit, for `pages.fetch_pages`."""
+    return click.option(
+        "--limit",
+        type=click.IntRange(min=0),
+        default=DEFAULT_LIMIT,
+        show_default=True,
+        help="Most entries to fetch; 0 for all.",
+    )(function)
+
+
+def file_option(help: str) -> Decorator[Function]:
+    """Adds -f/--file."""
+    return click.option("-f", "--file", "file", metavar="FILE", help=help)
+
+
+def config_options(function: Function) -> Function:
+    """Adds --config-file and --config, for `documents.read_configuration`."""
+    function = click.option(
+        "--config",
+        "assignments",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="One field of the document; the key is a dotted path, the value is read as YAML. Repeatable.",
+    )(function)
+    return click.option(
+        "--config-file",
+        metavar="FILE",
+        help="The configuration document, YAML or JSON; - is stdin.",
+    )(function)
+
+
+def names(collection: str, ids: Iterable[str]) -> list[str]:
+    """Resource names from ids; a name is left as it is."""
+    return [resource_name(collection, each) for each in ids]
+
+
+def resource_name(collection: str, id: str) -> str:
+    """ "nodes/n1" from "n1" or from "nodes/n1"."""
+    return id if id.startswith(f"{collection}/") else f"{collection}/{id}"

@@ -1,0 +1,147 @@
+"""One run of the command line: its global options, its output and its connection.
+
+Owns the options every verb takes, before it or after it. Dials only when a verb first calls.
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable
+from functools import cached_property, update_wrapper
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import click
+
+from souverixctl.connection import Connection, parse_addresses
+from souverixctl.errors import BadInput
+from souverixctl.output import Format, Output
+from souverixctl.times import parse_duration, seconds_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_SETTINGS = "souverixctl.settings"
+_SESSION = "souverixctl.session"
+DEFAULT_TIMEOUT = "10s"
+MAX_PRINCIPAL_CHARACTERS = 256
+
+
+class Session:
+    """What a verb works with."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+        self.output = Output(
+            Format(settings.get("output", Format.TABLE)), color=not settings.get("no_color", False)
+        )
+
+    @cached_property
+    def connection(self) -> Connection:
+        """Where calls go. Raises BadInput when the options do not say."""
+        server = self._settings.get("server")
+        if not server:
+            raise BadInput(
+                "no server is given",
+                "say which controller to ask: --server 127.0.0.1:7400, or set SOUVERIX_SERVER",
+            )
+        timeout_s = seconds_of(parse_duration(self._settings.get("timeout", DEFAULT_TIMEOUT)))
+        if timeout_s <= 0:
+            raise BadInput("--timeout is zero", f"write a duration such as {DEFAULT_TIMEOUT}")
+        return Connection(parse_addresses(server), self.principal, timeout_s, self.output.note)
+
+    @property
+    def principal(self) -> str:
+        """Who asks."""
+        principal = str(self._settings.get("principal") or f"user:{getpass.getuser()}")
+        if not (principal.isascii() and principal.isprintable()) or " " in principal:
+            raise BadInput(
+                f"principal {principal!r} has characters that cannot be sent",
+                "write --principal with printable ASCII and no spaces, such as user:alice",
+            )
+        if len(principal) > MAX_PRINCIPAL_CHARACTERS:
+            raise BadInput(f"the principal is longer than {MAX_PRINCIPAL_CHARACTERS} characters")
+        return principal
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if "connection" in self.__dict__:
+            self.connection.close()
+
+
+def session_of(context: click.Context) -> Session:
+    """The run's session; made at the first call, when all options have been read."""
+    session: Session | None = context.meta.get(_SESSION)
+    if session is None:
+        session = context.meta[_SESSION] = Session(context.meta.setdefault(_SETTINGS, {}))
+        context.find_root().call_on_close(session.close)
+    return session
+
+
+def pass_session(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
+    """Hand the session to a verb as its first argument."""
+
+    def with_session(*args: P.args, **kwargs: P.kwargs) -> R:
+        return verb(session_of(click.get_current_context()), *args, **kwargs)
+
+    return update_wrapper(with_session, verb)
+
+
+def _remember(context: click.Context, option: click.Parameter, value: Any) -> None:
+    if value not in (None, False):
+        context.meta.setdefault(_SETTINGS, {})[option.name] = value
+
+
+def global_options(*, hidden: bool) -> list[click.Option]:
+    """The options of every verb. They are listed once, in the program's own help."""
+
+    def option(*names: str, **attributes: Any) -> click.Option:
+        if hidden:
+            # The environment is read once, by the program: it must not override an option there.
+            attributes.pop("envvar", None)
+            attributes.pop("show_envvar", None)
+        return click.Option(
+            names, expose_value=False, callback=_remember, hidden=hidden, **attributes
+        )
+
+    return [
+        option(
+            "--server",
+            metavar="HOST:PORT[,HOST:PORT]",
+            envvar="SOUVERIX_SERVER",
+            show_envvar=True,
+            help="Controllers to ask; the next one is tried when one does not answer or is no master.",
+        ),
+        option(
+            "-o",
+            "--output",
+            type=click.Choice([each.value for each in Format]),
+            help="How to print results; JSON and YAML are the replies in protobuf's JSON mapping.",
+        ),
+        option(
+            "--principal",
+            envvar="SOUVERIX_PRINCIPAL",
+            show_envvar=True,
+            help="Who asks, such as user:alice. Default: user: and the login name.",
+        ),
+        option(
+            "--timeout",
+            metavar="DURATION",
+            help=f"Longest wait for one answer, such as 30s. Default: {DEFAULT_TIMEOUT}.",
+        ),
+        option("--no-color", is_flag=True, help="No colours; NO_COLOR does the same."),
+    ]
+
+
+class Verb(click.Command):
+    """A command that takes the global options too, after its own name."""
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.params = [*self.params, *global_options(hidden=True)]
+
+
+class Verbs(click.Group):
+    """A group of verbs."""
+
+    command_class = Verb
+    group_class = type
