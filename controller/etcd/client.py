@@ -6,7 +6,7 @@ OutcomeUnknown, and who knows what the write means finds out.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Self
 
 from controller.etcd.access import Access
@@ -93,7 +93,7 @@ class Etcd:
 
     async def pages(
         self, prefix: bytes, *, page_keys: int, revision: int = 0
-    ) -> AsyncIterator[pb.RangeResponse]:
+    ) -> AsyncGenerator[pb.RangeResponse, None]:
         """Read all keys below a prefix, page by page, all as of one revision (0: the newest).
 
         Raises what `range` raises.
@@ -170,7 +170,7 @@ class Etcd:
 
     def watch(
         self, key: bytes, range_end: bytes = b"", *, start_revision: int = 0
-    ) -> AsyncIterator[Changes]:
+    ) -> AsyncGenerator[Changes, None]:
         """Each change of the range from `start_revision` on (0: from now), once and in order.
 
         Endless; outages only make it wait. Raises Compacted, AccessRefused, EtcdRefused.

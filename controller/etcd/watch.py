@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,7 @@ class _Broken(Exception):
 
 async def watch(
     connection: Connection, key: bytes, range_end: bytes, start_revision: int
-) -> AsyncIterator[Changes]:
+) -> AsyncGenerator[Changes, None]:
     """Deliver each change of the range from `start_revision` on (0: from now), once and in order.
 
     Endless; outages only make it wait. Raises Compacted, AccessRefused, EtcdRefused.

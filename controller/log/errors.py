@@ -1,7 +1,7 @@
 """What can go wrong with the log, by who must act.
 
-Owns the error types of the log port. Never carries adapter types: an adapter turns its store's errors
-into these, so that callers act on meaning and not on the store.
+Owns the error types of the log port. Never carries adapter types: an adapter turns its store's
+errors into these, so that callers act on meaning and not on the store.
 """
 
 from __future__ import annotations
@@ -12,11 +12,17 @@ class LogError(Exception):
 
 
 class Fenced(LogError):
-    """This replica no longer holds the mastership. The replica must step down; nothing was written."""
+    """This replica no longer holds the mastership.
+
+    The replica must step down; nothing was written.
+    """
 
 
 class HeadMoved(LogError):
-    """The log does not end where the caller thought. The caller must read on; nothing was written."""
+    """The log does not end where the caller thought.
+
+    The caller must read on; nothing was written.
+    """
 
 
 class LogUnavailable(LogError):
@@ -26,19 +32,28 @@ class LogUnavailable(LogError):
 class OutcomeUnknown(LogError):
     """A commit may or may not stand, and the store does not answer the question in time.
 
-    The writer must not report failure. It steps down, or appends the identical bytes at the identical head
-    again: only the answer to such an append is final. That a read does not show the commit proves nothing,
-    for the store may still hold it in a queue.
+    The writer must not report failure. It steps down, or appends the identical bytes at the
+    identical head again: only the answer to such an append is final. That a read does not show
+    the commit proves nothing, for the store may still hold it in a queue.
     """
 
 
 class CommitTooLarge(LogError):
-    """The commit exceeds the largest size of a commit. The caller must split it; nothing was written."""
+    """The commit exceeds the largest size of a commit.
+
+    The caller must split it; nothing was written.
+    """
 
 
 class LogCorrupt(LogError):
-    """What is stored contradicts itself: a gap, a broken chain, an unreadable head. An operator must act."""
+    """What is stored contradicts itself: a gap, a broken chain, an unreadable head.
+
+    An operator must act.
+    """
 
 
 class LogRefused(LogError):
-    """The store refuses us (credentials, permission, version, quota). An operator must act; nothing was written."""
+    """The store refuses us (credentials, permission, version, quota).
+
+    An operator must act; nothing was written.
+    """

@@ -1,22 +1,21 @@
 """The log port: what the rest of the controller may know of its event log.
 
-Owns the vocabulary (head, mastership, lease) and the Protocols that both adapters fulfil. Must never import
-an adapter, a store's client, or anything that does I/O.
+Owns the vocabulary (head, mastership, lease) and the Protocols that both adapters fulfil. Must
+never import an adapter, a store's client, or anything that does I/O.
 
-The log is a dense sequence of commits, numbered from 0. Each stored value is ``previous hash ‖ commit bytes``
-(32 bytes, then the commit), and the hash after it is the SHA-256 of that whole value. So the chain can be
-verified from any offset on, and the hash that stood before an offset is read from that one value.
+The log is a dense sequence of commits, numbered from 0, joined to a chain: the hash after a commit
+is SHA-256(hash before it ‖ commit bytes).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
 MAX_COMMIT_BYTES = 1024 * 1024
-"""Largest commit: etcd refuses requests over 1.5 MiB by default, and a quarter of that stays for framing."""
+"""Largest commit: etcd refuses requests over 1.5 MiB by default; the rest is for keys and head."""
 
 HASH_BYTES = hashlib.sha256().digest_size
 NONCE_BYTES = 16
@@ -31,8 +30,9 @@ CommitAt = tuple[int, bytes]
 class Head:
     """Where the log ends.
 
-    ``hash`` is SHA-256(previous hash ‖ commit bytes) of the last commit, 32 zero bytes when there is none.
-    ``nonce`` is drawn once when the log is created, so that two logs are never taken for one another.
+    `hash` is SHA-256(previous hash ‖ commit bytes) of the last commit, 32 zero bytes when there
+    is none. `nonce` is drawn once when the log is created, so that two logs are never taken for
+    one another.
     """
 
     next_offset: int
@@ -40,19 +40,22 @@ class Head:
     nonce: bytes
 
     def after(self, commit: bytes) -> Head:
-        """The head as it stands once ``commit`` is appended here."""
+        """The head as it stands once `commit` is appended here."""
         return Head(self.next_offset + 1, hash_after(self.hash, commit), self.nonce)
 
 
 @dataclass(frozen=True, slots=True)
 class Mastership:
-    """Proof of having been elected: a token that grows with every election and that every append is checked against."""
+    """Proof of having been elected.
+
+    The token grows with every election, and every append is checked against it.
+    """
 
     token: int
 
 
 def hash_after(previous: bytes, commit: bytes) -> bytes:
-    """The chain's hash after ``commit``, given the hash before it."""
+    """The chain's hash after `commit`, given the hash before it."""
     running = hashlib.sha256(previous)
     running.update(commit)
     return running.digest()
@@ -65,11 +68,16 @@ class MastershipLease(Protocol):
     """
 
     @property
-    def mastership(self) -> Mastership: ...
+    def mastership(self) -> Mastership:
+        """The token to append with."""
+        ...
 
     @property
     def valid(self) -> bool:
-        """Whether the lease still stands by this machine's monotonic clock. Never true after it was seen false."""
+        """Whether the lease still stands by this machine's monotonic clock.
+
+        Never true after it was seen false.
+        """
         ...
 
     async def lost(self) -> None:
@@ -77,7 +85,9 @@ class MastershipLease(Protocol):
         ...
 
     async def release(self) -> None:
-        """Give the mastership up at once, so that another replica need not wait for the lease to run out."""
+        """Give the mastership up at once, so that another replica need not wait for the lease to
+        run out.
+        """
         ...
 
 
@@ -86,27 +96,34 @@ class Log(Protocol):
 
     @property
     def identity(self) -> str:
-        """Names the store itself (etcd cluster id, or the SQLite file's uuid). Known once opened."""
+        """Names the store itself (etcd cluster id, or the SQLite file's uuid).
+
+        Known once opened.
+        """
         ...
 
     async def open(self, fresh_nonce: bytes) -> Head:
         """Connect, check the store's version, and return the head.
 
-        ``fresh_nonce`` (16 random bytes) is used only if the log does not exist yet and is created here.
-        Raises LogUnavailable, LogRefused, LogCorrupt.
+        `fresh_nonce` (16 random bytes) is used only if the log does not exist yet and is created
+        here. Raises LogUnavailable, LogRefused, LogCorrupt.
         """
         ...
 
     async def head(self) -> Head:
-        """The head, linearisable: no append acknowledged before this call is missing. Raises LogUnavailable."""
+        """The head, linearisable: no append acknowledged before this call is missing.
+
+        Raises LogUnavailable.
+        """
         ...
 
     async def append(self, mastership: Mastership, expected: Head, commit: bytes) -> Head:
-        """Append one commit at ``expected`` in one transaction; return the new head once it is durable.
+        """Append one commit at `expected` in one transaction; return the new head once it is
+        durable.
 
-        An unknown outcome is resolved here: the identical bytes are proposed again under the same conditions,
-        and if those no longer hold, what stands at the offset is read back. Callers therefore make commits
-        distinct (a commit id within the bytes).
+        An unknown outcome is resolved here: the identical bytes are proposed again under the same
+        conditions, and if those no longer hold, what stands at the offset is read back. Callers
+        therefore make commits distinct (a commit id within the bytes).
 
         Raises Fenced, HeadMoved, CommitTooLarge, LogRefused, LogUnavailable (all: not written), and
         OutcomeUnknown if that could not be found out in time.
@@ -114,7 +131,7 @@ class Log(Protocol):
         ...
 
     async def read(self, first_offset: int, max_bytes: int) -> list[CommitAt]:
-        """Consecutive commits from ``first_offset``, chain verified, of at most ``max_bytes`` together.
+        """Consecutive commits from `first_offset`, chain verified, of at most `max_bytes` together.
 
         Never fewer than one if there is one, however large; empty at the end of the log.
         Raises LogUnavailable, LogCorrupt.
@@ -122,24 +139,26 @@ class Log(Protocol):
         ...
 
     async def hash_before(self, offset: int) -> bytes:
-        """The chain's hash before the commit at ``offset``; at the end of the log, the head's.
+        """The chain's hash before the commit at `offset`; at the end of the log, the head's.
 
         Raises IndexError beyond the end, LogUnavailable, LogCorrupt.
         """
         ...
 
-    def follow(self, first_offset: int) -> AsyncIterator[list[CommitAt]]:
-        """Endless tail from ``first_offset``: every commit once, in order, through outages of the store.
+    def follow(self, first_offset: int) -> AsyncGenerator[list[CommitAt], None]:
+        """Endless tail from `first_offset`: every commit once, in order, through outages of the
+        store.
 
-        Catches up by paged reads first. Raises LogCorrupt and LogRefused; outages only make it wait.
+        Catches up by paged reads first. Raises LogCorrupt and LogRefused; outages only make it
+        wait.
         """
         ...
 
     async def campaign(self, candidate: str, ttl_s: float) -> MastershipLease:
         """Wait until this candidate holds the mastership. Outages only make it wait.
 
-        ``candidate`` (replica id and advertised address) is shown to others by current_master.
-        The store may grant a longer time to live than ``ttl_s``. Raises LogRefused.
+        `candidate` (replica id and advertised address) is shown to others by current_master.
+        The store may grant a longer time to live than `ttl_s`. Raises LogRefused.
         """
         ...
 

@@ -1,0 +1,66 @@
+"""Where the log's parts stand in etcd, and how etcd's errors read at the log port.
+
+Owns the keys. Never talks to etcd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from controller.etcd.errors import EtcdError, EtcdRefused
+from controller.log.errors import LogCorrupt, LogRefused, LogUnavailable
+
+_OFFSET_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Keys below one prefix; offsets are 16 hex digits, so that keys sort as offsets do."""
+
+    prefix: str
+
+    @property
+    def mastership(self) -> bytes:
+        """Bound to the master's lease; its create_revision is the fencing token."""
+        return f"{self.prefix}/mastership".encode()
+
+    @property
+    def head(self) -> bytes:
+        """Where the log ends."""
+        return f"{self.prefix}/head".encode()
+
+    @property
+    def commits(self) -> bytes:
+        """Prefix of all commits."""
+        return f"{self.prefix}/log/".encode()
+
+    def commit(self, offset: int) -> bytes:
+        """The commit at an offset."""
+        return self.commits + f"{offset:0{_OFFSET_DIGITS}x}".encode()
+
+    def offset_of(self, key: bytes) -> int:
+        """The offset of a commit's key. Raises LogCorrupt."""
+        digits = key[len(self.commits) :]
+        try:
+            offset = int(digits, 16)
+        except ValueError:
+            offset = -1
+        if offset < 0 or self.commit(offset) != key:
+            raise LogCorrupt(f"{key!r} does not belong among the commits; remove it")
+        return offset
+
+
+@contextmanager
+def as_log_errors() -> Iterator[None]:
+    """Raise etcd's errors as the log's: refusals for good, everything else as unavailable.
+
+    Not for writes whose outcome matters: these are resolved where they are made.
+    """
+    try:
+        yield
+    except EtcdRefused as error:
+        raise LogRefused(str(error)) from error
+    except EtcdError as error:
+        raise LogUnavailable(str(error)) from error

@@ -1,0 +1,121 @@
+"""Reading commits from etcd: pages of a bounded size, and the endless tail.
+
+Owns how much is asked for at once, prefetching, and the passage from reading to watching. Never
+writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from controller.etcd.client import Etcd, prefix_end
+from controller.etcd.connection import Pauses
+from controller.etcd.errors import Compacted, EtcdRefused, EtcdUnavailable, ReplyTooLarge
+from controller.etcd.watch import Changes
+from controller.log.errors import LogRefused
+from controller.log.etcd_layout import Layout
+from controller.log.port import MAX_COMMIT_BYTES, CommitAt
+from controller.log.stored import Chain
+from etcdrpc import etcdrpc_pb2 as pb
+
+PAGE_BYTES = 4 * MAX_COMMIT_BYTES
+"""What a page should come to: larger ones gain no throughput, and two are held at a time."""
+FIRST_PAGE_COMMITS = 16
+"""For the first page, when the size of the commits is not known yet."""
+MOST_PAGE_COMMITS = 256
+"""etcd bounds a range by the number of keys alone. Should commits of 256 bytes be followed by the
+largest, the server prepares this many MiB once, and we ask for less."""
+
+
+class CommitReader:
+    """Reads the commits below one layout."""
+
+    def __init__(self, etcd: Etcd, layout: Layout) -> None:
+        self._etcd = etcd
+        self._layout = layout
+        self._end = prefix_end(layout.commits)
+        self._page_commits = FIRST_PAGE_COMMITS
+
+    async def page(self, first_offset: int, max_bytes: int = PAGE_BYTES) -> pb.RangeResponse:
+        """About `max_bytes` of stored commits from an offset on. Raises EtcdError."""
+        key = self._layout.commit(first_offset)
+        while True:
+            limit = self._page_commits
+            try:
+                page = await self._etcd.range(key, self._end, limit=limit)
+            except ReplyTooLarge:
+                self._page_commits = max(1, limit // 2)
+                continue
+            if page.kvs:
+                largest = max(len(kv.value) for kv in page.kvs)
+                self._page_commits = min(max(max_bytes // largest, 1), MOST_PAGE_COMMITS)
+            return page
+
+    async def read(self, first_offset: int, max_bytes: int) -> list[CommitAt]:
+        """As Log.read, raising EtcdError and LogCorrupt."""
+        chain = Chain(first_offset)
+        commits: list[CommitAt] = []
+        left = max_bytes
+        for kv in (await self.page(first_offset, max_bytes)).kvs:
+            commit = chain.take(self._layout.offset_of(kv.key), kv.value)
+            left -= len(commit[1])
+            if commits and left < 0:
+                break
+            commits.append(commit)
+        return commits
+
+    async def follow(self, first_offset: int) -> AsyncGenerator[list[CommitAt], None]:
+        """As Log.follow."""
+        chain = Chain(first_offset)
+        pauses = Pauses()
+        while True:
+            try:
+                revision = 0
+                async with aclosing(self._to_the_end(chain.next_offset)) as pages:
+                    async for page in pages:
+                        revision = page.header.revision
+                        pauses.reset()
+                        if page.kvs:
+                            yield [self._verified(chain, kv) for kv in page.kvs]
+                changes_from = self._etcd.watch(
+                    self._layout.commits, self._end, start_revision=revision + 1
+                )
+                async with aclosing(changes_from) as watch:
+                    async for changes in watch:
+                        commits = self._new_commits(chain, changes)
+                        if commits:
+                            yield commits
+            except (Compacted, EtcdUnavailable):
+                # Either way the offsets tell where to go on; no revision is needed for that.
+                await asyncio.sleep(pauses.next_s())
+            except EtcdRefused as error:
+                raise LogRefused(str(error)) from error
+
+    async def _to_the_end(self, first_offset: int) -> AsyncGenerator[pb.RangeResponse, None]:
+        """Pages from the offset on, the last one empty; the next is fetched while one is used."""
+        fetching = asyncio.create_task(self.page(first_offset))
+        try:
+            while True:
+                page = await fetching
+                if not page.kvs:
+                    yield page
+                    return
+                next_offset = self._layout.offset_of(page.kvs[-1].key) + 1
+                fetching = asyncio.create_task(self.page(next_offset))
+                yield page
+        finally:
+            fetching.cancel()
+            await asyncio.gather(fetching, return_exceptions=True)
+
+    def _verified(self, chain: Chain, kv: pb.KeyValue) -> CommitAt:
+        return chain.take(self._layout.offset_of(kv.key), kv.value)
+
+    def _new_commits(self, chain: Chain, changes: Changes) -> list[CommitAt]:
+        commits: list[CommitAt] = []
+        for event in changes.events:
+            offset = self._layout.offset_of(event.kv.key)
+            if event.type == pb.Event.PUT and offset >= chain.next_offset:
+                commits.append(chain.take(offset, event.kv.value))
+        return commits
