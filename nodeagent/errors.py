@@ -1,0 +1,34 @@
+"""What can go wrong in the agent, by who must act.
+
+Owns the error types. Each message names the cause and the next step, for it is shown to a person as it is.
+"""
+
+from __future__ import annotations
+
+
+class AgentError(Exception):
+    """Root of everything the agent raises on purpose."""
+
+
+class OperatorMustAct(AgentError):
+    """The agent cannot start or go on until a person changes something."""
+
+
+class SettingsInvalid(OperatorMustAct):
+    """A setting is missing, malformed, or not allowed."""
+
+
+class StateDirUnusable(OperatorMustAct):
+    """The state directory cannot be used: in use by another agent, of another node, or of another version."""
+
+
+class StateUnavailable(AgentError):
+    """The state directory cannot be written or read now (disk full, I/O error). The agent tries again later."""
+
+
+class CommandRefused(AgentError):
+    """The node will not do what a command says. Its issuer must act; nothing was changed."""
+
+
+class ActionFailed(AgentError):
+    """The node tried to do what a command says and could not. The text goes to the issuer."""

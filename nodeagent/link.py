@@ -1,0 +1,322 @@
+"""The link between a node and its controller, as a state machine.
+
+Owns the order of things on the stream: who speaks first, what may be sent when, when a stream is left, which
+frames are refused. Sans-IO: frames and times come in, effects and permissions to send come out. Must never read a
+clock, open a socket or touch storage.
+
+Sending is by permission, not by queue: `willing` names what may be sent now, most urgent first, and the driver
+fetches it from where it is durable. So nothing piles up in memory, however slow the stream is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from nodeagent.clock import span_s
+from nodeagent.dialling import DialPlan
+from nodeagent.fence import Fence, Standing, standing
+from nodeagent.link_effects import (
+    CancelArrived,
+    CommandArrived,
+    Dial,
+    Effect,
+    FrameRefused,
+    KeepFence,
+    LinkLeft,
+    ReportsAcknowledged,
+    ResultAcknowledged,
+    Send,
+    SendChunk,
+    SendGoodbye,
+    SendHeartbeat,
+    SendHello,
+    SendReport,
+    SendResult,
+    Trigger,
+    Welcomed,
+)
+from souverix.nodelink.v1 import nodelink_pb2
+
+GREETING_TIMEOUT_S = 10.0
+"""How long a dialled address may take to connect and welcome us: satellite links need seconds, not minutes."""
+
+CLOSING_TIMEOUT_S = 2.0
+"""How long a goodbye may take to leave when the agent stops: politeness must not hold up a shutdown."""
+
+DEFAULT_HEARTBEAT_S = 5.0
+"""Heartbeat interval when neither the controller nor the operator names one."""
+
+DEFAULT_LEASE_TTL_S = 10.0
+"""Lease TTL when the controller names none."""
+
+SHORTEST_HEARTBEAT_S = 0.05
+"""Least heartbeat interval obeyed: a wrong value must not turn the node into a flood."""
+
+SHORTEST_LEASE_TTL_S = 0.2
+"""Least lease TTL obeyed: below it, ordinary scheduling delays would look like silence."""
+
+LONGEST_LEASE_TTL_S = 300.0
+"""Most lease TTL obeyed: a dead stream is left within this, whatever the controller says."""
+
+HEARTBEATS_PER_LEASE = 3
+"""Heartbeats are sent at least this often within a lease TTL, so that a healthy stream is never silent."""
+
+REPORT_WINDOW = 64
+"""Reports in flight without acknowledgement: enough to fill a slow link, little for the controller to hold."""
+
+MAX_WANTED_CHUNKS = 1024
+"""Chunks the controller may ask for at a time: 256 MiB, more than any inventory; beyond it is a broken peer."""
+
+
+class LinkState(Enum):
+    """Where the link stands."""
+
+    DISCONNECTED = "DISCONNECTED"
+    GREETING = "GREETING"
+    LINKED = "LINKED"
+    CLOSING = "CLOSING"
+    STOPPED = "STOPPED"
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Where a trigger leads, and why."""
+
+    to: LinkState
+    because: str
+
+
+_D, _G, _L = LinkState.DISCONNECTED, LinkState.GREETING, LinkState.LINKED
+_C, _S = LinkState.CLOSING, LinkState.STOPPED
+
+TRANSITIONS: dict[tuple[LinkState, Trigger], Edge] = {
+    (_D, Trigger.DIAL_DUE): Edge(_G, "the pause is over: dial, and say hello"),
+    (_D, Trigger.STOP_ASKED): Edge(_S, "nobody to say goodbye to"),
+    (_G, Trigger.WELCOMED): Edge(_L, "the controller took the hello under a fence we accept"),
+    (_G, Trigger.STREAM_ENDED): Edge(_D, "refused, unreachable, or lost before the welcome"),
+    (_G, Trigger.SILENCE): Edge(_D, "no welcome within the greeting timeout"),
+    (_G, Trigger.STALE_FENCE): Edge(_D, "the speaker is not the master we know of"),
+    (_G, Trigger.SENT_AWAY): Edge(_D, "the controller said goodbye instead of welcome"),
+    (_G, Trigger.PROTOCOL_BROKEN): Edge(_D, "what came first was no welcome"),
+    (_G, Trigger.OWN_FAILURE): Edge(_D, "we could not keep what we must keep: try again later"),
+    (_G, Trigger.STOP_ASKED): Edge(_S, "not welcomed yet, so there is no link to take leave of"),
+    (_L, Trigger.STREAM_ENDED): Edge(_D, "the stream broke or the controller closed it"),
+    (_L, Trigger.SILENCE): Edge(_D, "silent for a lease TTL: another may be master by now"),
+    (_L, Trigger.STALE_FENCE): Edge(_D, "the speaker has been superseded"),
+    (_L, Trigger.SENT_AWAY): Edge(_D, "the controller said goodbye"),
+    (_L, Trigger.PROTOCOL_BROKEN): Edge(
+        _D, "the controller contradicts the contract or our numbering"
+    ),
+    (_L, Trigger.OWN_FAILURE): Edge(_D, "we could not keep what we must keep: try again later"),
+    (_L, Trigger.STOP_ASKED): Edge(_C, "say goodbye, then stop"),
+    (_C, Trigger.GOODBYE_SENT): Edge(_S, "all is said"),
+    (_C, Trigger.STREAM_ENDED): Edge(_S, "the stream ended before the goodbye left"),
+    (_C, Trigger.SILENCE): Edge(_S, "the goodbye could not leave in time"),
+    (_C, Trigger.OWN_FAILURE): Edge(_S, "we stop anyway"),
+}
+"""Every move there is. A trigger without an edge in a state changes nothing."""
+
+
+class Link:
+    """One node's link. All times are monotonic seconds."""
+
+    def __init__(self, plan: DialPlan, fence: Fence | None, heartbeat_s: float) -> None:
+        self.state = LinkState.DISCONNECTED
+        self.rtt_s: float | None = None
+        self._plan = plan
+        self._fence = fence
+        self._default_heartbeat_s = heartbeat_s
+        self._address = ""
+        self._silent_at_s = 0.0
+        self._lease_ttl_s = DEFAULT_LEASE_TTL_S
+        self._heartbeat_s = heartbeat_s
+        self._heartbeat_at_s = 0.0
+        self._hello_sent = False
+        self._reports_sent = 0
+        self._reports_acknowledged = 0
+        self._results: deque[str] = deque()
+        self._wanted: deque[str] = deque()
+
+    def deadline_s(self) -> float:
+        """When `tick` has something to do, or a heartbeat falls due."""
+        match self.state:
+            case LinkState.DISCONNECTED:
+                return self._plan.next().not_before_s
+            case LinkState.LINKED:
+                return min(self._silent_at_s, self._heartbeat_at_s)
+            case LinkState.GREETING | LinkState.CLOSING:
+                return self._silent_at_s
+            case LinkState.STOPPED:
+                return float("inf")
+
+    def tick(self, now_s: float) -> list[Effect]:
+        """Time has passed: dial when the pause is over, leave a stream that is silent for too long."""
+        if self.state is LinkState.DISCONNECTED:
+            dialling = self._plan.next()
+            if now_s < dialling.not_before_s:
+                return []
+            self._move(Trigger.DIAL_DUE)
+            self._address = dialling.address
+            self._silent_at_s = now_s + GREETING_TIMEOUT_S
+            self._hello_sent = False
+            return [Dial(dialling.address)]
+        if now_s > self._silent_at_s:
+            return self.leave(Trigger.SILENCE, "nothing was heard for too long", now_s)
+        return []
+
+    def receive(self, frame: nodelink_pb2.ConnectResponse, now_s: float) -> list[Effect]:
+        """A frame came. Its effects, in the order in which they must be carried out.
+
+        A frame that comes after a lease TTL of silence is not looked at: it may have been written before a
+        successor was elected. A goodbye is heard under any fence and teaches none, for all it can do is end the
+        stream, and replicas that are not the master say it.
+        """
+        if self.state not in (LinkState.GREETING, LinkState.LINKED):
+            return []
+        if now_s > self._silent_at_s:
+            return self.leave(Trigger.SILENCE, "nothing was heard for too long", now_s)
+        kind = frame.WhichOneof("kind")
+        if kind == "goodbye":
+            return self._sent_away(frame.goodbye, now_s)
+        if not frame.HasField("fence"):
+            return self.leave(Trigger.PROTOCOL_BROKEN, "a frame without a fence", now_s)
+        if (self.state is LinkState.GREETING) != (kind == "welcome"):
+            detail = f"a frame of kind {kind or 'unknown'} while {self.state.value}"
+            return self.leave(Trigger.PROTOCOL_BROKEN, detail, now_s)
+        offered = Fence.from_message(frame.fence)
+        stands = standing(offered, self._fence)
+        if stands is Standing.LOWER and self._fence is not None:
+            refused = FrameRefused(offered, self._fence)
+            return [refused, *self.leave(Trigger.STALE_FENCE, f"fence {offered}", now_s)]
+        effects: list[Effect] = []
+        if stands is Standing.HIGHER:
+            self._fence = offered
+            effects.append(KeepFence(offered))
+        self._silent_at_s = now_s + self._lease_ttl_s
+        return effects + self._take(frame, kind, now_s)
+
+    def _take(
+        self, frame: nodelink_pb2.ConnectResponse, kind: str | None, now_s: float
+    ) -> list[Effect]:
+        match kind:
+            case "welcome":
+                return self._welcomed(frame.welcome, now_s)
+            case "heartbeat_ack":
+                self.rtt_s = max(0.0, now_s - frame.heartbeat_ack.ping_ms / 1000)
+            case "report_ack":
+                return self._reports_durable(frame.report_ack.sequence, now_s)
+            case "command":
+                return [CommandArrived(frame.command)]
+            case "cancel":
+                return [CancelArrived(frame.cancel.command_id)]
+            case "result_ack":
+                return [ResultAcknowledged(frame.result_ack.command_id)]
+            case "want_values":
+                return self._chunks_wanted(frame.want_values, now_s)
+        return []
+
+    def _welcomed(self, welcome: nodelink_pb2.Welcome, now_s: float) -> list[Effect]:
+        self._move(Trigger.WELCOMED)
+        ttl_s = span_s(welcome.lease_ttl) if welcome.HasField("lease_ttl") else DEFAULT_LEASE_TTL_S
+        self._lease_ttl_s = min(max(ttl_s, SHORTEST_LEASE_TTL_S), LONGEST_LEASE_TTL_S)
+        heartbeat_s = self._default_heartbeat_s
+        if welcome.HasField("heartbeat_interval"):
+            heartbeat_s = span_s(welcome.heartbeat_interval)
+        heartbeat_s = min(heartbeat_s, self._lease_ttl_s / HEARTBEATS_PER_LEASE)
+        self._heartbeat_s = max(heartbeat_s, SHORTEST_HEARTBEAT_S)
+        self._heartbeat_at_s = now_s
+        self._silent_at_s = now_s + self._lease_ttl_s
+        self._reports_acknowledged = self._reports_sent = welcome.reports_acknowledged
+        self._results.clear()
+        self._wanted.clear()
+        return [Welcomed(welcome.domain, welcome.reports_acknowledged)]
+
+    def _reports_durable(self, sequence: int, now_s: float) -> list[Effect]:
+        if sequence > self._reports_sent:
+            detail = f"report {sequence} acknowledged, but only {self._reports_sent} were sent"
+            return self.leave(Trigger.PROTOCOL_BROKEN, detail, now_s)
+        self._reports_acknowledged = max(self._reports_acknowledged, sequence)
+        return [ReportsAcknowledged(sequence)]
+
+    def _chunks_wanted(self, want: nodelink_pb2.WantValues, now_s: float) -> list[Effect]:
+        waiting = set(self._wanted)
+        fresh = dict.fromkeys(digest for digest in want.digests if digest not in waiting)
+        if len(self._wanted) + len(fresh) > MAX_WANTED_CHUNKS:
+            detail = f"more than {MAX_WANTED_CHUNKS} chunks wanted at a time"
+            return self.leave(Trigger.PROTOCOL_BROKEN, detail, now_s)
+        self._wanted.extend(fresh)
+        return []
+
+    def _sent_away(self, goodbye: nodelink_pb2.LinkGoodbye, now_s: float) -> list[Effect]:
+        known = goodbye.reason in nodelink_pb2.LinkEnd.values()
+        reason = nodelink_pb2.LinkEnd.Name(goodbye.reason) if known else str(goodbye.reason)
+        retry_after_s = span_s(goodbye.retry_after) if goodbye.HasField("retry_after") else None
+        detail = f"{reason} {goodbye.message}".rstrip()
+        return self.leave(Trigger.SENT_AWAY, detail, now_s, retry_after_s)
+
+    def leave(
+        self, trigger: Trigger, detail: str, now_s: float, retry_after_s: float | None = None
+    ) -> list[Effect]:
+        """The stream ends for us, by `trigger`. The next address follows after its pause."""
+        stood = self.state is LinkState.LINKED
+        if not self._move(trigger):
+            return []
+        self.rtt_s = None
+        self._plan.ended(self._address, now_s, stood=stood, retry_after_s=retry_after_s)
+        return [LinkLeft(self._address, trigger, detail)]
+
+    def stop(self, now_s: float) -> None:
+        """The agent stops: a standing link says goodbye first."""
+        if self._move(Trigger.STOP_ASKED):
+            self._silent_at_s = now_s + CLOSING_TIMEOUT_S
+
+    def result_ready(self, command_id: str) -> None:
+        """A result is recorded and not acknowledged. Ignored while no link stands: a welcome begins with all."""
+        if self.state is LinkState.LINKED and command_id not in self._results:
+            self._results.append(command_id)
+
+    def willing(self, now_s: float) -> Iterator[Send]:
+        """What may be sent now, most urgent first. The driver sends the first that it can fetch.
+
+        Signs of life go before results, results before reports, reports before the chunks they name.
+        """
+        if self.state is LinkState.GREETING and not self._hello_sent:
+            yield SendHello()
+        if self.state is LinkState.CLOSING:
+            yield SendGoodbye()
+        if self.state is not LinkState.LINKED:
+            return
+        if now_s >= self._heartbeat_at_s:
+            yield SendHeartbeat(round(now_s * 1000), self.rtt_s)
+        if self._results:
+            yield SendResult(self._results[0])
+        if self._reports_sent - self._reports_acknowledged < REPORT_WINDOW:
+            yield SendReport(self._reports_sent)
+        if self._wanted:
+            yield SendChunk(self._wanted[0])
+
+    def sent(self, send: Send, now_s: float, report: int = 0) -> None:
+        """`send` is on its way, or cannot be fetched. `report` is the number of the report that was sent."""
+        match send:
+            case SendHello():
+                self._hello_sent = True
+            case SendHeartbeat():
+                self._heartbeat_at_s = now_s + self._heartbeat_s
+            case SendResult():
+                self._results.popleft()
+            case SendReport():
+                self._reports_sent = report
+            case SendChunk():
+                self._wanted.popleft()
+            case SendGoodbye():
+                self._move(Trigger.GOODBYE_SENT)
+
+    def _move(self, trigger: Trigger) -> bool:
+        edge = TRANSITIONS.get((self.state, trigger))
+        if edge is None:
+            return False
+        self.state = edge.to
+        return True
