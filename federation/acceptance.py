@@ -89,7 +89,9 @@ def genesis_message(genesis: authority_pb2.Genesis) -> bytes:
     return GENESIS_TAG + unsigned.SerializeToString(deterministic=True)
 
 
-def adopt_genesis(write: Write | None, stream: StreamId, keys: KeyRing, table: AuthorityTable) -> bool:
+def adopt_genesis(
+    write: Write | None, stream: StreamId, keys: KeyRing, table: AuthorityTable
+) -> bool:
     """Puts the root's key and record in force when `write` is the good genesis of its stream; tells whether it was."""
     if write is None or write.aspect != "genesis" or write.sequence != 1:
         return False

@@ -36,4 +36,6 @@ class Admissions:
         ranges = self._ranges.get(StreamId(domain, write.origin, lane))
         if not ranges:
             return write.stamp
-        return min([write.stamp, *(cap for first, last, cap in ranges if first <= write.sequence <= last)])
+        return min(
+            [write.stamp, *(cap for first, last, cap in ranges if first <= write.sequence <= last)]
+        )

@@ -128,7 +128,13 @@ class AuthorityTable:
         return None
 
     def decide_write(
-        self, controller: str, own_domain: str, domain: str, permission: Permission, *, link_up: bool
+        self,
+        controller: str,
+        own_domain: str,
+        domain: str,
+        permission: Permission,
+        *,
+        link_up: bool,
     ) -> WriteDecision:
         """Where a write of desired state is to be executed.
 
@@ -173,7 +179,12 @@ class AuthorityTable:
 
 
 def next_record(
-    current: authority_pb2.AuthorityRecord, to_controller: str, *, force: bool, reason: str, parent_term: Term
+    current: authority_pb2.AuthorityRecord,
+    to_controller: str,
+    *,
+    force: bool,
+    reason: str,
+    parent_term: Term,
 ) -> authority_pb2.AuthorityRecord:
     """The record that moves a domain to another master, or begins to when the present one must release first.
 

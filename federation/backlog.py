@@ -48,7 +48,10 @@ class StreamIndex:
         at = bisect_right(self._last, sequence)
         if at >= len(self._last):
             return dict.fromkeys(BACKLOG_KINDS, 0)
-        return {kind: counts[-1] - (counts[at - 1] if at else 0) for kind, counts in self._counts.items()}
+        return {
+            kind: counts[-1] - (counts[at - 1] if at else 0)
+            for kind, counts in self._counts.items()
+        }
 
 
 @dataclass(frozen=True, slots=True)

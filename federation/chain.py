@@ -42,7 +42,12 @@ class Verifier(Protocol):
 def chain_start(stream: StreamId) -> bytes:
     """h_0 of a stream, 32 bytes."""
     digest = hashlib.sha256(CHAIN_TAG)
-    for part in (stream.domain, stream.origin.controller, str(stream.origin.incarnation), str(int(stream.lane))):
+    for part in (
+        stream.domain,
+        stream.origin.controller,
+        str(stream.origin.incarnation),
+        str(int(stream.lane)),
+    ):
         encoded = part.encode()
         digest.update(len(encoded).to_bytes(4, "big"))
         digest.update(encoded)

@@ -105,7 +105,9 @@ class EventDecoder:
         if rule is None or aspect is None:
             return None
         if rule[0] != stream[2]:
-            raise InvalidWrite(f"aspect {aspect} belongs in lane {rule.lane.name}, not {stream.lane.name}")
+            raise InvalidWrite(
+                f"aspect {aspect} belongs in lane {rule.lane.name}, not {stream.lane.name}"
+            )
         return Write(
             stream[1],
             sequence,

@@ -32,7 +32,7 @@ def merge(held: Siblings, write: Write) -> Merged:
     """The siblings of a key after one more write."""
     dot = (write[0], write[1])
     for sibling in held:
-        if sibling[0] == write[0] and sibling[1] == write[1] or covers(sibling[5], dot):  # type: ignore[arg-type]
+        if (sibling[0] == write[0] and sibling[1] == write[1]) or covers(sibling[5], dot):  # type: ignore[arg-type]
             return Merged(held, False)
     context = write[5]
     kept = tuple(s for s in held if not covers(context, (s[0], s[1])))  # type: ignore[arg-type]
@@ -77,7 +77,9 @@ def etag_of(siblings: Siblings, winner: Write) -> str:
     digest = hashlib.sha256()
     for dot in sorted(s.dot for s in siblings):
         digest.update(f"{dot.origin.controller}/{dot.origin.incarnation}/{dot.sequence}\n".encode())
-    digest.update(f"={winner.origin.controller}/{winner.origin.incarnation}/{winner.sequence}".encode())
+    digest.update(
+        f"={winner.origin.controller}/{winner.origin.incarnation}/{winner.sequence}".encode()
+    )
     return digest.hexdigest()[:20]
 
 

@@ -138,7 +138,10 @@ class State:
 
     def own_incarnation(self) -> int:
         """The highest incarnation this log holds of its own controller; 0 when it wrote nothing yet."""
-        return max((s.origin.incarnation for s in self.streams if s.origin.controller == self.controller), default=0)
+        return max(
+            (s.origin.incarnation for s in self.streams if s.origin.controller == self.controller),
+            default=0,
+        )
 
     def subjects_of(self, domain: str, kind: str) -> Iterator[str]:
         """Subjects of one kind ("nodes", "policies", …) something was written of in a domain."""
@@ -219,7 +222,9 @@ class State:
             verdict = (
                 Verdict(Outcome.ACCEPTED)
                 if own
-                else judge_run(stream, run.seal, first, self.keys, self.authority, verified=run.verified)
+                else judge_run(
+                    stream, run.seal, first, self.keys, self.authority, verified=run.verified
+                )
             )
             if verdict.outcome is Outcome.ACCEPTED:
                 verdict = self._bring_into_effect(stream, state, run, done, own, offset, applied)
@@ -304,14 +309,18 @@ class State:
 
     def _note_superseded(self, key: Key, write: Write, applied: Applied) -> None:
         record = self.authority.records.get(key.domain)
-        below_rank = self.authority.rank_term(key.domain, write) < self.authority.term_of(key.domain)
+        below_rank = self.authority.rank_term(key.domain, write) < self.authority.term_of(
+            key.domain
+        )
         if record is not None and below_rank and not write.optimistic and key.aspect != "authority":
             applied.superseded.append((key, write))
 
     def _remember(self, stream: StreamId, write: Write, offset: int) -> None:
         request = (write.principal, write.request_id)
         if request not in self.requests:
-            self.requests[request] = RequestOutcome(write.subject, write.aspect, stream, write.sequence, offset)
+            self.requests[request] = RequestOutcome(
+                write.subject, write.aspect, stream, write.sequence, offset
+            )
             if len(self.requests) > MAX_REMEMBERED_REQUESTS:
                 self.requests.popitem(last=False)
 
@@ -320,7 +329,9 @@ class State:
         key = Key(record.domain, record.subject, record.aspect)
         self.conflicts.saw_record(record.conflict_id, key, write)
 
-    def _control(self, stream: StreamId, key: Key, write: Write, offset: int, applied: Applied) -> None:
+    def _control(
+        self, stream: StreamId, key: Key, write: Write, offset: int, applied: Applied
+    ) -> None:
         """Facts that others rest on; a change lets waiting streams be judged again."""
         aspect = write.aspect
         if aspect == "admission":
