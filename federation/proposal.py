@@ -12,6 +12,7 @@ import enum
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from federation.acceptance import GRANTING_ASPECTS
 from federation.causality import Context
 from federation.chain import Signer, chain_start, extend, seal
 from federation.clock import HybridClock
@@ -97,6 +98,8 @@ class Proposal:
         self._quarantined: list[event_pb2.QuarantinedRun] = []
         self._prepared: dict[tuple[StreamId, int], ReceivedRun] = {}
         self._heads: dict[StreamId, tuple[int, bytes]] = {}
+        self._requests: dict[tuple[str, str], str] = {}
+        self._grants = False
 
     # Reading through the overlay.
 
@@ -107,8 +110,10 @@ class Proposal:
 
     @property
     def full(self) -> bool:
-        """Tells whether further requests should wait for the next commit."""
-        return self.size >= FULL_BYTES
+        """Tells whether further requests should wait for the next commit: it is large, or holds a grant that later
+        decisions rest on and that reads through the overlay do not show.
+        """
+        return self.size >= FULL_BYTES or self._grants
 
     def siblings(self, key: Key) -> Siblings:
         """The siblings of a key as they will be after this commit's local writes."""
@@ -119,6 +124,16 @@ class Proposal:
         """The write that counts, with this commit's local writes."""
         held = self.siblings(key)
         return winner_of(key, held, self.state.rank) if held else None
+
+    def subject_of_request(self, principal: str, request_id: str) -> str | None:
+        """The subject a request in this commit or a remembered one wrote first; None for a new request."""
+        if not request_id:
+            return None
+        drafted = self._requests.get((principal, request_id))
+        if drafted is not None:
+            return drafted
+        remembered = self.state.requests.get((principal, request_id))
+        return remembered.subject if remembered else None
 
     def drafts(self) -> list[tuple[StreamId, Write]]:
         """This commit's local writes, in order."""
@@ -188,6 +203,9 @@ class Proposal:
         )
         self._next[stream] = sequence + 1
         self._drafts.append((stream, write))
+        if request_id:
+            self._requests.setdefault((principal, request_id), subject)
+        self._grants = self._grants or aspect in GRANTING_ASPECTS
         self._undo.append((key, self._overlay.get(key)))
         self._overlay[key] = (write,)
         self.size += len(raw) + 8
@@ -201,6 +219,7 @@ class Proposal:
         """Drops every draft since the mark."""
         for stream, write in self._drafts[mark.drafts :]:
             self._next[stream] = min(self._next[stream], write.sequence)
+            self._requests.pop((write.principal, write.request_id), None)
         del self._drafts[mark.drafts :]
         for key, before in reversed(self._undo[mark.undo :]):
             if before is None:
@@ -208,6 +227,7 @@ class Proposal:
             else:
                 self._overlay[key] = before
         del self._undo[mark.undo :]
+        self._grants = any(w.aspect in GRANTING_ASPECTS for _, w in self._drafts)
         self.size = mark.size
 
     # Receipt.

@@ -1,0 +1,74 @@
+"""Tells watchers what commits changed. Owns bounded queues; a slow watcher is dropped, never waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+
+from federation.state import Applied
+
+#: Commits a watcher may lag behind. At 1,000 commits a second over two seconds of stall; beyond it the watcher starts
+#: over with a token.
+MAX_LAG_COMMITS = 2048
+
+
+class SlowWatcher(Exception):
+    """The watcher fell behind and must resume or list anew."""
+
+
+class Subscription:
+    """One watcher's queue of applied commits."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Applied] = asyncio.Queue(MAX_LAG_COMMITS)
+        self._dropped = False
+
+    def offer(self, applied: Applied) -> None:
+        """Puts a commit in, or marks the watcher as too slow."""
+        try:
+            self._queue.put_nowait(applied)
+        except asyncio.QueueFull:
+            self._dropped = True
+
+    async def commits(self) -> AsyncGenerator[Applied, None]:
+        """Commits in order, from the subscription on. Raises `SlowWatcher` once one was lost."""
+        while True:
+            if self._dropped:
+                raise SlowWatcher(
+                    f"the watcher fell more than {MAX_LAG_COMMITS} commits behind; start over from the last token"
+                )
+            yield await self._queue.get()
+
+    async def next(self, timeout_s: float) -> Applied | None:
+        """The next commit, or None when none came in time. Raises `SlowWatcher`."""
+        if self._dropped:
+            raise SlowWatcher(
+                f"the watcher fell more than {MAX_LAG_COMMITS} commits behind; start over from the last token"
+            )
+        try:
+            return await asyncio.wait_for(self._queue.get(), timeout_s)
+        except TimeoutError:
+            return None
+
+
+class Changes:
+    """All watchers of one replica."""
+
+    def __init__(self) -> None:
+        self._subscriptions: set[Subscription] = set()
+
+    def publish(self, applied: Applied) -> None:
+        """Tells every watcher."""
+        for subscription in self._subscriptions:
+            subscription.offer(applied)
+
+    @contextmanager
+    def subscribe(self) -> Iterator[Subscription]:
+        """A subscription that ends with the block. Nothing applied after it began is missed."""
+        subscription = Subscription()
+        self._subscriptions.add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._subscriptions.discard(subscription)

@@ -1,0 +1,266 @@
+"""The one path of a client's write: idempotency, authority, decision, audit, commit, durability, receipt. Owns the
+order of these steps; what a write means is its service's, where it may be made is the core's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from google.protobuf.message import Message
+
+from controller.durability import Durability, Position
+from controller.journal import Journal
+from federation.authority import Permission, Placement
+from federation.codec import Write
+from federation.errors import InvalidWrite, RequestIdReused
+from federation.identifiers import StreamId
+from federation.proposal import Proposal
+from federation.state import State
+from souverix.audit.v1 import audit_pb2
+from souverix.receipt.v1 import receipt_pb2
+
+#: Longest request_id; UUIDs and hashes fit with room.
+MAX_REQUEST_ID_BYTES = 128
+
+#: Longest wait for a higher level of durability when the caller set no deadline.
+DEFAULT_DURABILITY_WAIT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, and from where."""
+
+    principal: str
+    source: str
+    #: Seconds until the caller's deadline; None when it set none.
+    remaining_s: float | None = None
+    #: Controllers that passed the call on, first one first.
+    via: tuple[str, ...] = ()
+
+
+class Forwarder(Protocol):
+    """Takes writes to another controller over the sync links."""
+
+    def link_up(self, controller: str) -> bool:
+        """Tells whether the next hop towards a controller has a session now."""
+
+    async def forward(self, controller: str, method: str, request: bytes, caller: Caller) -> bytes:
+        """The serialised response of the other controller. Raises `ForwardedStatus`, `ServiceError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a service's decision writes through: the proposal, with the call's principal and request filled in."""
+
+    proposal: Proposal
+    principal: str
+    request_id: str
+    optimistic: bool
+
+    def write(self, domain: str, subject: str, aspect: str, body: Any) -> Write:
+        """Drafts one event of this request."""
+        return self.proposal.write(
+            domain,
+            subject,
+            aspect,
+            body,
+            principal=self.principal,
+            request_id=self.request_id,
+            optimistic=self.optimistic,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WriteCall:
+    """One client's write."""
+
+    caller: Caller
+    #: Full method, "/souverix.policy.v1.PolicyService/UpdatePolicy": for audit, and for a controller it is forwarded to.
+    method: str
+    request: Message
+    domain: str
+    #: What it is about, for audit: "domains/edge-zone-a1/policies/p1".
+    resource: str
+    #: Which autonomy allows it where this controller is not master-of-record; None: no authority is asked for.
+    permission: Permission | None
+    #: Drafts the events; raises a core error to refuse.
+    decide: Callable[[Draft], None]
+    request_id: str = ""
+    validate_only: bool = False
+    durable_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """The write was made (or checked) here."""
+
+    receipt: receipt_pb2.WriteReceipt
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """The write was made by the master-of-record; its serialised response."""
+
+    response: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    forward_to: str = ""
+    repeated: bool = False
+    optimistic: bool = False
+    positions: tuple[Position, ...] = ()
+
+
+class Writer:
+    """Executes writes on the master replica."""
+
+    def __init__(
+        self,
+        state: State,
+        journal: Callable[[], Journal],
+        durability: Durability,
+        forwarder: Forwarder,
+        own_domain: str,
+    ) -> None:
+        self._state = state
+        self._journal = journal
+        self._durability = durability
+        self._forwarder = forwarder
+        self._own_domain = own_domain
+
+    async def execute(self, call: WriteCall) -> Executed | Forwarded:
+        """Makes the write, or has it made by the master-of-record.
+
+        Raises core errors, journal errors, `ServiceError`, `ForwardedStatus`.
+        """
+        if len(call.request_id.encode()) > MAX_REQUEST_ID_BYTES:
+            raise InvalidWrite(f"request_id is longer than {MAX_REQUEST_ID_BYTES} bytes")
+        levels = self._levels()
+        if call.durable_at and call.durable_at not in levels:
+            raise InvalidWrite(
+                f"durable_at {call.durable_at!r} is not on the path of this controller's domain; "
+                f"one of {', '.join(levels)} may be named"
+            )
+        journal = self._journal()
+        committed = await journal.submit(lambda proposal: self._decide(call, journal, proposal))
+        decided = committed.value
+        if decided.forward_to:
+            response = await self._forwarder.forward(
+                decided.forward_to, call.method, call.request.SerializeToString(), call.caller
+            )
+            return Forwarded(response)
+        await self._wait_durable(call, decided.positions)
+        return Executed(self._receipt(call, journal, decided, committed.offset, levels))
+
+    def _decide(self, call: WriteCall, journal: Journal, proposal: Proposal) -> _Decided:
+        earlier = proposal.subject_of_request(call.caller.principal, call.request_id)
+        if earlier is not None:
+            return self._repeat(call, earlier)
+        optimistic = False
+        if call.permission is not None:
+            decision = self._place(call, journal)
+            if decision.place is Placement.FORWARD:
+                return _Decided(forward_to=decision.master)
+            optimistic = decision.place is Placement.LOCAL_OPTIMISTIC
+        mark = proposal.mark()
+        draft = Draft(proposal, call.caller.principal, call.request_id, optimistic)
+        call.decide(draft)
+        positions = tuple((stream, w.sequence) for stream, w in proposal.drafts()[mark.drafts :])
+        if call.validate_only:
+            proposal.revert(mark)
+            return _Decided(optimistic=optimistic)
+        if positions:
+            self._audit(call, proposal, optimistic)
+        return _Decided(optimistic=optimistic, positions=positions)
+
+    def _place(self, call: WriteCall, journal: Journal) -> Any:
+        assert call.permission is not None
+        table = self._state.authority
+        record = table.records.get(call.domain)
+        me = journal.identity.controller
+        master = record.master_of_record if record is not None else ""
+        link_up = bool(master) and master != me and self._forwarder.link_up(master)
+        return table.decide_write(
+            me, self._own_domain, call.domain, call.permission, link_up=link_up
+        )
+
+    def _repeat(self, call: WriteCall, subject: str) -> _Decided:
+        if subject.rpartition("/")[2] not in call.resource:
+            raise RequestIdReused(
+                f"request_id {call.request_id!r} was used for {subject}; use a new one for another request",
+                request_id=call.request_id,
+                subject=subject,
+            )
+        outcome = self._state.requests.get((call.caller.principal, call.request_id))
+        if outcome is None:
+            return _Decided(repeated=True)
+        return _Decided(repeated=True, positions=((outcome.stream, outcome.sequence),))
+
+    def _audit(self, call: WriteCall, proposal: Proposal, optimistic: bool) -> None:
+        write_audit(
+            proposal,
+            audit_pb2.AuditRecord(
+                principal=call.caller.principal,
+                action=call.method.lstrip("/"),
+                resource=call.resource,
+                source=call.caller.source,
+                outcome=audit_pb2.AUDIT_OUTCOME_ALLOWED,
+                request_id=call.request_id,
+                reason="OPTIMISTIC" if optimistic else "",
+            ),
+            domain=call.domain,
+        )
+
+    async def _wait_durable(self, call: WriteCall, positions: Sequence[Position]) -> None:
+        if not call.durable_at or call.durable_at == self._own_domain or not positions:
+            return
+        remaining = call.caller.remaining_s
+        # A tenth of the caller's time is kept back, so that the receipt with the level reached still arrives.
+        timeout_s = DEFAULT_DURABILITY_WAIT_S if remaining is None else max(0.0, remaining * 0.9)
+        await self._durability.wait(call.durable_at, positions, timeout_s)
+
+    def _receipt(
+        self,
+        call: WriteCall,
+        journal: Journal,
+        decided: _Decided,
+        offset: int | None,
+        levels: Sequence[str],
+    ) -> receipt_pb2.WriteReceipt:
+        receipt = receipt_pb2.WriteReceipt(
+            domain=call.domain,
+            controller=journal.identity.controller,
+            optimistic=decided.optimistic,
+        )
+        receipt.repeated_request = decided.repeated
+        if decided.repeated:
+            outcome = self._state.requests.get((call.caller.principal, call.request_id))
+            offset = outcome.offset if outcome else None
+        if decided.positions:
+            receipt.incarnation = journal.identity.incarnation
+            receipt.durable_at.append(self._own_domain)
+            receipt.durable_at.extend(
+                self._durability.domains_holding(decided.positions, levels[1:])
+            )
+        if offset is not None:
+            receipt.commit_offset = offset
+        return receipt
+
+    def _levels(self) -> list[str]:
+        """Own domain first, then its ancestors up to the root."""
+        path = self._state.authority.path_of(self._own_domain)
+        return list(reversed(path)) if path else [self._own_domain]
+
+
+def write_audit(proposal: Proposal, record: audit_pb2.AuditRecord, *, domain: str) -> StreamId:
+    """Drafts an audit event in a domain's audit stream; a domain beyond reach is audited in the controller's own."""
+    identity = proposal.identity
+    within = proposal.state.authority.is_within(domain, identity.domain)
+    target = domain if within else identity.domain
+    proposal.write(
+        target, f"audit/{identity.controller}", "audit", record, principal=record.principal
+    )
+    return proposal.drafts()[-1][0]
