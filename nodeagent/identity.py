@@ -1,0 +1,62 @@
+"""Who a node is across restarts: its source id, its domain, the highest fence it has met.
+
+Owns the node's row in the state directory. Must never judge a fence: it keeps what it is told.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from nodeagent.fence import Fence
+from nodeagent.statedir import Database
+from souverix.nodelink.v1 import nodelink_pb2
+
+SOURCE_BYTES = 16
+"""Random bytes of a source id: two state directories are never taken for one another."""
+
+
+class Identity:
+    """One node's identity. `source` names the numbering of its reports: a new one means it began anew."""
+
+    def __init__(self, database: Database, node: str) -> None:
+        self.node = node
+        self._database = database
+        database.write(
+            "INSERT INTO node (node, source) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            node,
+            _new_source(),
+        )
+        row = database.rows("SELECT source, domain, fence FROM node WHERE node = ?", node)[0]
+        self.source: str = row["source"]
+        self.domain: str = row["domain"]
+        self.fence: Fence | None = None
+        if row["fence"] is not None:
+            self.fence = Fence.from_message(nodelink_pb2.Fence.FromString(row["fence"]))
+
+    def keep_fence(self, fence: Fence) -> None:
+        """Keep the highest fence met; durable on return. Raises StateUnavailable."""
+        encoded = fence.to_message().SerializeToString()
+        self._database.write("UPDATE node SET fence = ? WHERE node = ?", encoded, self.node)
+        self.fence = fence
+
+    def keep_domain(self, domain: str) -> None:
+        """Keep the domain the controller says the node lives in. Raises StateUnavailable."""
+        if domain != self.domain:
+            self._database.write("UPDATE node SET domain = ? WHERE node = ?", domain, self.node)
+            self.domain = domain
+
+    def count_refused_frame(self) -> None:
+        """One more frame came under a lower fence. Raises StateUnavailable."""
+        self._database.write(
+            "UPDATE node SET frames_refused = frames_refused + 1 WHERE node = ?", self.node
+        )
+
+    def renew_source(self) -> None:
+        """Take a new source id, because the numbering begins anew. Raises StateUnavailable."""
+        source = _new_source()
+        self._database.write("UPDATE node SET source = ? WHERE node = ?", source, self.node)
+        self.source = source
+
+
+def _new_source() -> str:
+    return secrets.token_hex(SOURCE_BYTES)
