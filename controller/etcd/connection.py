@@ -43,9 +43,10 @@ FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 1.0
 """Pauses between tries double up to this, so that a cluster that comes back is found within about
 a second."""
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-"""Largest message either way: a page of a range whose values grew sixteenfold since the last
-page."""
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+"""Largest message either way: etcd cuts what it sends unasked to 1.5 MiB or so, and takes no
+more; a
+range may have grown fourfold over the 4 MiB that its reader expected."""
 RETIREMENT_S = 5.0
 """For calls in flight on a channel that is being replaced: longer than any single try."""
 

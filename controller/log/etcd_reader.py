@@ -25,8 +25,11 @@ PAGE_BYTES = 4 * MAX_COMMIT_BYTES
 FIRST_PAGE_COMMITS = 16
 """For the first page, when the size of the commits is not known yet."""
 MOST_PAGE_COMMITS = 256
-"""etcd bounds a range by the number of keys alone. Should commits of 256 bytes be followed by the
-largest, the server prepares this many MiB once, and we ask for less."""
+"""etcd bounds a range by the number of keys alone. Should small commits be followed by the largest,
+the server prepares this many MiB, we refuse them by the size announced, and ask for less."""
+PAGE_GROWTH = 2
+"""Growth from page to page, so that a log of mixed sizes seldom meets that case; shrinking is at
+once."""
 
 
 class CommitReader:
@@ -46,11 +49,12 @@ class CommitReader:
             try:
                 page = await self._etcd.range(key, self._end, limit=limit)
             except ReplyTooLarge:
-                self._page_commits = max(1, limit // 2)
+                self._page_commits = max(1, min(limit // 2, PAGE_BYTES // MAX_COMMIT_BYTES))
                 continue
             if page.kvs:
                 largest = max(len(kv.value) for kv in page.kvs)
-                self._page_commits = min(max(max_bytes // largest, 1), MOST_PAGE_COMMITS)
+                fitting = min(max_bytes // largest, limit * PAGE_GROWTH, MOST_PAGE_COMMITS)
+                self._page_commits = max(1, fitting)
             return page
 
     async def read(self, first_offset: int, max_bytes: int) -> list[CommitAt]:
