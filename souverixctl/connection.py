@@ -123,8 +123,10 @@ class Connection:
 
         return self._with_failover(method, attempt, getattr(request, "request_id", ""))
 
-    def stream(self, request: Message, reply_type: type[Reply]) -> Iterator[Reply]:
-        """The answers to one request as they come, without a deadline. Raises Refused.
+    def stream(
+        self, request: Message, reply_type: type[Reply], limit_s: float | None = None
+    ) -> Iterator[Reply]:
+        """The answers to one request as they come, for at most `limit_s`. Raises Refused.
 
         Other addresses are tried until the first answer; a stream that breaks later raises.
         """
@@ -135,7 +137,7 @@ class Connection:
                 method,
                 request_serializer=Message.SerializeToString,
                 response_deserializer=reply_type.FromString,
-            )(request, metadata=self._metadata)
+            )(request, timeout=limit_s, metadata=self._metadata)
             return call, list(islice(call, 1))
 
         call, first = self._with_failover(method, attempt, "")

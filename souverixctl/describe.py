@@ -21,7 +21,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from souverixctl.output import clean
 from souverixctl.times import (
     clock_time,
-    read_rfc3339,
     seconds_of,
     show_age,
     show_duration,
@@ -126,9 +125,6 @@ def _scalar(field: FieldDescriptor, value: Any, now: datetime) -> str | None:
         return time_text(clock_time(value), now)
     if field.type == FieldDescriptor.TYPE_BOOL:
         return "yes" if value else "no"
-    if field.type == FieldDescriptor.TYPE_STRING and field.name.endswith("_time"):
-        time = read_rfc3339(value)
-        return clean(value) if time is None else time_text(time, now)
     return clean(str(value))
 
 

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import click
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Decorator = Callable[[Function], Function]
 
 DEFAULT_LIMIT = 1000
 
@@ -87,9 +86,13 @@ def limit_option(function: Function) -> Function:
     )(function)
 
 
-def file_option(help: str) -> Decorator[Function]:
+def file_option(help: str) -> Callable[[Function], Function]:
     """Adds -f/--file."""
-    return click.option("-f", "--file", "file", metavar="FILE", help=help)
+
+    def decorate(function: Function) -> Function:
+        return click.option("-f", "--file", "file", metavar="FILE", help=help)(function)
+
+    return decorate
 
 
 def config_options(function: Function) -> Function:

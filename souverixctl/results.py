@@ -12,8 +12,8 @@ from datetime import datetime
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.text import Text
-from souverix.receipt.v1.receipt_pb2 import WriteReceipt
 
+from souverix.receipt.v1.receipt_pb2 import WriteReceipt
 from souverixctl.describe import describe as describe_lines
 from souverixctl.describe import field_word
 from souverixctl.output import styled

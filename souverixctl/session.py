@@ -8,7 +8,7 @@ from __future__ import annotations
 import getpass
 from collections.abc import Callable
 from functools import cached_property, update_wrapper
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -17,8 +17,7 @@ from souverixctl.errors import BadInput
 from souverixctl.output import Format, Output
 from souverixctl.times import parse_duration, seconds_of
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Result = TypeVar("Result")
 
 _SETTINGS = "souverixctl.settings"
 _SESSION = "souverixctl.session"
@@ -77,11 +76,11 @@ def session_of(context: click.Context) -> Session:
     return session
 
 
-def pass_session(verb: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
+def pass_session(verb: Callable[..., Result]) -> Callable[..., Result]:
     """Hand the session to a verb as its first argument."""
 
-    def with_session(*args: P.args, **kwargs: P.kwargs) -> R:
-        return verb(session_of(click.get_current_context()), *args, **kwargs)
+    def with_session(*args: Any, **given: Any) -> Result:
+        return verb(session_of(click.get_current_context()), *args, **given)
 
     return update_wrapper(with_session, verb)
 

@@ -75,16 +75,6 @@ def show_exact(time: Timestamp) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z").replace(".000Z", "Z")
 
 
-def read_rfc3339(text: str) -> Timestamp | None:
-    """A time the contract carries as text; None when it is empty or not a time."""
-    time = Timestamp()
-    try:
-        time.FromJsonString(text)
-    except ValueError:
-        return None
-    return time
-
-
 def clock_time(stamp: int) -> Timestamp:
     """The wall part of a hybrid clock: milliseconds since the epoch above 16 bits of counter."""
     milliseconds = stamp >> _CLOCK_COUNTER_BITS

@@ -1,0 +1,179 @@
+"""The audit log: list, watch, verify.
+
+Owns how entries and verdicts are shown, and that a fault found by a verification ends the run with
+its own exit code. Never verifies by itself: the controller reads its log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import click
+
+from souverix.audit.v1 import audit_pb2 as audit
+from souverix.audit.v1 import audit_service_pb2 as service
+from souverixctl import options, verbs
+from souverixctl.describe import field_word
+from souverixctl.errors import CtlError, NotIntact
+from souverixctl.follow import follow
+from souverixctl.output import Cell, as_document
+from souverixctl.pages import fetch_pages
+from souverixctl.results import age, coloured, optional_time, present
+from souverixctl.session import Session, Verbs, pass_session
+from souverixctl.times import show_exact
+
+COLUMNS = ("AGE", "WHO", "ACTION", "RESOURCE", "OUTCOME", "REASON", "FROM", "AT")
+_OUTCOMES = [name.removeprefix("AUDIT_OUTCOME_") for name in audit.AuditOutcome.keys()[1:]]
+
+group = Verbs("audit", help="Who did what, from where, and how it ended; signed and chained.")
+
+
+def row(entry: service.AuditEntry, now: datetime) -> list[Cell]:
+    """An entry as a row of COLUMNS."""
+    record = entry.record
+    more = f" (x{record.suppressed_count})" if record.suppressed_count > 1 else ""
+    return [
+        age(entry, "time", now),
+        record.principal,
+        _short(record.action),
+        record.resource,
+        coloured(field_word(record, "outcome")),
+        f"{record.reason}{more}",
+        record.source,
+        f"{entry.controller}:{entry.sequence}",
+    ]
+
+
+def _short(action: str) -> str:
+    """A method without its package; a decision as it is."""
+    service_name, slash, method = action.rpartition("/")
+    return f"{service_name.rpartition('.')[2]}{slash}{method}"
+
+
+@group.command("list", short_help="List audit entries.")
+@click.option("--domain", default="", metavar="DOMAIN", help="Only of this domain.")
+@click.option("--by", "principal", default="", help="Only of this principal, such as user:alice.")
+@click.option("--resource", default="", help="Only about this resource, such as nodes/n1.")
+@click.option(
+    "--outcome", type=click.Choice(_OUTCOMES, case_sensitive=False), help="Only with this outcome."
+)
+@options.limit_option
+@pass_session
+def list_audit(
+    session: Session, domain: str, principal: str, resource: str, outcome: str | None, limit: int
+) -> None:
+    """List audit entries, newest first.
+
+    \b
+    souverixctl audit list --outcome denied --limit 20
+    souverixctl audit list --resource domains/edge-zone-a1/policies/base -o json
+    """
+    request = service.ListAuditEntriesRequest(
+        domain=domain,
+        principal=principal,
+        resource=resource,
+        outcome=f"AUDIT_OUTCOME_{outcome}" if outcome else None,
+    )
+    reply = fetch_pages(session, request, service.ListAuditEntriesResponse, "entries", limit)
+    now = session.output.now
+    rows = [row(each, now) for each in reply.entries]
+    present(session, reply, lambda: session.output.table(COLUMNS, rows, "no audit entries"))
+
+
+@group.command("watch", short_help="Follow the audit log.")
+@click.option("--domain", default="", metavar="DOMAIN", help="Only of this domain.")
+@pass_session
+def watch_audit(session: Session, domain: str) -> None:
+    """Show entries as they are committed, until interrupted."""
+    replies = follow(
+        session,
+        lambda _: service.WatchAuditEntriesRequest(domain=domain),
+        service.WatchAuditEntriesResponse,
+        None,
+        "entries committed meanwhile are not shown: see `audit list`",
+    )
+    for reply in replies:
+        if not session.output.is_table:
+            session.output.step(reply)
+            continue
+        _, who, action, resource, outcome, reason, source, at = row(reply.entry, session.output.now)
+        time = optional_time(reply.entry, "time")
+        session.output.line(
+            show_exact(time) if time else "-", outcome, who, action, resource, reason, source, at
+        )
+
+
+@group.command("verify", short_help="Verify the chains and seals of the log.")
+@click.option("--domain", default="", metavar="DOMAIN", help="Only of this domain.")
+@click.option("--all-lanes", is_flag=True, help="Every stream held, not the audit lane alone.")
+@pass_session
+def verify(session: Session, domain: str, all_lanes: bool) -> None:
+    """Have the controller recompute every chain and check every seal, from the log itself.
+
+    Exit code 0: all intact. Exit code 8: a fault was found, or the verification did not end.
+
+    \b
+    souverixctl audit verify --all-lanes
+    """
+    request = service.VerifyAuditRequest(domain=domain, all_lanes=all_lanes)
+    verdicts: list[service.StreamVerdict] = []
+    summary: service.VerifySummary | None = None
+    with session.output.progress() as progress:
+        task = progress.add_task("reading the log", total=None)
+        for reply in session.connection.stream(request, service.VerifyAuditResponse):
+            step = reply.WhichOneof("step")
+            if step == "progress":
+                seen = reply.progress
+                progress.update(task, total=seen.commits_total or None, completed=seen.commits_read)
+            elif step == "stream":
+                verdicts.append(reply.stream)
+            elif step == "summary":
+                summary = reply.summary
+    _present_verdicts(session, verdicts, summary)
+    if summary is None:
+        raise NotIntact("the verification ended without a summary", "run it again")
+    faulty = max(summary.faulty_streams, sum(not each.intact for each in verdicts))
+    if faulty:
+        raise NotIntact(
+            f"{faulty} of {summary.streams} streams are not intact",
+            "keep this log as evidence; compare with the same streams at the parent controller",
+        )
+    if not summary.streams:
+        raise CtlError("nothing was verified: no stream matches", "see `souverixctl get streams`")
+
+
+def _present_verdicts(
+    session: Session,
+    verdicts: Iterable[service.StreamVerdict],
+    summary: service.VerifySummary | None,
+) -> None:
+    if not session.output.is_table:
+        document: dict[str, object] = {"streams": [as_document(each) for each in verdicts]}
+        if summary is not None:
+            document["summary"] = as_document(summary)
+        session.output.document(document)
+        return
+    rows: list[list[Cell]] = [
+        [
+            coloured("intact" if each.intact else "faulty"),
+            each.domain,
+            f"{each.controller}#{each.incarnation}",
+            each.lane,
+            str(each.events),
+            str(each.seals),
+            each.fault,
+        ]
+        for each in verdicts
+    ]
+    columns = ("VERDICT", "DOMAIN", "ORIGIN", "LANE", "EVENTS", "SEALS", "FAULT")
+    session.output.table(columns, rows, "no streams")
+    if summary is not None:
+        session.output.line(
+            f"{summary.streams} streams, {summary.events} events,"
+            f" {summary.faulty_streams} faulty; head {summary.head_hash or '-'}"
+        )
+
+
+verbs.get.add_command(list_audit, "audit")
+verbs.watch.add_command(watch_audit, "audit")

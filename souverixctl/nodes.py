@@ -1,0 +1,346 @@
+"""Nodes: get, describe, watch, create, set, delete, move.
+
+Owns how nodes are shown and written. Never decides what a node should be: it sends what was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+from google.protobuf.field_mask_pb2 import FieldMask
+from rich.text import Text
+
+from souverix.fleet.v1 import connectivity_pb2 as connectivity
+from souverix.fleet.v1 import fleet_service_pb2 as fleet
+from souverix.fleet.v1 import lifecycle_pb2 as lifecycle
+from souverix.fleet.v1 import node_pb2 as node
+from souverixctl import options, verbs
+from souverixctl.describe import enum_word, field_word
+from souverixctl.documents import parse_into, read_resource, split_assignment
+from souverixctl.errors import BadInput
+from souverixctl.follow import follow
+from souverixctl.output import Cell
+from souverixctl.pages import fetch_pages
+from souverixctl.results import (
+    age,
+    coloured,
+    marks,
+    note_freshness,
+    present,
+    present_details,
+    present_write,
+    word,
+)
+from souverixctl.session import Session, pass_session
+
+COLUMNS = (
+    "ID", "DOMAIN", "KIND", "MODE", "PHASE", "DESIRED", "ACTUAL", "HEALTH", "SEEN", "AS OF", "MARKS"
+)  # fmt: skip
+
+
+def row(twin: node.Node, now: datetime) -> list[Cell]:
+    """A node as a row of COLUMNS."""
+    return [
+        twin.id,
+        twin.domain,
+        field_word(twin.spec, "kind"),
+        word(twin.connectivity.link, "mode"),
+        word(twin.lifecycle, "phase"),
+        twin.desired_state.target_version,
+        twin.actual_state.reported_version,
+        word(twin.actual_state.runtime, "health"),
+        age(twin.connectivity.link, "last_seen_time", now),
+        age(twin, "as_of_time", now),
+        node_marks(twin),
+    ]
+
+
+def node_marks(twin: node.Node) -> Text:
+    """What a reader of a node must not overlook."""
+    return marks(optimistic=twin.optimistic, conflicts=twin.conflicted_aspects)
+
+
+def _enum_choice(enum: Any) -> click.Choice[str]:
+    words = [enum_word(enum.DESCRIPTOR, value) for value in enum.DESCRIPTOR.values_by_number]
+    return click.Choice([each for each in words if each], case_sensitive=False)
+
+
+def _values(enum: Any, prefix: str, words: Sequence[str]) -> list[Any]:
+    return [enum.Value(f"{prefix}_{each}") for each in words]
+
+
+def _filter_options(function: options.Function) -> options.Function:
+    for decorate in (
+        click.option("--policy", "policy_bundle", default="", help="Only with this policy bundle."),
+        click.option(
+            "--phase", "phases", multiple=True, type=_enum_choice(lifecycle.LifecyclePhase),
+            help="Only in this lifecycle phase. Repeatable.",
+        ),
+        click.option(
+            "--mode", "modes", multiple=True, type=_enum_choice(connectivity.ConnectivityMode),
+            help="Only in this connectivity mode. Repeatable.",
+        ),
+        click.option("--tag", "tags", multiple=True, help="Only with this tag. Repeatable: all of them."),
+        options.scope_options,
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
+def _filters(given: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "domain": given["domain"],
+        "include_subtree": given["subtree"],
+        "tags": given["tags"],
+        "modes": _values(connectivity.ConnectivityMode, "CONNECTIVITY_MODE", given["modes"]),
+        "phases": _values(lifecycle.LifecyclePhase, "LIFECYCLE_PHASE", given["phases"]),
+        "policy_bundle": given["policy_bundle"],
+    }
+
+
+@verbs.get.command("nodes", short_help="List nodes.")
+@_filter_options
+@options.limit_option
+@pass_session
+def get_nodes(session: Session, limit: int, **given: Any) -> None:
+    """List the nodes of a domain; without --domain, of the controller's own.
+
+    \b
+    souverixctl get nodes --domain region-a --subtree
+    souverixctl get nodes --mode disconnected --mode autonomous -o json
+    """
+    request = fleet.ListNodesRequest(**_filters(given))
+    reply = fetch_pages(session, request, fleet.ListNodesResponse, "nodes", limit)
+    now = session.output.now
+    rows = [row(each, now) for each in reply.nodes]
+    present(session, reply, lambda: session.output.table(COLUMNS, rows, "no nodes"))
+    note_freshness(session, reply)
+
+
+def fetch_node(session: Session, id: str) -> fleet.GetNodeResponse:
+    """Read one node. Raises Refused."""
+    request = fleet.GetNodeRequest(name=options.resource_name("nodes", id))
+    return session.connection.call(request, fleet.GetNodeResponse)
+
+
+@verbs.get.command("node", short_help="Show one node.")
+@click.argument("id", metavar="NODE")
+@pass_session
+def get_node(session: Session, id: str) -> None:
+    """Show one node in a line, or whole with -o json or -o yaml.
+
+    \b
+    souverixctl get node a1-gw-1 -o yaml
+    """
+    reply = fetch_node(session, id)
+    rows = [row(reply.node, session.output.now)]
+    present(session, reply, lambda: session.output.table(COLUMNS, rows, ""))
+
+
+@verbs.describe.command("node", short_help="Describe one node.")
+@click.argument("id", metavar="NODE")
+@pass_session
+def describe_node(session: Session, id: str) -> None:
+    """Show everything known of a node: declared, reported, observed, computed."""
+    reply = fetch_node(session, id)
+    present_details(session, reply, reply.node)
+
+
+@verbs.watch.command("nodes", short_help="Follow nodes.")
+@_filter_options
+@pass_session
+def watch_nodes(session: Session, **given: Any) -> None:
+    """Show the nodes of a domain, then every change, until interrupted.
+
+    \b
+    souverixctl watch nodes --domain edge-zone-a1
+    """
+    replies = follow(
+        session,
+        lambda token: fleet.WatchNodesRequest(**_filters(given), resume_token=token),
+        fleet.WatchNodesResponse,
+        lambda reply: reply.bookmark.resume_token,
+        "the nodes are shown again from the beginning",
+    )
+    for reply in replies:
+        if not session.output.is_table:
+            session.output.step(reply)
+            continue
+        step = reply.WhichOneof("event")
+        if step == "removed":
+            cause = field_word(reply.removed, "cause").lower().replace("_", " ")
+            where = f"to {reply.removed.moved_to_domain}" if reply.removed.moved_to_domain else ""
+            session.output.line("removed ", reply.removed.name, cause, where)
+        elif step == "bookmark":
+            if reply.bookmark.initial_state_complete:
+                session.output.note("that is the state as it is; changes follow")
+        elif step is not None:
+            twin = getattr(reply, step)
+            session.output.line(
+                f"{step:8}",
+                f"{twin.id:24}",
+                f"{twin.domain:16}",
+                coloured(f"{field_word(twin.connectivity.link, 'mode') or '-'}"),
+                word(twin.lifecycle, "phase"),
+                f"desired {twin.desired_state.target_version or '-'}",
+                f"actual {twin.actual_state.reported_version or '-'}",
+                node_marks(twin),
+            )
+
+
+def _spec_options(function: options.Function) -> options.Function:
+    for decorate in (
+        click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Repeatable."),
+        click.option("--tag", "tags", multiple=True, help="Repeatable."),
+        click.option("--zone", help="Zone it stands in, for people."),
+        click.option("--region", help="Region it stands in, for people."),
+        click.option("--component-type", help="Component it runs."),
+        click.option("--display-name", help="Name for people."),
+        click.option("--kind", type=_enum_choice(node.NodeKind), help="What it stands for."),
+    ):
+        function = decorate(function)
+    return function
+
+
+_SPEC_FIELDS = ("kind", "display_name", "component_type", "region", "zone", "tags", "labels")
+
+
+def _spec_from_flags(given: dict[str, Any]) -> tuple[node.NodeSpec, list[str]]:
+    """The spec the flags say, and the fields they named."""
+    named = [field for field in _SPEC_FIELDS if given[field] not in (None, ())]
+    values = {field: given[field] for field in named}
+    if "kind" in values:
+        values["kind"] = node.NodeKind.Value(f"NODE_KIND_{values['kind']}")
+    if "labels" in values:
+        values["labels"] = dict(split_assignment(each) for each in values["labels"])
+    return node.NodeSpec(**values), named
+
+
+@verbs.create.command("node", short_help="Register a node.")
+@click.argument("id", metavar="[NODE]", default="")
+@click.option(
+    "--domain", metavar="DOMAIN", help="Where it shall live. Default: the controller's own."
+)
+@options.file_option("The node's spec, or a whole node, in YAML or JSON; - is stdin.")
+@_spec_options
+@options.write_options
+@pass_session
+def create_node(session: Session, id: str, file: str | None, **given: Any) -> None:
+    """Register a node; without an id the controller makes one.
+
+    \b
+    souverixctl create node a1-gw-1 --domain edge-zone-a1 --kind gateway --tag lab
+    souverixctl create node -f node.yaml
+    """
+    write = options.read_write_options(given)
+    resource = read_resource(file, "node") if file else {}
+    flags, named = _spec_from_flags(given)
+    request = fleet.CreateNodeRequest(
+        node_id=id or resource.get("id", ""),
+        domain=given["domain"] or resource.get("domain", ""),
+        request_id=write.request_id,
+        validate_only=write.validate_only,
+        durable_at=write.durable_at,
+    )
+    parse_into(resource.get("spec", {}), request.spec, str(file))
+    FieldMask(paths=named).MergeMessage(flags, request.spec, replace_repeated_field=True)
+    if "desiredState" in resource:
+        parse_into(resource["desiredState"], request.desired_state, str(file))
+    reply = session.connection.call(request, fleet.CreateNodeResponse)
+    done = f"node {reply.node.id} created in {reply.node.domain}"
+    present_write(session, reply, done, reply.node.etag)
+
+
+@verbs.set_.command("node", short_help="Change a node's description.")
+@click.argument("id", metavar="NODE")
+@options.file_option("The whole spec, or a whole node, in YAML or JSON; - is stdin.")
+@_spec_options
+@options.etag_option
+@options.write_options
+@pass_session
+def set_node(session: Session, id: str, file: str | None, etag: str, **given: Any) -> None:
+    """Change what is declared of a node. Flags change the fields they name; a file replaces all.
+
+    \b
+    souverixctl set node a1-gw-1 --zone north --tag lab --tag gateway
+    souverixctl get node a1-gw-1 -o yaml > node.yaml   # edit, then:
+    souverixctl set node a1-gw-1 -f node.yaml
+    """
+    write = options.read_write_options(given)
+    spec, named = _spec_from_flags(given)
+    if bool(file) == bool(named):
+        raise BadInput(
+            "nothing to change" if not file else "a file and flags are given", "give one"
+        )
+    if file:
+        resource = read_resource(file, "node")
+        parse_into(resource["spec"], spec, file)
+        named, etag = ["*"], etag or resource.get("etag", "")
+    request = fleet.UpdateNodeRequest(
+        name=options.resource_name("nodes", id),
+        spec=spec,
+        update_mask=FieldMask(paths=named),
+        etag=etag,
+        request_id=write.request_id,
+        validate_only=write.validate_only,
+        durable_at=write.durable_at,
+    )
+    reply = session.connection.call(request, fleet.UpdateNodeResponse)
+    present_write(session, reply, f"node {reply.node.id} changed", reply.node.etag)
+
+
+@verbs.delete.command("node", short_help="Delete a node.")
+@click.argument("id", metavar="NODE")
+@click.option("--reason", default="", help="Why, for the audit.")
+@options.etag_option
+@options.write_options
+@pass_session
+def delete_node(session: Session, id: str, reason: str, etag: str, **given: Any) -> None:
+    """Delete a node. No other write brings it back.
+
+    \b
+    souverixctl delete node a1-gw-1 --reason "scrapped"
+    """
+    write = options.read_write_options(given)
+    request = fleet.DeleteNodeRequest(
+        name=options.resource_name("nodes", id),
+        etag=etag,
+        reason=reason,
+        request_id=write.request_id,
+        validate_only=write.validate_only,
+        durable_at=write.durable_at,
+    )
+    reply = session.connection.call(request, fleet.DeleteNodeResponse)
+    present_write(session, reply, f"node {id} deleted")
+
+
+@verbs.move.command("node", short_help="Move a node to another domain.")
+@click.argument("id", metavar="NODE")
+@click.option("--to", "domain", required=True, metavar="DOMAIN", help="Where it shall live.")
+@click.option("--reason", default="", help="Why, for the audit.")
+@options.etag_option
+@options.write_options
+@pass_session
+def move_node(session: Session, id: str, domain: str, reason: str, etag: str, **given: Any) -> None:
+    """Move a node. The common ancestor of both domains decides.
+
+    \b
+    souverixctl move node a1-gw-1 --to edge-zone-a2 --reason "rewired"
+    """
+    write = options.read_write_options(given)
+    request = fleet.MoveNodeRequest(
+        name=options.resource_name("nodes", id),
+        domain=domain,
+        etag=etag,
+        reason=reason,
+        request_id=write.request_id,
+        validate_only=write.validate_only,
+        durable_at=write.durable_at,
+    )
+    reply = session.connection.call(request, fleet.MoveNodeResponse)
+    present_write(
+        session, reply, f"node {reply.node.id} moved to {reply.node.domain}", reply.node.etag
+    )
