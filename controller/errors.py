@@ -5,6 +5,7 @@ metadata; retryable ones carry `RetryInfo` (AIP-193).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -95,7 +96,7 @@ def status_of(error: BaseException) -> status_pb2.Status:
     return _status(Code.INTERNAL, "INTERNAL", message, {})
 
 
-async def abort(context: grpc.aio.ServicerContext, error: BaseException) -> None:
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> None:
     """Ends a call with the status of an error."""
     await context.abort_with_status(rpc_status.to_status(status_of(error)))
 

@@ -21,6 +21,7 @@ from federation.chain import Signer
 from federation.clock import HybridClock
 from federation.proposal import Identity, Proposal
 from federation.state import Applied, State
+from souverix.event.v1 import event_pb2
 
 T = TypeVar("T")
 
@@ -65,7 +66,8 @@ class _Waiting:
 class Journal:
     """Appends proposals to the log under one mastership, and applies them to the state.
 
-    `on_applied` is called after each commit, with what it changed, before any caller is answered.
+    `on_applied` is called after each commit, with what it changed, its message and its size in bytes, before any
+    caller is answered.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Journal:
         identity: Identity,
         signer: Signer,
         replica: str,
-        on_applied: Callable[[Applied, bytes], None],
+        on_applied: Callable[[Applied, event_pb2.Commit, int], None],
     ) -> None:
         self.identity = identity
         self.head = head
@@ -168,7 +170,7 @@ class Journal:
             self._fail(JournalClosed(f"the mastership is lost: {error}"))
             return
         applied = self._state.apply(built.commit.offset, built.commit, built.prepared)
-        self._on_applied(applied, built.data)
+        self._on_applied(applied, built.commit, len(built.data))
         for waiting, value in gathered:
             _answer(waiting, Committed(value, built.commit.offset))
 

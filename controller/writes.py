@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from controller.durability import Durability, Position
 from controller.journal import Journal
-from federation.authority import Permission, Placement
+from federation.authority import Permission, Placement, WriteDecision
 from federation.codec import Write
 from federation.errors import InvalidWrite, RequestIdReused
 from federation.identifiers import StreamId
@@ -77,7 +77,7 @@ class WriteCall:
     """One client's write."""
 
     caller: Caller
-    #: Full method, "/souverix.policy.v1.PolicyService/UpdatePolicy": for audit, and for a controller it is forwarded to.
+    #: Full method, "/souverix.policy.v1.PolicyService/UpdatePolicy": for audit, and for whom it is forwarded to.
     method: str
     request: Message
     domain: str
@@ -161,7 +161,7 @@ class Writer:
             return self._repeat(call, earlier)
         optimistic = False
         if call.permission is not None:
-            decision = self._place(call, journal)
+            decision = self._place(call, call.permission, journal)
             if decision.place is Placement.FORWARD:
                 return _Decided(forward_to=decision.master)
             optimistic = decision.place is Placement.LOCAL_OPTIMISTIC
@@ -176,16 +176,13 @@ class Writer:
             self._audit(call, proposal, optimistic)
         return _Decided(optimistic=optimistic, positions=positions)
 
-    def _place(self, call: WriteCall, journal: Journal) -> Any:
-        assert call.permission is not None
+    def _place(self, call: WriteCall, permission: Permission, journal: Journal) -> WriteDecision:
         table = self._state.authority
         record = table.records.get(call.domain)
         me = journal.identity.controller
         master = record.master_of_record if record is not None else ""
         link_up = bool(master) and master != me and self._forwarder.link_up(master)
-        return table.decide_write(
-            me, self._own_domain, call.domain, call.permission, link_up=link_up
-        )
+        return table.decide_write(me, self._own_domain, call.domain, permission, link_up=link_up)
 
     def _repeat(self, call: WriteCall, subject: str) -> _Decided:
         if subject.rpartition("/")[2] not in call.resource:

@@ -1,0 +1,287 @@
+"""A controller's configuration: one TOML file a replica. Owns its shape, defaults and checks; never its meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from federation.identifiers import is_valid_id
+
+T = TypeVar("T")
+
+
+class ConfigError(Exception):
+    """The configuration is wrong; the operator must change the file. The message names the place."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerSection:
+    """Who this is."""
+
+    id: str
+    domain: str
+    data_dir: Path
+    replica: str = "r1"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenSection:
+    """Where it can be called."""
+
+    address: str = "127.0.0.1:7400"
+    #: Listener for channelz; empty: none.
+    admin_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdAccessSection:
+    """How to reach an etcd that is not embedded."""
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    server_name: str = ""
+    user: str = ""
+    password_file: str = ""
+    #: Accept the etcd versions that can lose acknowledged data when killed (3.5.0 to 3.5.2).
+    allow_lossy_versions: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogSection:
+    """Where the event log is kept."""
+
+    #: "etcd" or "sqlite".
+    kind: str = "etcd"
+    #: Empty with kind "etcd": the controller starts and supervises an etcd of its own.
+    endpoints: tuple[str, ...] = ()
+    prefix: str = "/souverix"
+    etcd_binary: str = "etcd"
+    lease_ttl_s: float = 5.0
+    access: EtcdAccessSection = field(default_factory=EtcdAccessSection)
+
+
+@dataclass(frozen=True, slots=True)
+class TrustSection:
+    """Keys."""
+
+    #: PEM file of the controller's Ed25519 signing key; replicas of one controller share it.
+    signing_key: Path
+    #: Root public key, hexadecimal.
+    root_public_key: str
+    #: Signed genesis; the root's controller only.
+    genesis: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ParentSection:
+    """The controller above."""
+
+    controller: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AutonomySection:
+    """What a child's controller may do on its own."""
+
+    can_operate_isolated: bool = True
+    can_modify_policies: bool = False
+    can_deploy_versions: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SyncSection:
+    """How a controller syncs with its parent."""
+
+    #: "continuous", "periodic", "opportunistic" or "manual".
+    mode: str = "continuous"
+    #: 0: the mode's default.
+    frequency_s: float = 0.0
+    batch_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSection:
+    """A controller below: its domain is declared, and its key granted, by this controller."""
+
+    controller: str
+    domain: str
+    #: Ed25519 public key, hexadecimal.
+    public_key: str
+    display_name: str = ""
+    #: "region", "edge-zone", "cluster", "tenant" or "air-gap-island".
+    kind: str = "edge-zone"
+    #: "regional", "local" or "autonomous".
+    level: str = "local"
+    #: Empty: the child's controller.
+    master_of_record: str = ""
+    autonomy: AutonomySection = field(default_factory=AutonomySection)
+    sync: SyncSection = field(default_factory=SyncSection)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentsSection:
+    """Nodes' agents."""
+
+    #: "known": a node must have been created. "open": an unknown node is created when it greets.
+    enrolment: str = "known"
+    heartbeat_interval_s: float = 2.0
+    max_links: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerConfig:
+    """Everything one replica is told."""
+
+    controller: ControllerSection
+    trust: TrustSection
+    listen: ListenSection = field(default_factory=ListenSection)
+    log: LogSection = field(default_factory=LogSection)
+    parent: ParentSection | None = None
+    sync: SyncSection = field(default_factory=SyncSection)
+    children: tuple[ChildSection, ...] = ()
+    agents: AgentsSection = field(default_factory=AgentsSection)
+    #: Directory of large values; replicas of one controller share it. Empty: below data_dir.
+    values_dir: str = ""
+
+
+_CHOICES = {
+    ("log", "kind"): ("etcd", "sqlite"),
+    ("sync", "mode"): ("continuous", "periodic", "opportunistic", "manual"),
+    ("agents", "enrolment"): ("known", "open"),
+    ("children", "kind"): ("region", "edge-zone", "cluster", "tenant", "air-gap-island"),
+    ("children", "level"): ("regional", "local", "autonomous"),
+}
+
+
+def load_config(path: Path) -> ControllerConfig:
+    """Reads and checks a configuration file. Raises `ConfigError`."""
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    config = _build(ControllerConfig, document, str(path))
+    _check(config, str(path))
+    return config
+
+
+def is_loopback(address: str) -> bool:
+    """Tells whether HOST:PORT names this machine only."""
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _build(kind: type[T], table: Any, where: str) -> T:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where}: a table is expected")
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(table) - set(fields))
+    if unknown:
+        raise ConfigError(
+            f"{where}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(fields))}"
+        )
+    values = {
+        name: _convert(hints[name], value, f"{where}: {name}") for name, value in table.items()
+    }
+    missing = [
+        f.name
+        for f in fields.values()
+        if f.name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where}: setting {missing[0]!r} is required")
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is types.UnionType:
+        hint = next(a for a in typing.get_args(hint) if a is not types.NoneType)
+        origin = typing.get_origin(hint)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{where}: a list is expected")
+        item = typing.get_args(hint)[0]
+        return tuple(_convert(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where)  # type: ignore[arg-type]
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint):
+        raise ConfigError(f"{where}: {hint.__name__} is expected, not {type(value).__name__}")
+    return value
+
+
+def _check(config: ControllerConfig, where: str) -> None:
+    for name, value in (
+        ("controller.id", config.controller.id),
+        ("controller.domain", config.controller.domain),
+        ("controller.replica", config.controller.replica),
+        *((f"children[{i}].domain", c.domain) for i, c in enumerate(config.children)),
+        *((f"children[{i}].controller", c.controller) for i, c in enumerate(config.children)),
+    ):
+        if not is_valid_id(value):
+            raise ConfigError(
+                f"{where}: {name} {value!r} is no id (lower-case letters, digits and '-', at most 63)"
+            )
+    for section, setting in _CHOICES:
+        held = getattr(config, section)
+        for part in held if isinstance(held, tuple) else (held,):
+            value = getattr(part, setting)
+            if value not in _CHOICES[(section, setting)]:
+                choices = ", ".join(_CHOICES[(section, setting)])
+                raise ConfigError(f"{where}: {section}.{setting} {value!r} is not one of {choices}")
+    _check_keys(config, where)
+    _check_addresses(config, where)
+
+
+def _check_keys(config: ControllerConfig, where: str) -> None:
+    keys = [("trust.root_public_key", config.trust.root_public_key)]
+    keys += [(f"children[{i}].public_key", c.public_key) for i, c in enumerate(config.children)]
+    for name, value in keys:
+        try:
+            raw = bytes.fromhex(value)
+        except ValueError:
+            raw = b""
+        if len(raw) != 32:
+            raise ConfigError(f"{where}: {name} must be 64 hexadecimal digits (an Ed25519 key)")
+    if (config.parent is None) != bool(config.trust.genesis):
+        raise ConfigError(
+            f"{where}: the root controller has trust.genesis and no [parent]; every other one has "
+            "[parent] and no trust.genesis"
+        )
+
+
+def _check_addresses(config: ControllerConfig, where: str) -> None:
+    addresses = [("listen.address", config.listen.address)]
+    if config.listen.admin_address:
+        addresses.append(("listen.admin_address", config.listen.admin_address))
+    if config.parent is not None:
+        addresses += [("parent.addresses", a) for a in config.parent.addresses]
+    for name, address in addresses:
+        if not address.rpartition(":")[2].isdigit():
+            raise ConfigError(f"{where}: {name} {address!r} is not HOST:PORT")
+        if not is_loopback(address):
+            raise ConfigError(
+                f"{where}: {name} {address!r} is not a loopback address; without TLS a controller binds and dials "
+                "loopback only"
+            )

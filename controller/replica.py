@@ -1,0 +1,299 @@
+"""One replica of a controller: its state, its part in the mastership, its life. Owns the order open → prove → replay
+→ follow → campaign → write; never serves a call itself.
+
+Assumptions. The lease only says who should write; every append is fenced by the log, so a paused master that wakes
+cannot write. A standby's state is what the log holds, some milliseconds late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from controller.changes import Changes
+from controller.config import ControllerConfig
+from controller.durability import Durability
+from controller.journal import Journal, JournalClosed
+from controller.log.errors import LogError
+from controller.log.port import Head, Log, MastershipLease
+from controller.log.witness import Continuity, Witness, WitnessFile, check_continuity
+from controller.signing import Ed25519Signer, Ed25519Verifier
+from controller.writes import Forwarder, Writer
+from federation.proposal import Identity
+from federation.state import Applied, State
+from souverix.event.v1 import event_pb2
+
+_log = logging.getLogger(__name__)
+
+Duty = Callable[[Journal], Awaitable[None]]
+
+#: Bytes read from the log at once in replay: some hundred commits, or four of the largest.
+REPLAY_READ_BYTES = 4 * 1024 * 1024
+
+#: Commits kept parsed for sync sessions that are level: at 1,000 commits a second over a second of lag.
+MAX_RECENT_COMMITS = 1024
+
+#: Of them, bytes at most: a backlog's commits are large.
+MAX_RECENT_BYTES = 32 * 1024 * 1024
+
+#: Interval between witnesses: each is an fsync, and a rewind is measured in more than a second of writes.
+WITNESS_INTERVAL_S = 1.0
+
+#: Wait before campaigning anew after a failure, so that a log that is down is not asked in a busy loop.
+RETRY_S = 0.5
+
+
+class Replica:
+    """A replica. `run` is its life; services read `state` and write through `writer` and `journal()`."""
+
+    def __init__(
+        self,
+        config: ControllerConfig,
+        log: Log,
+        signer: Ed25519Signer,
+        forwarder: Forwarder,
+    ) -> None:
+        self.config = config
+        self.signer = signer
+        self.verifier = Ed25519Verifier()
+        self.state = State(
+            config.controller.id, self.verifier, bytes.fromhex(config.trust.root_public_key)
+        )
+        self.changes = Changes()
+        self.durability = Durability()
+        self.log = log
+        self.writer = Writer(
+            self.state, self.journal, self.durability, forwarder, config.controller.domain
+        )
+        self.head: Head | None = None
+        self._incarnation = 1
+        self._journal: Journal | None = None
+        self._lease: MastershipLease | None = None
+        self._duties: list[Duty] = []
+        self._recent: deque[tuple[event_pb2.Commit, int]] = deque()
+        self._recent_bytes = 0
+        self._witness = WitnessFile(config.controller.data_dir / "witness.json")
+        self._replayed = asyncio.Event()
+
+    # What services use.
+
+    def journal(self) -> Journal:
+        """The journal. Raises `JournalClosed` on a standby."""
+        if self._journal is None:
+            raise JournalClosed(
+                f"replica {self.config.controller.replica} of {self.config.controller.id} is not the master; "
+                "ask the other addresses of this controller"
+            )
+        return self._journal
+
+    @property
+    def is_master(self) -> bool:
+        """Tells whether this replica may write now, as far as it knows."""
+        return self._journal is not None and self.lease_valid()
+
+    @property
+    def is_replayed(self) -> bool:
+        """Tells whether the log was read to its end once, so that reads are worth answering."""
+        return self._replayed.is_set()
+
+    @property
+    def incarnation(self) -> int:
+        """Incarnation of this controller's own streams."""
+        return self._incarnation
+
+    def lease_valid(self) -> bool:
+        """Tells whether the mastership lease still stands by this machine's clock."""
+        return self._lease is not None and self._lease.valid
+
+    def add_duty(self, duty: Duty) -> None:
+        """Registers what runs while this replica is master; it is cancelled when that ends."""
+        self._duties.append(duty)
+
+    async def read_commits(self, first_offset: int, max_bytes: int) -> list[event_pb2.Commit]:
+        """Consecutive commits from an offset, from memory where they are recent; empty at the end."""
+        if self._recent and first_offset >= self._recent[0][0].offset:
+            found, size = [], 0
+            for commit, bytes_ in islice(
+                self._recent, first_offset - self._recent[0][0].offset, None
+            ):
+                found.append(commit)
+                size += bytes_
+                if size >= max_bytes:
+                    break
+            return found
+        if first_offset >= self.state.next_offset:
+            return []
+        commits = await self.log.read(first_offset, max_bytes)
+        return [event_pb2.Commit.FromString(data) for _, data in commits]
+
+    # Its life.
+
+    async def run(self) -> None:
+        """Lives until cancelled. Raises `LogError` when an operator must act on the log."""
+        await self._open()
+        witness = asyncio.create_task(self._keep_witness(), name="witness")
+        try:
+            while True:
+                lease = await self._stand_by()
+                try:
+                    await self._be_master(lease)
+                finally:
+                    with contextlib.suppress(LogError):
+                        await lease.release()
+        finally:
+            witness.cancel()
+            await asyncio.gather(witness, return_exceptions=True)
+
+    async def _open(self) -> None:
+        self.config.controller.data_dir.mkdir(parents=True, exist_ok=True)
+        self.head = await self.log.open(os.urandom(16))
+        continuity = Continuity.SAME
+        witness = await asyncio.to_thread(self._witness.load)
+        if witness is not None:
+            continuity = await check_continuity(witness, self.log)
+        await self._replay()
+        self._incarnation = self._choose_incarnation(continuity)
+        self._replayed.set()
+        _log.info(
+            "log is open",
+            extra={
+                "commits": self.state.next_offset,
+                "incarnation": self._incarnation,
+                "continuity": continuity.name,
+            },
+        )
+
+    def _choose_incarnation(self, continuity: Continuity) -> int:
+        """The incarnation to write under; a log that was set back or exchanged begins a new one (design §4)."""
+        path = self.config.controller.data_dir / "incarnation.json"
+        stored = json.loads(path.read_text())["incarnation"] if path.exists() else 0
+        highest = max(stored, self.state.own_incarnation(), 1)
+        chosen: int = highest if continuity is Continuity.SAME else highest + 1
+        if chosen != stored:
+            _replace(path, json.dumps({"incarnation": chosen}))
+        return chosen
+
+    async def _replay(self) -> None:
+        while commits := await self.log.read(self.state.next_offset, REPLAY_READ_BYTES):
+            for offset, data in commits:
+                self._apply(offset, data)
+            await asyncio.sleep(0)
+
+    def _apply(self, offset: int, data: bytes) -> None:
+        commit = event_pb2.Commit.FromString(data)
+        self._applied(self.state.apply(offset, commit), commit, len(data))
+
+    def _applied(self, applied: Applied, commit: event_pb2.Commit, size: int) -> None:
+        self._recent.append((commit, size))
+        self._recent_bytes += size
+        while len(self._recent) > MAX_RECENT_COMMITS or (
+            self._recent_bytes > MAX_RECENT_BYTES and len(self._recent) > 1
+        ):
+            self._recent_bytes -= self._recent.popleft()[1]
+        self.changes.publish(applied)
+
+    async def _stand_by(self) -> MastershipLease:
+        """Follows the log and campaigns, until this replica is elected and has read all that was written."""
+        address = self.config.listen.address
+        follower = asyncio.create_task(self._follow(), name="follow")
+        try:
+            campaign = asyncio.create_task(
+                self.log.campaign(
+                    f"{self.config.controller.replica}@{address}", self.config.log.lease_ttl_s
+                ),
+                name="campaign",
+            )
+            done, _ = await asyncio.wait({follower, campaign}, return_when=asyncio.FIRST_COMPLETED)
+            if campaign not in done:
+                campaign.cancel()
+                await asyncio.gather(campaign, return_exceptions=True)
+                follower.result()
+            lease = campaign.result()
+        finally:
+            follower.cancel()
+            await asyncio.gather(follower, return_exceptions=True)
+        return lease
+
+    async def _follow(self) -> None:
+        async for commits in self.log.follow(self.state.next_offset):
+            for offset, data in commits:
+                if offset == self.state.next_offset:
+                    self._apply(offset, data)
+
+    async def _be_master(self, lease: MastershipLease) -> None:
+        """Writes until the lease is lost or the journal fails."""
+        try:
+            head = await self.log.head()
+            while self.state.next_offset < head.next_offset:
+                await self._replay()
+        except LogError as error:
+            _log.warning("cannot read the log after the election", extra={"error": str(error)})
+            await asyncio.sleep(RETRY_S)
+            return
+        identity = Identity(
+            self.config.controller.id, self.config.controller.domain, self._incarnation
+        )
+        self._lease = lease
+        journal = Journal(
+            self.log,
+            lease.mastership,
+            head,
+            self.state,
+            identity,
+            self.signer,
+            self.config.controller.replica,
+            self._applied,
+        )
+        self._journal = journal
+        _log.info("mastership is held", extra={"fencing_token": journal.fencing_token})
+        tasks: list[asyncio.Future[Any]] = [
+            asyncio.create_task(_as_coroutine(duty, journal)) for duty in self._duties
+        ]
+        lost = asyncio.create_task(lease.lost())
+        ends: list[asyncio.Future[Any]] = [lost, journal.failed]
+        try:
+            done, _ = await asyncio.wait([*tasks, *ends], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if task in tasks:
+                    task.result()
+                    raise RuntimeError("a duty of the master ended by itself")
+        finally:
+            self._journal = None
+            self._lease = None
+            for task in [*tasks, lost]:
+                task.cancel()
+            await journal.close()
+            await asyncio.gather(*tasks, lost, return_exceptions=True)
+            _log.warning("mastership has ended")
+
+    async def _keep_witness(self) -> None:
+        stored = -1
+        while True:
+            await asyncio.sleep(WITNESS_INTERVAL_S)
+            journal = self._journal
+            head = journal.head if journal is not None else None
+            if head is not None and head.next_offset != stored:
+                await asyncio.to_thread(self._witness.store, Witness(self.log.identity, head))
+                stored = head.next_offset
+
+
+async def _as_coroutine(duty: Duty, journal: Journal) -> None:
+    await duty(journal)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replaces a small file so that a crash leaves the old or the new one."""
+    fresh = path.with_suffix(".new")
+    with fresh.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)

@@ -1,0 +1,163 @@
+"""What every call has in common: who calls, errors as status, refusals in the audit log. Owns the server
+interceptor; knows no service.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.rpc import code_pb2
+
+from controller.errors import abort, status_of
+from controller.journal import JournalError
+from controller.log.errors import LogError
+from controller.replica import Replica
+from controller.writes import Caller, write_audit
+from federation.errors import FederationError
+from souverix.audit.v1 import audit_pb2
+
+_log = logging.getLogger(__name__)
+
+#: Metadata that names the caller. Believed on loopback without TLS only; certificates replace it.
+PRINCIPAL_METADATA = "souverix-principal"
+
+ANONYMOUS = "user:anonymous"
+
+#: What a principal may look like; anything else is refused rather than written into the audit log.
+PRINCIPAL_PATTERN = re.compile(r"[a-z]+:[A-Za-z0-9._@/-]{1,128}")
+
+#: Refusals written to the audit log a second, and the burst allowed: a hostile or broken caller must not be able to
+#: fill the log. What is held back is counted in the next entry.
+REFUSALS_PER_S = 5.0
+REFUSALS_BURST = 20
+
+#: Refusals that are answers to a question rather than attempts at a change.
+READING = ("Get", "List", "Watch", "Download", "Verify", "Connect", "ServerReflection", "Check")
+
+
+def caller_of(context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
+    """Who calls. Raises `ServiceError` through the interceptor when the principal is malformed."""
+    supplied = getattr(context, "caller", None)
+    if isinstance(supplied, Caller):
+        return supplied
+    metadata = dict(context.invocation_metadata() or ())
+    principal = metadata.get(PRINCIPAL_METADATA, ANONYMOUS)
+    text = principal.decode(errors="replace") if isinstance(principal, bytes) else str(principal)
+    if not PRINCIPAL_PATTERN.fullmatch(text):
+        text = ANONYMOUS
+    return Caller(text, context.peer(), context.time_remaining())
+
+
+class RefusalAudit:
+    """Writes refused calls to the audit log, at a bounded rate."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._tokens = float(REFUSALS_BURST)
+        self._filled_s = time.monotonic()
+        self._suppressed = 0
+
+    async def note(self, method: str, caller: Caller, error: BaseException) -> None:
+        """Takes note of a refusal; never raises."""
+        if not isinstance(error, FederationError) or not self._replica.is_master:
+            return
+        now = time.monotonic()
+        self._tokens = min(REFUSALS_BURST, self._tokens + (now - self._filled_s) * REFUSALS_PER_S)
+        self._filled_s = now
+        if self._tokens < 1:
+            self._suppressed += 1
+            return
+        self._tokens -= 1
+        status = status_of(error)
+        denied = status.code in (code_pb2.PERMISSION_DENIED, code_pb2.FAILED_PRECONDITION)
+        record = audit_pb2.AuditRecord(
+            principal=caller.principal,
+            action=method.lstrip("/"),
+            resource=error.metadata.get("subject", error.metadata.get("domain", "")),
+            source=caller.source,
+            outcome=(
+                audit_pb2.AUDIT_OUTCOME_DENIED if denied else audit_pb2.AUDIT_OUTCOME_REJECTED
+            ),
+            reason=error.reason,
+            message=str(error)[:1024],
+            suppressed_count=self._suppressed,
+        )
+        self._suppressed = 0
+        domain = error.metadata.get("domain") or self._replica.config.controller.domain
+        with contextlib.suppress(JournalError, LogError):
+            await self._replica.journal().submit(lambda p: write_audit(p, record, domain=domain))
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Turns exceptions into status with details, and notes refusals of changes."""
+
+    def __init__(self, audit: RefusalAudit) -> None:
+        self._audit = audit
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wraps the handler of one method."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        if handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(
+                self._unary(method, handler.unary_unary),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        if handler.unary_stream:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(method, handler.unary_stream),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        if handler.stream_stream:
+            return grpc.stream_stream_rpc_method_handler(
+                self._stream(method, handler.stream_stream),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        return handler
+
+    def _unary(self, method: str, inner: Any) -> Any:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                return await inner(request, context)
+            except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
+                await self._refuse(method, context, error)
+
+        return call
+
+    def _stream(self, method: str, inner: Any) -> Any:
+        async def call(
+            request: Any, context: grpc.aio.ServicerContext[Any, Any]
+        ) -> AsyncIterator[Any]:
+            try:
+                async for response in inner(request, context):
+                    yield response
+            except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
+                await self._refuse(method, context, error)
+
+        return call
+
+    async def _refuse(
+        self, method: str, context: grpc.aio.ServicerContext[Any, Any], error: Exception
+    ) -> None:
+        if isinstance(error, grpc.aio.AbortError):
+            raise error
+        if status_of(error).code == code_pb2.INTERNAL:
+            _log.exception("a call failed", extra={"method": method}, exc_info=error)
+        if not method.rpartition("/")[2].startswith(READING):
+            await self._audit.note(method, caller_of(context), error)
+        await abort(context, error)
