@@ -30,5 +30,5 @@ class CommandRefused(AgentError):
     """The node will not do what a command says. Its issuer must act; nothing was changed."""
 
 
-class ActionFailed(AgentError):
-    """The node tried to do what a command says and could not. The text goes to the issuer."""
+class NumberingBegunAnew(AgentError):
+    """The controller's count of reports contradicts ours; the numbering began anew and must be greeted again."""

@@ -51,6 +51,17 @@ class Identity:
             "UPDATE node SET frames_refused = frames_refused + 1 WHERE node = ?", self.node
         )
 
+    def reported_inventory(self) -> bytes | None:
+        """The change digest of the inventory last put in the backlog, or None. Raises StateUnavailable."""
+        row = self._database.row("SELECT inventory_digest FROM node WHERE node = ?", self.node)
+        return None if row is None else row["inventory_digest"]
+
+    def keep_reported_inventory(self, digest: bytes) -> None:
+        """Keep the change digest of an inventory that was put in the backlog. Raises StateUnavailable."""
+        self._database.write(
+            "UPDATE node SET inventory_digest = ? WHERE node = ?", digest, self.node
+        )
+
     def renew_source(self) -> None:
         """Take a new source id, because the numbering begins anew. Raises StateUnavailable."""
         source = _new_source()

@@ -141,16 +141,14 @@ class Link:
         self._wanted: deque[str] = deque()
 
     def deadline_s(self) -> float:
-        """When `tick` has something to do, or a heartbeat falls due."""
-        match self.state:
-            case LinkState.DISCONNECTED:
-                return self._plan.next().not_before_s
-            case LinkState.LINKED:
-                return min(self._silent_at_s, self._heartbeat_at_s)
-            case LinkState.GREETING | LinkState.CLOSING:
-                return self._silent_at_s
-            case LinkState.STOPPED:
-                return float("inf")
+        """When `tick` has something to do."""
+        if self.state is LinkState.DISCONNECTED:
+            return self._plan.next().not_before_s
+        return self._silent_at_s
+
+    def heartbeat_due_s(self) -> float:
+        """When the next heartbeat falls due; never, while no link stands."""
+        return self._heartbeat_at_s if self.state is LinkState.LINKED else float("inf")
 
     def tick(self, now_s: float) -> list[Effect]:
         """Time has passed: dial when the pause is over, leave a stream that is silent for too long."""
@@ -193,7 +191,6 @@ class Link:
             return [refused, *self.leave(Trigger.STALE_FENCE, f"fence {offered}", now_s)]
         effects: list[Effect] = []
         if stands is Standing.HIGHER:
-            self._fence = offered
             effects.append(KeepFence(offered))
         self._silent_at_s = now_s + self._lease_ttl_s
         return effects + self._take(frame, kind, now_s)
@@ -257,6 +254,10 @@ class Link:
         detail = f"{reason} {goodbye.message}".rstrip()
         return self.leave(Trigger.SENT_AWAY, detail, now_s, retry_after_s)
 
+    def fence_kept(self, fence: Fence) -> None:
+        """The fence is durable. Until then it does not count as met, and the next frame asks for it again."""
+        self._fence = fence
+
     def leave(
         self, trigger: Trigger, detail: str, now_s: float, retry_after_s: float | None = None
     ) -> list[Effect]:
@@ -291,15 +292,23 @@ class Link:
             return
         if now_s >= self._heartbeat_at_s:
             yield SendHeartbeat(round(now_s * 1000), self.rtt_s)
-        if self._results:
+        while self._results:
             yield SendResult(self._results[0])
         if self._reports_sent - self._reports_acknowledged < REPORT_WINDOW:
             yield SendReport(self._reports_sent)
-        if self._wanted:
+        while self._wanted:
             yield SendChunk(self._wanted[0])
 
+    def not_there(self, send: Send) -> None:
+        """There is nothing to fetch for `send`: a result or chunk that is gone must not stand in the way."""
+        match send:
+            case SendResult():
+                self._results.popleft()
+            case SendChunk():
+                self._wanted.popleft()
+
     def sent(self, send: Send, now_s: float, report: int = 0) -> None:
-        """`send` is on its way, or cannot be fetched. `report` is the number of the report that was sent."""
+        """`send` is on its way. `report` is the number of the report that was sent."""
         match send:
             case SendHello():
                 self._hello_sent = True

@@ -1,0 +1,231 @@
+"""One node's agent: its memory, its reporter, its commands, and the link that joins them to a controller.
+
+Owns the wiring of one node, and what each effect of the link does to what is kept. Decides nothing of the
+protocol (link), of commands (commands) or of reports (reporter).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nodeagent import AGENT_VERSION
+from nodeagent.actions import Tools
+from nodeagent.backlog import Backlog
+from nodeagent.clock import Clock, duration, timestamp
+from nodeagent.commands import Commands
+from nodeagent.configuration import ConfigurationStore
+from nodeagent.connection import Connection
+from nodeagent.dialling import DialPlan
+from nodeagent.errors import NumberingBegunAnew
+from nodeagent.identity import Identity
+from nodeagent.inventory import Host
+from nodeagent.ledger import Ledger
+from nodeagent.link import Link
+from nodeagent.link_effects import (
+    CancelArrived,
+    CommandArrived,
+    Dial,
+    Effect,
+    FrameRefused,
+    KeepFence,
+    LinkLeft,
+    ReportsAcknowledged,
+    ResultAcknowledged,
+    Send,
+    SendChunk,
+    SendGoodbye,
+    SendHeartbeat,
+    SendHello,
+    SendReport,
+    SendResult,
+    Welcomed,
+)
+from nodeagent.logs import EventLog
+from nodeagent.reporter import Reporter
+from nodeagent.statedir import Database
+from souverix.fleet.v1 import node_pb2
+from souverix.nodelink.v1 import nodelink_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """What an operator says of one node. `controllers` are addresses "HOST:PORT", tried in turn."""
+
+    node: str
+    controllers: tuple[str, ...]
+    spec: node_pb2.NodeSpec
+    heartbeat_s: float
+    report_interval_s: float
+    software_version: str
+
+
+class Agent:
+    """One node's agent on an open state directory."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        database: Database,
+        config_directory: Path,
+        host: Host,
+        clock: Clock,
+        chance: Callable[[], float],
+    ) -> None:
+        node = settings.node
+        self._settings = settings
+        self._clock = clock
+        self._log = EventLog(node)
+        self._spec = _described(settings.spec, host)
+        self._identity = Identity(database, node)
+        self._backlog = Backlog(database, self._identity)
+        self._ledger = Ledger(database, node)
+        configuration = ConfigurationStore(config_directory, database, node)
+        self._reporter = Reporter(
+            host,
+            self._identity,
+            self._backlog,
+            configuration,
+            software_version=settings.software_version,
+            clock=clock,
+            chance=chance,
+            made=self._something_to_send,
+        )
+        tools = Tools(node, clock, configuration, self._reporter)
+        self._commands = Commands(self._ledger, tools, finished=self._result_ready)
+        plan = DialPlan(settings.controllers, chance)
+        self._link = Link(plan, self._identity.fence, settings.heartbeat_s)
+        self._connection = Connection(self._link, self, clock)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Be this node's agent until `stop` is set. Needs no controller to start. Raises StateUnavailable."""
+        self._commands.recover()
+        self._log.info(
+            "agent_started",
+            version=AGENT_VERSION,
+            source=self._identity.source,
+            domain=self._identity.domain,
+            fence=self._identity.fence,
+            backlog=self._backlog.waiting,
+        )
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._connection.run(stop))
+            tasks.create_task(self._commands.run(stop))
+            tasks.create_task(self._reporter.run(stop, self._settings.report_interval_s))
+        self._log.info("agent_stopped", backlog=self._backlog.waiting)
+
+    def apply(self, effect: Effect) -> None:
+        """Carry out one effect of the link. Raises StateUnavailable, NumberingBegunAnew."""
+        match effect:
+            case KeepFence():
+                self._identity.keep_fence(effect.fence)
+                self._link.fence_kept(effect.fence)
+                self._log.info("fence_met", fence=effect.fence)
+            case Welcomed():
+                self._welcomed(effect)
+            case ReportsAcknowledged():
+                self._backlog.acknowledge(effect.sequence)
+            case CommandArrived():
+                self._commands.receive(effect.frame)
+            case CancelArrived():
+                self._commands.cancel(effect.command_id)
+            case ResultAcknowledged():
+                self._ledger.acknowledge(effect.command_id)
+            case FrameRefused():
+                self._identity.count_refused_frame()
+                self._log.warning("frame_refused", fence=effect.offered, highest=effect.highest)
+            case LinkLeft():
+                self._log.warning(
+                    "link_left",
+                    controller=effect.address,
+                    cause=effect.trigger.value,
+                    detail=effect.detail,
+                )
+            case Dial():
+                self._log.info("dialling", controller=effect.address)
+
+    def fetch(self, send: Send) -> nodelink_pb2.ConnectRequest | None:
+        """The frame for a permission of the link, or None when there is none. Raises StateUnavailable."""
+        request = nodelink_pb2.ConnectRequest()
+        match send:
+            case SendHello():
+                request.hello.CopyFrom(self._hello())
+            case SendHeartbeat():
+                request.heartbeat.ping_ms = send.ping_ms
+                request.heartbeat.backlog_reports = self._backlog.waiting
+                if send.rtt_s is not None:
+                    request.heartbeat.rtt.CopyFrom(duration(send.rtt_s))
+            case SendResult():
+                result = self._ledger.result(send.command_id)
+                if result is None:
+                    return None
+                request.result.CopyFrom(result)
+            case SendReport():
+                report = self._backlog.next_after(send.after)
+                if report is None:
+                    return None
+                request.report.CopyFrom(report)
+            case SendChunk():
+                data = self._backlog.chunk(send.digest)
+                if data is None:
+                    self._log.error("chunk_missing", digest=send.digest)
+                    return None
+                request.chunk.digest, request.chunk.data = send.digest, data
+            case SendGoodbye():
+                request.goodbye.reason = "the agent stops"
+        return request
+
+    def _hello(self) -> nodelink_pb2.AgentHello:
+        hello = nodelink_pb2.AgentHello(
+            node=self._settings.node,
+            agent_version=AGENT_VERSION,
+            source=self._identity.source,
+            spec=self._spec,
+            backlog_reports=self._backlog.waiting,
+            oldest_report=self._backlog.oldest,
+            clock=timestamp(self._clock.wall_us()),
+        )
+        if self._identity.fence is not None:
+            hello.highest_fence.CopyFrom(self._identity.fence.to_message())
+        return hello
+
+    def _welcomed(self, welcome: Welcomed) -> None:
+        durable = welcome.reports_acknowledged
+        if not self._backlog.acknowledged <= durable <= self._backlog.numbered:
+            held = f"{self._backlog.acknowledged} to {self._backlog.numbered}"
+            self._backlog.begin_anew()
+            self._reporter.ask_for_all()
+            self._log.error("numbering_began_anew", controller_has=durable, expected=held)
+            raise NumberingBegunAnew(
+                f"the controller has {durable} reports, we expected {held}: one of us was restored"
+            )
+        self._backlog.acknowledge(durable)
+        self._identity.keep_domain(welcome.domain)
+        unacknowledged = self._ledger.unacknowledged()
+        for command_id in unacknowledged:
+            self._link.result_ready(command_id)
+        self._log.info(
+            "linked",
+            domain=welcome.domain,
+            backlog=self._backlog.waiting,
+            results=len(unacknowledged),
+        )
+
+    def _something_to_send(self) -> None:
+        self._connection.something_to_send()
+
+    def _result_ready(self, command_id: str) -> None:
+        self._link.result_ready(command_id)
+        self._connection.something_to_send()
+
+
+def _described(spec: node_pb2.NodeSpec, host: Host) -> node_pb2.NodeSpec:
+    """The operator's description, with the hardware as the host knows it."""
+    described = node_pb2.NodeSpec()
+    described.CopyFrom(spec)
+    hardware = host.hardware()
+    if hardware is not None:
+        described.hardware.CopyFrom(hardware)
+    return described

@@ -1,0 +1,174 @@
+"""Drives one node's link over gRPC.
+
+Owns channel, stream and tasks. Decides nothing: the link says what to do, the correspondent does it. One stream
+at a time; a stream that is left is cancelled before the next is dialled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+from nodeagent.clock import Clock
+from nodeagent.errors import NumberingBegunAnew, StateUnavailable
+from nodeagent.link import CLOSING_TIMEOUT_S, Link, LinkState
+from nodeagent.link_effects import Dial, Effect, Send, SendGoodbye, Trigger
+from nodeagent.waiting import first_set
+from souverix.nodelink.v1 import nodelink_pb2, nodelink_pb2_grpc
+
+MAX_MESSAGE_BYTES = 1024 * 1024
+"""Largest frame either way: a chunk of 256 KiB and a configuration of 256 KiB fit with room to spare."""
+
+CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.use_local_subchannel_pool", 1),  # a dial is a new connection: the back-off is the link's
+    ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class Correspondent(Protocol):
+    """Who is behind the link: carries out effects and fetches what is to be sent."""
+
+    def apply(self, effect: Effect) -> None:
+        """Carry out one effect. Raises StateUnavailable, NumberingBegunAnew."""
+        ...
+
+    def fetch(self, send: Send) -> nodelink_pb2.ConnectRequest | None:
+        """The frame for a permission, or None when there is none. Raises StateUnavailable."""
+        ...
+
+
+class Connection:
+    """One node's connection to its controller, kept up until told to stop."""
+
+    def __init__(self, link: Link, correspondent: Correspondent, clock: Clock) -> None:
+        self._link = link
+        self._correspondent = correspondent
+        self._now_s = clock.monotonic_s
+        self._to_send = asyncio.Event()
+        self._moved = asyncio.Event()
+
+    def something_to_send(self) -> None:
+        """A report or a result is there to be sent."""
+        self._to_send.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Dial, and dial again, until `stop` is set; then take leave."""
+        stopper = asyncio.create_task(self._stop_when(stop))
+        try:
+            while self._link.state is not LinkState.STOPPED:
+                for effect in self._link.tick(self._now_s()):
+                    self._correspondent.apply(effect)
+                    if isinstance(effect, Dial):
+                        await self._stream(effect.address)
+                await self._until_moved()
+        finally:
+            stopper.cancel()
+
+    async def _stop_when(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._link.stop(self._now_s())
+        self._to_send.set()
+        self._moved.set()
+
+    async def _stream(self, address: str) -> None:
+        async with grpc.aio.insecure_channel(address, options=list(CHANNEL_OPTIONS)) as channel:
+            call = nodelink_pb2_grpc.NodeLinkServiceStub(channel).Connect()
+            reader = asyncio.create_task(self._read(call))
+            writer = asyncio.create_task(self._write(call))
+            watcher = asyncio.create_task(self._watch())
+            try:
+                await asyncio.wait({reader, watcher}, return_when=asyncio.FIRST_COMPLETED)
+                if self._link.state is LinkState.STOPPED:
+                    await asyncio.wait({reader}, timeout=CLOSING_TIMEOUT_S)
+            finally:
+                call.cancel()
+                for task in (reader, writer, watcher):
+                    task.cancel()
+                ends = await asyncio.gather(reader, writer, watcher, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
+
+    async def _read(self, call: Any) -> None:
+        """Hand frames to the link until the stream ends or is left."""
+        detail = "the controller closed the stream"
+        try:
+            while (frame := await call.read()) is not grpc.aio.EOF:
+                self._carry_out(self._link.receive(frame, self._now_s()))
+                self._to_send.set()
+                self._moved.set()
+                if self._link.state is LinkState.DISCONNECTED:
+                    return
+        except grpc.aio.AioRpcError as error:
+            detail = f"{error.code().name} {error.details()}"
+        self._leave(Trigger.STREAM_ENDED, detail)
+
+    async def _write(self, call: Any) -> None:
+        """Send what the link permits until it is left. How a stream ended is for the reader to tell."""
+        try:
+            while self._link.state not in (LinkState.DISCONNECTED, LinkState.STOPPED):
+                self._to_send.clear()
+                frame = self._next_frame()
+                if frame is None:
+                    await self._until(self._to_send, self._link.heartbeat_due_s())
+                    continue
+                await call.write(frame)
+                if frame.HasField("goodbye"):
+                    self._link.sent(SendGoodbye(), self._now_s())
+                    await call.done_writing()
+                    self._moved.set()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return
+
+    async def _watch(self) -> None:
+        """Let time pass in the link, so that silence is noticed; return when the stream is over for us."""
+        while self._link.state not in (LinkState.DISCONNECTED, LinkState.STOPPED):
+            self._carry_out(self._link.tick(self._now_s()))
+            await self._until_moved()
+
+    def _next_frame(self) -> nodelink_pb2.ConnectRequest | None:
+        """The most urgent frame there is. Noted as sent before it leaves, for its answer may come at once."""
+        now_s = self._now_s()
+        try:
+            for send in self._link.willing(now_s):
+                frame = self._correspondent.fetch(send)
+                if frame is None:
+                    self._link.not_there(send)
+                    continue
+                if not isinstance(send, SendGoodbye):
+                    self._link.sent(send, now_s, report=frame.report.sequence)
+                return frame
+        except StateUnavailable as error:
+            self._leave(Trigger.OWN_FAILURE, str(error))
+        return None
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        try:
+            for effect in effects:
+                self._correspondent.apply(effect)
+        except StateUnavailable as error:
+            self._leave(Trigger.OWN_FAILURE, str(error))
+        except NumberingBegunAnew as error:
+            self._leave(Trigger.PROTOCOL_BROKEN, str(error))
+
+    def _leave(self, trigger: Trigger, detail: str) -> None:
+        for effect in self._link.leave(trigger, detail, self._now_s()):
+            self._correspondent.apply(effect)
+        self._moved.set()
+
+    async def _until_moved(self) -> None:
+        """Wait until the link may have something to do: its deadline, or news."""
+        self._moved.clear()
+        if self._link.state is not LinkState.STOPPED:
+            await self._until(self._moved, self._link.deadline_s())
+
+    async def _until(self, event: asyncio.Event, deadline_s: float) -> None:
+        left_s = max(deadline_s - self._now_s(), 0.0)
+        await first_set(event, timeout_s=None if left_s == float("inf") else left_s)
