@@ -1,0 +1,227 @@
+"""The command `souverix-node`.
+
+Owns options, help and exit codes: 0 after a clean stop, 1 when the state directory fails, 2 for wrong settings.
+Decides nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from nodeagent import AGENT_VERSION
+from nodeagent.agent import NodeSettings
+from nodeagent.errors import OperatorMustAct, SettingsInvalid, StateUnavailable
+from nodeagent.link import DEFAULT_HEARTBEAT_S
+from nodeagent.logs import set_up_logs
+from nodeagent.process import run_node, run_simulated
+from nodeagent.reporter import DEFAULT_INTERVAL_S
+from nodeagent.settings import KINDS, Settings, checked_node, merged, node_settings, read_file
+from nodeagent.status import lines, read_status
+
+MAX_SIMULATED = 2000
+"""Simulated nodes in one process: one event loop serves no more in good time."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _shared_options(command: Command) -> Command:
+    options = (
+        click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            help="TOML file with the same settings; options here go before it.",
+        ),
+        click.option(
+            "--controller",
+            "controllers",
+            multiple=True,
+            metavar="HOST:PORT[,…]",
+            help="Replicas of the controller, tried in turn. Loopback only, until TLS. May be repeated.",
+        ),
+        click.option(
+            "--state-dir",
+            type=click.Path(path_type=Path),
+            help="Where backlog, ledger and configuration are kept. Made if missing.",
+        ),
+        click.option("--kind", type=click.Choice(list(KINDS)), help="What the node is. [edge]"),
+        click.option("--component-type", metavar="NAME", help="Component the node runs."),
+        click.option("--region", metavar="NAME", help="Region it stands in, for people."),
+        click.option("--zone", metavar="NAME", help="Zone it stands in, for people."),
+        click.option("--tag", "tags", multiple=True, metavar="WORD", help="Word to find it by."),
+        click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Named value."),
+        click.option(
+            "--software-version",
+            metavar="TEXT",
+            help="Version of the software the node runs, as reported.",
+        ),
+        click.option(
+            "--heartbeat",
+            "heartbeat_s",
+            type=float,
+            metavar="SECONDS",
+            help=f"Heartbeat interval where the controller names none. [{DEFAULT_HEARTBEAT_S:g}]",
+        ),
+        click.option(
+            "--report-interval",
+            "report_interval_s",
+            type=float,
+            metavar="SECONDS",
+            help=f"Time between reports. An applied configuration is reported at once. [{DEFAULT_INTERVAL_S:g}]",
+        ),
+        click.option(
+            "--log-level",
+            type=click.Choice(["info", "warning", "error"]),
+            default="info",
+            show_default=True,
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(AGENT_VERSION, prog_name="souverix-node")
+def main() -> None:
+    """The Souverix node agent.
+
+    It keeps one stream to the controller of its domain: it says who it is, sends signs of life and reports, and
+    carries out commands. Reports and results wait in the state directory while no controller answers, and are
+    sent in order when one does.
+
+    \b
+    Report this host to a controller:
+      souverix-node run --node edge-7 --controller 127.0.0.1:7443 --state-dir /var/lib/souverix-node
+    See what the agent knows, also while it runs:
+      souverix-node status --state-dir /var/lib/souverix-node
+    Sixty made-up nodes for a demonstration:
+      souverix-node simulate --count 60 --prefix edge-a1- --controller 127.0.0.1:7443 --state-dir /tmp/fleet
+    """
+
+
+@main.command()
+@click.option(
+    "--node",
+    metavar="ID",
+    help="Id of this node. Known from the state directory after the first run.",
+)
+@click.option("--display-name", metavar="TEXT", help="Name for people.")
+@_shared_options
+def run(node: str | None, config: Path | None, log_level: str, **options: Any) -> None:
+    """Be the agent of this host until SIGTERM or SIGINT.
+
+    Starts whether or not a controller answers. Of several addresses the one that answers as master is kept.
+    """
+    set_up_logs(log_level)
+
+    def start() -> None:
+        settings = _gathered(config, {"node": node, **options})
+
+        def settings_of(known_node: str | None) -> NodeSettings:
+            chosen = settings.get("node") or known_node
+            if not isinstance(chosen, str):
+                raise SettingsInvalid("which node is this? Add --node ID, or node in the file")
+            return node_settings(settings, chosen)
+
+        if settings.get("node"):
+            settings_of(None)
+        asyncio.run(run_node(settings_of, _state_dir(settings)))
+
+    _with_exit_code(start)
+
+
+@main.command()
+@click.option(
+    "--count", type=click.IntRange(1, MAX_SIMULATED), required=True, help="How many nodes."
+)
+@click.option("--prefix", default="sim-", show_default=True, help="What their ids begin with.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Same seed, same made-up hosts."
+)
+@_shared_options
+def simulate(
+    count: int, prefix: str, seed: int, config: Path | None, log_level: str, **options: Any
+) -> None:
+    """Be the agents of many made-up nodes, in one process.
+
+    Each has its own stream and its own durable state, and speaks as a real one does; only what it says of its
+    host is made up. Ids are PREFIX and a number, as in edge-a1-01.
+    """
+    set_up_logs(log_level)
+
+    def start() -> None:
+        settings = _gathered(config, options)
+        width = len(str(count))
+        nodes = [checked_node(f"{prefix}{number:0{width}}") for number in range(1, count + 1)]
+        shared = node_settings(settings, nodes[0])
+        asyncio.run(run_simulated(shared, nodes, seed, _state_dir(settings)))
+
+    _with_exit_code(start)
+
+
+@main.command()
+@click.option("--state-dir", type=click.Path(path_type=Path), required=True)
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON list.")
+def status(state_dir: Path, as_json: bool) -> None:
+    """Print what a state directory knows: node, fence, backlog, ledger, configuration."""
+
+    def show() -> None:
+        nodes = read_status(state_dir)
+        if as_json:
+            click.echo(json.dumps(nodes, indent=2))
+        else:
+            for node in nodes:
+                click.echo("\n".join(lines(node)))
+
+    _with_exit_code(show)
+
+
+def _gathered(config: Path | None, options: dict[str, Any]) -> Settings:
+    addresses = [
+        part.strip() for word in options["controllers"] for part in word.split(",") if part.strip()
+    ]
+    pairs = [label.partition("=") for label in options["labels"]]
+    if any(not name or not equals for name, equals, _ in pairs):
+        raise SettingsInvalid("a label is NAME=VALUE, as in --label rack=12")
+    named: Settings = {
+        **options,
+        "controllers": addresses,
+        "tags": list(options["tags"]),
+        "labels": {name: value for name, _, value in pairs},
+    }
+    return merged(read_file(config) if config else {}, named)
+
+
+def _state_dir(settings: Settings) -> Path:
+    state_dir = settings.get("state_dir")
+    if not state_dir:
+        raise SettingsInvalid(
+            "where is the state kept? Add --state-dir DIR, or state_dir in the file"
+        )
+    return Path(str(state_dir))
+
+
+def _with_exit_code(action: Callable[[], None]) -> None:
+    """Run `action`; tell its failure in a line. Failures of simulated agents come in groups, hence `except*`."""
+    code = 0
+    try:
+        action()
+    except* OperatorMustAct as failures:
+        click.echo(f"souverix-node: {failures.exceptions[0]}", err=True)
+        code = 2
+    except* StateUnavailable as failures:
+        click.echo(f"souverix-node: {failures.exceptions[0]}", err=True)
+        code = 1
+    if code:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""What an operator may set, from a TOML file and from the command line.
+
+Owns names, defaults and checks of settings; the command line goes before the file. Every complaint names the
+setting, the cause and the next step. Starts nothing.
+
+Without TLS the agent dials loopback only: anybody on the way could otherwise read reports and forge commands.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nodeagent.agent import NodeSettings
+from nodeagent.errors import SettingsInvalid
+from nodeagent.link import DEFAULT_HEARTBEAT_S
+from nodeagent.reporter import DEFAULT_INTERVAL_S
+from souverix.fleet.v1 import node_pb2
+
+KINDS = {
+    "edge": node_pb2.NODE_KIND_EDGE,
+    "dc": node_pb2.NODE_KIND_DC,
+    "gateway": node_pb2.NODE_KIND_GATEWAY,
+    "relay": node_pb2.NODE_KIND_RELAY,
+    "virtual": node_pb2.NODE_KIND_VIRTUAL,
+}
+
+MAX_TAGS = 64
+"""Tags and labels each: a node is found by a handful, and each hello carries them."""
+
+LONGEST_WORD = 128
+"""Characters of a tag, label, or name."""
+
+LONGEST_INTERVAL_S = 86_400.0
+"""Most seconds of any interval: a node should be heard of once a day."""
+
+_NODE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+_FILE_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "node": str,
+    "controllers": list,
+    "state_dir": str,
+    "kind": str,
+    "display_name": str,
+    "component_type": str,
+    "region": str,
+    "zone": str,
+    "tags": list,
+    "labels": dict,
+    "heartbeat_s": (int, float),
+    "report_interval_s": (int, float),
+    "software_version": str,
+}
+
+Settings = dict[str, object]
+"""Settings by name, as in `_FILE_TYPES`."""
+
+
+def read_file(path: Path) -> Settings:
+    """The settings of a TOML file. Raises SettingsInvalid."""
+    try:
+        found = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsInvalid(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsInvalid(f"{path} is not TOML: {error}") from error
+    for name, value in found.items():
+        expected = _FILE_TYPES.get(name)
+        if expected is None:
+            known = ", ".join(_FILE_TYPES)
+            raise SettingsInvalid(f"{path}: {name} is no setting; settings are {known}")
+        if not isinstance(value, expected) or isinstance(value, bool):
+            raise SettingsInvalid(f"{path}: {name} has a value of the wrong type: {value!r}")
+    return found
+
+
+def merged(file: Settings, command_line: Settings) -> Settings:
+    """The file's settings, overridden by what the command line names (None, empty list or dict: names nothing)."""
+    named = {name: value for name, value in command_line.items() if value not in (None, [], {})}
+    return {**file, **named}
+
+
+def node_settings(settings: Settings, node: str) -> NodeSettings:
+    """Check the settings and give those of one node. Raises SettingsInvalid."""
+    return NodeSettings(
+        node=checked_node(node),
+        controllers=checked_controllers(_words(settings, "controllers")),
+        spec=_spec(settings),
+        heartbeat_s=_span_s(settings, "heartbeat_s", DEFAULT_HEARTBEAT_S),
+        report_interval_s=_span_s(settings, "report_interval_s", DEFAULT_INTERVAL_S),
+        software_version=_word(settings, "software_version"),
+    )
+
+
+def checked_node(node: str) -> str:
+    """The node id, if it is one. Raises SettingsInvalid."""
+    if not _NODE.fullmatch(node):
+        raise SettingsInvalid(
+            f"{node!r} is no node id: 1 to 63 lower-case letters, digits or '-', "
+            "with no '-' at either end"
+        )
+    return node
+
+
+def checked_controllers(addresses: Sequence[str]) -> tuple[str, ...]:
+    """The addresses, without repeats, if the agent may dial them. Raises SettingsInvalid."""
+    if not addresses:
+        raise SettingsInvalid(
+            "no controller is named: add --controller HOST:PORT, or controllers in the file"
+        )
+    for address in addresses:
+        host, colon, port = address.rpartition(":")
+        if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+            raise SettingsInvalid(f"controller {address!r} is not HOST:PORT, as in 127.0.0.1:7443")
+        if not _is_loopback(host):
+            raise SettingsInvalid(
+                f"controller {address} is not on this machine's loopback: without TLS the agent dials "
+                "127.0.0.0/8, [::1] and localhost only; TLS comes with certificates, in a later version"
+            )
+    return tuple(dict.fromkeys(addresses))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _spec(settings: Settings) -> node_pb2.NodeSpec:
+    kind = _word(settings, "kind", "edge")
+    if kind not in KINDS:
+        raise SettingsInvalid(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+    labels = settings.get("labels", {})
+    if not isinstance(labels, dict) or len(labels) > MAX_TAGS:
+        raise SettingsInvalid(f"labels: at most {MAX_TAGS} pairs of name and value")
+    return node_pb2.NodeSpec(
+        kind=KINDS[kind],
+        display_name=_word(settings, "display_name"),
+        component_type=_word(settings, "component_type"),
+        region=_word(settings, "region"),
+        zone=_word(settings, "zone"),
+        tags=_words(settings, "tags"),
+        labels={
+            _checked_word("labels", name): _checked_word("labels", value)
+            for name, value in labels.items()
+        },
+    )
+
+
+def _word(settings: Settings, name: str, default: str = "") -> str:
+    return _checked_word(name, settings.get(name, default))
+
+
+def _words(settings: Settings, name: str) -> list[str]:
+    values = settings.get(name, [])
+    if not isinstance(values, list) or len(values) > MAX_TAGS:
+        raise SettingsInvalid(f"{name}: at most {MAX_TAGS} entries")
+    return [_checked_word(name, value) for value in values]
+
+
+def _checked_word(name: str, value: object) -> str:
+    if not isinstance(value, str) or len(value) > LONGEST_WORD or not value.isprintable():
+        raise SettingsInvalid(
+            f"{name}: {str(value)[:80]!r} is not usable: at most {LONGEST_WORD} printable characters"
+        )
+    return value
+
+
+def _span_s(settings: Settings, name: str, default_s: float) -> float:
+    value = settings.get(name, default_s)
+    if not isinstance(value, (int, float)) or not 0 < value <= LONGEST_INTERVAL_S:
+        raise SettingsInvalid(
+            f"{name}: {value!r} is not a number of seconds above 0 and at most {LONGEST_INTERVAL_S:g}"
+        )
+    return float(value)
