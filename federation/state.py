@@ -4,6 +4,7 @@ changes only by `apply`, commit by commit, and is the same for the same log.
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -103,6 +104,8 @@ class State:
         self.decoder = EventDecoder()
         self.next_offset = 0
         self.clock = 0
+        #: Offsets of commits that hold runs of the control lane, in order.
+        self.control_offsets = array("Q")
         self._blocked: set[StreamId] = set()
 
     # Reading.
@@ -210,6 +213,9 @@ class State:
         state.index.add(state.received, offset, time_ms, kinds)
         state.waiting.append(ready)
         applied.streams.add(stream)
+        control = self.control_offsets
+        if stream.lane is Lane.CONTROL and not (control and control[-1] == offset):
+            control.append(offset)
         self._advance(stream, state, offset, applied)
 
     def _advance(self, stream: StreamId, state: StreamState, offset: int, applied: Applied) -> None:

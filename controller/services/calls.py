@@ -94,7 +94,7 @@ class RefusalAudit:
             await self._replica.journal().submit(lambda p: write_audit(p, record, domain=domain))
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class CallInterceptor(grpc.aio.ServerInterceptor):
     """Turns exceptions into status with details, and notes refusals of changes."""
 
     def __init__(self, audit: RefusalAudit) -> None:
