@@ -115,7 +115,7 @@ class Connection:
         def attempt(channel: grpc.Channel) -> Reply:
             call = channel.unary_unary(
                 method,
-                request_serializer=Message.SerializeToString,
+                request_serializer=type(request).SerializeToString,
                 response_deserializer=reply_type.FromString,
             )
             reply: Reply = call(request, timeout=self._timeout_s, metadata=self._metadata)
@@ -135,7 +135,7 @@ class Connection:
         def attempt(channel: grpc.Channel) -> tuple[Any, list[Reply]]:
             call = channel.unary_stream(
                 method,
-                request_serializer=Message.SerializeToString,
+                request_serializer=type(request).SerializeToString,
                 response_deserializer=reply_type.FromString,
             )(request, timeout=limit_s, metadata=self._metadata)
             return call, list(islice(call, 1))

@@ -135,6 +135,7 @@ class Verb(click.Command):
     """A command that takes the global options too, after its own name."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
+        attributes.setdefault("epilog", "Options of every verb: souverixctl --help")
         super().__init__(*args, **attributes)
         self.params = [*self.params, *global_options(hidden=True)]
 

@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from souverixctl.errors import BadInput
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+", re.ASCII)
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 # From this many of a unit on, it reads better than the next smaller one.
 _AGE_UNITS = (("d", 86400.0, 2.0), ("h", 3600.0, 1.0), ("m", 60.0, 1.0), ("s", 1.0, 0.0))
