@@ -107,14 +107,14 @@ class Connection:
     def __init__(self, access: Access) -> None:
         self._access = access
         self._addresses = access.addresses()
-        self._current = 0
+        self._next_address = 0
         self._member: Member | None = None
         self._connecting = asyncio.Lock()
         self._logging_in = asyncio.Lock()
         self._token: str | None = None
         self._cluster_id: int | None = None
         self._retirements: set[asyncio.Task[None]] = set()
-        self._closed = False
+        self._failures: dict[str, str] = {}
 
     @property
     def cluster_id(self) -> int:
@@ -146,7 +146,6 @@ class Connection:
 
     async def close(self) -> None:
         """Close all channels."""
-        self._closed = True
         if self._member is not None:
             await self._member.channel.close()
             self._member = None
@@ -193,20 +192,23 @@ class Connection:
         """
         if self._member is not None and _is_ready(self._member):
             return self._member
-        async with self._connecting:
-            if self._member is not None and _is_ready(self._member):
+        try:
+            async with asyncio.timeout(max(0.0, end_s - time.monotonic())), self._connecting:
+                if self._member is not None and not _is_ready(self._member):
+                    self._retire(self._member)
+                    self._member = None
+                if self._member is None:
+                    self._member = await self._connect()
                 return self._member
-            if self._member is not None:
-                self._retire(self._member)
-                self._member = None
-            return await self._connect(end_s)
+        except TimeoutError as error:
+            told = "; ".join(f"{address}: {said}" for address, said in self._failures.items())
+            raise EtcdUnavailable(f"no etcd member answers ({told or 'none in time'})") from error
 
     def distrust(self, member: Member) -> None:
         """Ask another member from now on: this one failed to answer."""
         if member is self._member:
             self._retire(member)
             self._member = None
-            self._current = (self._current + 1) % len(self._addresses)
 
     async def renew_token(
         self, used: str | None, failure: EtcdError, logins: int, end_s: float
@@ -218,30 +220,26 @@ class Connection:
             raise AccessRefused(f"{failure}, with a token just issued") from failure
         await self._log_in(used, end_s)
 
-    async def _connect(self, end_s: float) -> Member:
+    async def _connect(self) -> Member:
+        """Try one endpoint after another until one is good; the caller sets the bound."""
         pauses = Pauses()
-        answers: dict[str, str] = {}
-        while not self._closed:
+        while True:
             for _ in self._addresses:
-                member = self._open_channel(self._addresses[self._current])
+                member = self._open_channel(self._addresses[self._next_address])
+                # Whatever ends this attempt (the caller's patience, too), the next is another's.
+                self._next_address = (self._next_address + 1) % len(self._addresses)
                 try:
                     await self._check(member)
                 except (NotProposed, AnswerMissing) as error:
-                    answers[member.address] = str(error)
+                    self._failures[member.address] = str(error)
                     self._retire(member)
-                    self._current = (self._current + 1) % len(self._addresses)
                 except BaseException:
                     self._retire(member)
                     raise
                 else:
-                    self._member = member
+                    self._failures.clear()
                     return member
-            pause_s = pauses.next_s()
-            if time.monotonic() + pause_s >= end_s:
-                break
-            await asyncio.sleep(pause_s)
-        told = "; ".join(f"{address}: {answer}" for address, answer in answers.items())
-        raise EtcdUnavailable(f"no etcd member answers ({told or 'the client is closed'})")
+            await asyncio.sleep(pauses.next_s())
 
     def _open_channel(self, address: str) -> Member:
         tls = self._access.tls

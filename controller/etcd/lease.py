@@ -14,12 +14,11 @@ import time
 
 from grpc import aio
 
-from controller.etcd.connection import Connection, Pauses
+from controller.etcd.connection import Connection, Member, Pauses
 from controller.etcd.errors import (
     AccessRefused,
     AnswerMissing,
     EtcdError,
-    EtcdRefused,
     TokenStale,
     translate,
 )
@@ -88,46 +87,50 @@ class Lease:
 
     async def _keep(self) -> None:
         interval_s = self.ttl_s / PINGS_PER_TTL
-        pauses = Pauses(longest_s=interval_s / TRIES_PER_PING)
-        while self.valid:
-            next_ping_s = interval_s
-            try:
-                await self._ping(interval_s / TRIES_PER_PING)
-                pauses.reset()
-            except EtcdRefused as refusal:
-                _log.warning("etcd refuses to renew lease %x: %s", self.lease_id, refusal)
-                next_ping_s = pauses.next_s()
-            except EtcdError as error:
-                _log.info("lease %x was not renewed: %s; trying again", self.lease_id, error)
-                next_ping_s = pauses.next_s()
-            await self._wait(next_ping_s)
-
-    async def _wait(self, pause_s: float) -> None:
-        """Wait for the next ping, or for the lease's end if that is sooner."""
-        left_s = max(0.0, self._valid_until_s - now_s())
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._lost.wait(), min(pause_s, left_s))
+        try_s = interval_s / TRIES_PER_PING
+        pauses = Pauses(longest_s=try_s)
+        try:
+            while self.valid:
+                pause_s = interval_s
+                try:
+                    await self._ping(min(try_s, self._left_s()))
+                    pauses.reset()
+                except EtcdError as error:
+                    _log.info("lease %x was not renewed: %s; trying again", self.lease_id, error)
+                    pause_s = pauses.next_s()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._lost.wait(), min(pause_s, self._left_s()))
+        finally:
+            self._lost.set()
 
     async def _ping(self, try_s: float) -> None:
-        member = await asyncio.wait_for(
-            self._connection.member(time.monotonic() + try_s), self._left_s()
-        )
+        member: Member | None = None
+        try:
+            async with asyncio.timeout(try_s):
+                member = await self._connection.member(time.monotonic() + try_s)
+                await self._renew(member)
+        except TimeoutError as error:
+            if member is not None:
+                self._connection.distrust(member)
+            raise AnswerMissing(f"no answer within {try_s:.2f} s") from error
+
+    async def _renew(self, member: Member) -> None:
         metadata = self._connection.metadata
         sent_s = now_s()
         # One short stream for each ping: a fresh token and a healthy member each time.
         call = member.lease.LeaseKeepAlive(metadata=metadata)
         try:
-            async with asyncio.timeout(try_s):
-                await call.write(pb.LeaseKeepAliveRequest(ID=self.lease_id))
-                reply = await call.read()
-        except (TimeoutError, asyncio.InvalidStateError) as error:
+            await call.write(pb.LeaseKeepAliveRequest(ID=self.lease_id))
+            reply = await call.read()
+        except asyncio.InvalidStateError as error:
             self._connection.distrust(member)
-            raise AnswerMissing(f"{member.address} does not answer a keepalive") from error
+            raise AnswerMissing(f"{member.address} ended the keepalive stream") from error
         except aio.AioRpcError as error:
             failure = translate(error)
             if isinstance(failure, TokenStale | AccessRefused):
                 used = dict(metadata).get("token")
-                await self._connection.renew_token(used, failure, 1, time.monotonic() + try_s)
+                end_s = time.monotonic() + self._left_s()
+                await self._connection.renew_token(used, failure, 1, end_s)
             else:
                 self._connection.distrust(member)
             raise failure from error

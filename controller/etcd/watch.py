@@ -38,7 +38,7 @@ QUIET_S = 3.0
 """Silence after which a sign of life is asked for."""
 HUNG_S = 3.0
 """Silence after having asked, after which the member is given up."""
-CONNECT_PATIENCE_S = 30.0
+CONNECT_PATIENCE_S = 10.0
 """For one search for a member; the watch itself waits on without end."""
 
 

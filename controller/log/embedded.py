@@ -33,6 +33,8 @@ START_TIMEOUT_S = 30.0
 """For becoming healthy; replaying a large log after a crash takes seconds."""
 START_ATTEMPTS = 3
 """Each with other ports."""
+HEALTH_PAUSE_S = 0.05
+"""Between two questions for health."""
 STOP_TIMEOUT_S = 5.0
 """For stopping in order; etcd survives being killed as well."""
 RESTART_PAUSE_S = 0.1
@@ -99,9 +101,8 @@ class EmbeddedEtcd:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for attempt in range(1, START_ATTEMPTS + 1):
             self._client_port, self._peer_port = _free_ports()
-            await self._launch(program)
             try:
-                await self._until_healthy()
+                await self._until_healthy(await self._launch(program))
                 break
             except LogUnavailable:
                 await self.close()
@@ -156,7 +157,7 @@ class EmbeddedEtcd:
             else:
                 _log.info("etcd was started again")
 
-    async def _launch(self, program: str) -> None:
+    async def _launch(self, program: str) -> asyncio.subprocess.Process:
         if self._output_path.exists() and self._output_path.stat().st_size > OUTPUT_BYTES:
             self._output_path.replace(self._output_path.with_suffix(".log.1"))
         # A file rather than a pipe: etcd must not wait for us to read.
@@ -172,6 +173,7 @@ class EmbeddedEtcd:
                 stderr=output,
                 env=_environment(),
             )
+        return self._process
 
     def _command(self, program: str) -> list[str]:
         client = f"http://127.0.0.1:{self._client_port}"
@@ -193,23 +195,30 @@ class EmbeddedEtcd:
             "--log-level=warn",
         ]
 
-    async def _until_healthy(self) -> None:
-        end_s = time.monotonic() + START_TIMEOUT_S
-        while True:
-            try:
-                async with Etcd(self._accepting_any_version()) as etcd:
-                    status = await etcd.status()
-                    if status.leader:
-                        return
-                    cause = "it has no leader yet"
-            except EtcdError as error:
-                cause = str(error)
-            ended = self._process is None or self._process.returncode is not None
-            if ended or time.monotonic() >= end_s:
+    async def _until_healthy(self, process: asyncio.subprocess.Process) -> None:
+        healthy = asyncio.create_task(self._ask_for_health())
+        ended = asyncio.create_task(process.wait())
+        try:
+            await asyncio.wait(
+                {healthy, ended}, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not healthy.done():
                 raise LogUnavailable(
-                    f"our own etcd {'ended' if ended else 'does not come up'}: {cause}; "
+                    f"our own etcd {'ended' if ended.done() else 'does not come up'}; "
                     f"it says: {self._last_words()}"
                 )
+        finally:
+            for task in (healthy, ended):
+                task.cancel()
+            await asyncio.gather(healthy, ended, return_exceptions=True)
+
+    async def _ask_for_health(self) -> None:
+        while True:
+            with suppress(EtcdError):
+                async with Etcd(self._accepting_any_version()) as etcd:
+                    if (await etcd.status()).leader:
+                        return
+            await asyncio.sleep(HEALTH_PAUSE_S)
 
     def _accepting_any_version(self) -> Access:
         # Whether the version is fit for a log is judged where the log is opened.
