@@ -56,13 +56,11 @@ def debt_text(debt: service.PeerSyncDebt) -> str:
 
 
 def _peer_text(peer: service.Peer, now: datetime) -> Text:
-    role = field_word(peer, "role").lower()
-    seen = (
-        f", seen {age(peer, 'last_seen_time', now)} ago" if peer.HasField("last_seen_time") else ""
-    )
-    text = Text.assemble(styled(f"{role} link "), word(peer, "state"), styled(seen))
+    text = styled(f"{field_word(peer, 'role').lower()} link ").append_text(word(peer, "state"))
+    if peer.HasField("last_seen_time"):
+        text.append(f", seen {age(peer, 'last_seen_time', now)} ago")
     debt = debt_text(peer.debt)
-    return text.append_text(styled(f"; {debt}", "" if debt == "level" else "yellow"))
+    return text.append(f"; {debt}", style="" if debt == "level" else "yellow")
 
 
 def _label(
