@@ -14,6 +14,7 @@ servers, so they serve only as signs of life.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Any
 
 from grpc import aio
 
-from controller.etcd.connection import TRY_TIMEOUT_S, Connection, Member, Pauses
+from controller.etcd.connection import TRY_TIMEOUT_S, Connection, Member, Metadata, Pauses
 from controller.etcd.errors import (
     AccessRefused,
     AnswerMissing,
@@ -40,6 +41,8 @@ HUNG_S = 3.0
 """Silence after having asked, after which the member is given up."""
 CONNECT_PATIENCE_S = 10.0
 """For one search for a member; the watch itself waits on without end."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,10 @@ async def watch(
     pauses = Pauses()
     refusals = 0
     while True:
-        token = connection.metadata
+        metadata = connection.metadata
         try:
             member = await connection.member(time.monotonic() + CONNECT_PATIENCE_S)
-            token = connection.metadata
-            stream = _Stream(member, connection)
+            stream = _Stream(member, metadata)
             try:
                 await stream.write(following.create_request())
                 while True:
@@ -84,18 +86,17 @@ async def watch(
                 connection.distrust(member)
             finally:
                 stream.cancel()
-        except EtcdUnavailable:
-            pauses.next_s()
+        except EtcdUnavailable as error:
+            _log.info("a watch of %r waits for etcd: %s", key, error)
         except (TokenStale, AccessRefused) as refusal:
             # A watch with a stale token is refused in the words of a missing permission: a new
             # login tells.
             refusals += 1
             if refusals > 1:
                 raise AccessRefused(str(refusal)) from refusal
-            used = dict(token).get("token")
-            await connection.renew_token(
-                used, refusal, refusals, time.monotonic() + CONNECT_PATIENCE_S
-            )
+            used = dict(metadata).get("token")
+            end_s = time.monotonic() + CONNECT_PATIENCE_S
+            await connection.renew_token(used, refusal, refusals, end_s)
         await asyncio.sleep(pauses.next_s())
 
 
@@ -168,8 +169,8 @@ def _verdict(reply: pb.WatchResponse) -> Exception:
 class _Stream:
     """One Watch call, with a bound on its silence."""
 
-    def __init__(self, member: Member, connection: Connection) -> None:
-        self._call: Any = member.watch.Watch(metadata=connection.metadata)
+    def __init__(self, member: Member, metadata: Metadata) -> None:
+        self._call: Any = member.watch.Watch(metadata=metadata)
 
     async def write(self, request: pb.WatchRequest) -> None:
         try:

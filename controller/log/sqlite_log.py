@@ -16,7 +16,7 @@ import os
 import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -308,12 +308,12 @@ class SqliteLog:
             "SELECT log_offset, stored FROM commits WHERE log_offset >= ? ORDER BY log_offset",
             (chain.next_offset,),
         )
-        for offset, stored in rows:
-            if commits and len(stored) > left:
-                break
-            commits.append(chain.take(offset, stored))
-            left -= len(stored)
-        rows.close()
+        with closing(rows):
+            for offset, stored in rows:
+                if commits and len(stored) > left:
+                    break
+                commits.append(chain.take(offset, stored))
+                left -= len(stored)
         return commits
 
     def _hash_before(self, offset: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator, Sized
 from contextlib import aclosing
@@ -15,6 +16,7 @@ from controller.etcd.client import Etcd, prefix_end
 from controller.etcd.errors import Compacted
 from controller.log.errors import Fenced, LogError
 from controller.log.port import CommitAt
+from controller.log.witness import Continuity, Witness, check_continuity
 from tests.e2e.etcd_logs import (
     PATIENCE_S,
     PREFIX,
@@ -225,6 +227,36 @@ async def test_a_campaign_outlasts_an_outage(etcd: EtcdProcess) -> None:
             await lease.release()
             successor = await waiting
         assert successor.mastership.token > lease.mastership.token
+
+
+async def test_a_log_set_back_to_an_older_copy_is_recognised(
+    etcd: EtcdProcess, tmp_path: Path
+) -> None:
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    async with opened(etcd.endpoint) as log:
+        lease = await log.campaign("a", 1.0)
+        head = await log.append(lease.mastership, await log.head(), b"one")
+        etcd.kill()
+        await asyncio.to_thread(shutil.copytree, data, copy)
+        await asyncio.to_thread(etcd.start)
+        head = await log.append(lease.mastership, head, b"two")
+        witness = Witness(log.identity, head)
+        assert await check_continuity(witness, log) is Continuity.SAME
+        await lease.release()
+    etcd.kill()
+    await asyncio.to_thread(shutil.rmtree, data)
+    await asyncio.to_thread(shutil.copytree, copy, data)
+    await asyncio.to_thread(etcd.start)
+    async with opened(etcd.endpoint) as log:
+        assert log.identity == witness.identity
+        assert await check_continuity(witness, log) is Continuity.REWOUND
+        # Even where the log has grown past the witness again, on another branch.
+        async with asyncio.timeout(PATIENCE_S):
+            lease = await log.campaign("b", TTL_S)
+        head = await log.head()
+        for commit in (b"other two", b"other three"):
+            head = await log.append(lease.mastership, head, commit)
+        assert await check_continuity(witness, log) is Continuity.REWOUND
 
 
 async def test_pages_are_of_one_revision(etcd: EtcdProcess) -> None:
