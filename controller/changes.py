@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 
 from federation.state import Applied
@@ -57,11 +57,24 @@ class Changes:
 
     def __init__(self) -> None:
         self._subscriptions: set[Subscription] = set()
+        self._listeners: set[Callable[[Applied], None]] = set()
 
     def publish(self, applied: Applied) -> None:
-        """Tells every watcher."""
+        """Tells every watcher and listener."""
+        for listener in self._listeners:
+            listener(applied)
         for subscription in self._subscriptions:
             subscription.offer(applied)
+
+    @contextmanager
+    def listen(self, listener: Callable[[Applied], None]) -> Iterator[None]:
+        """Calls a function of this process with every commit, until the block ends. It must be quick, never raise,
+        and neither add nor end listeners."""
+        self._listeners.add(listener)
+        try:
+            yield
+        finally:
+            self._listeners.discard(listener)
 
     @contextmanager
     def subscribe(self) -> Iterator[Subscription]:

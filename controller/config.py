@@ -145,7 +145,8 @@ class ControllerConfig:
     listen: ListenSection = field(default_factory=ListenSection)
     log: LogSection = field(default_factory=LogSection)
     parent: ParentSection | None = None
-    sync: SyncSection = field(default_factory=SyncSection)
+    #: None: as the authority record of the own domain says.
+    sync: SyncSection | None = None
     children: tuple[ChildSection, ...] = ()
     agents: AgentsSection = field(default_factory=AgentsSection)
     #: Directory of large values; replicas of one controller share it. Empty: below data_dir.
@@ -245,7 +246,8 @@ def _check(config: ControllerConfig, where: str) -> None:
             )
     for section, setting in _CHOICES:
         held = getattr(config, section)
-        for part in held if isinstance(held, tuple) else (held,):
+        parts = held if isinstance(held, tuple) else () if held is None else (held,)
+        for part in parts:
             value = getattr(part, setting)
             if value not in _CHOICES[(section, setting)]:
                 choices = ", ".join(_CHOICES[(section, setting)])

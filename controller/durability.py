@@ -28,6 +28,10 @@ class Durability:
         async with self._changed:
             self._changed.notify_all()
 
+    def vectors(self) -> Mapping[str, Mapping[StreamId, int]]:
+        """All that is known, by domain."""
+        return self._vectors
+
     def reached(self, domain: str, stream: StreamId) -> int:
         """Number up to which a stream is known to be durable at a domain."""
         return self._vectors.get(domain, {}).get(stream, 0)

@@ -14,7 +14,7 @@ from controller.durability import Durability, Position
 from controller.journal import Journal
 from federation.authority import Permission, Placement, WriteDecision
 from federation.codec import Write
-from federation.errors import InvalidWrite, RequestIdReused
+from federation.errors import InvalidWrite, OutOfReach, RequestIdReused
 from federation.identifiers import StreamId
 from federation.proposal import Proposal
 from federation.state import State
@@ -155,7 +155,21 @@ class Writer:
         await self._wait_durable(call, decided.positions)
         return Executed(self._receipt(call, journal, decided, committed.offset, levels))
 
+    def _check_forwarder(self, call: WriteCall) -> None:
+        """A controller's word for its users counts within its own subtree only (design §6)."""
+        if not call.caller.via:
+            return
+        taker = call.caller.via[0]
+        domain = self._state.authority.domain_served_by(taker)
+        if domain is None or not self._state.authority.is_within(call.domain, domain):
+            raise OutOfReach(
+                f"{taker} forwarded a write of domain {call.domain}, which is not in its subtree; ask "
+                f"{self._own_domain}'s controller directly",
+                domain=call.domain,
+            )
+
     def _decide(self, call: WriteCall, journal: Journal, proposal: Proposal) -> _Decided:
+        self._check_forwarder(call)
         earlier = proposal.subject_of_request(call.caller.principal, call.request_id)
         if earlier is not None:
             return self._repeat(call, earlier)

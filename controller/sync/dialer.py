@@ -1,0 +1,204 @@
+"""Keeps the link to the parent, in the mode the sync strategy says. Owns when to dial and whom: a master's duty."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc
+
+from controller.config import ParentSection
+from controller.journal import Journal
+from controller.replica import Replica
+from controller.sync.driver import SessionDriver
+from controller.sync.links import Links
+from federation.backoff import Backoff
+from federation.session import HEARTBEAT_MS, Close, PeerRole, Session, Settings
+from souverix.federation.v1 import authority_pb2
+from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
+
+_log = logging.getLogger(__name__)
+
+#: Interval of periodic and opportunistic sessions unless the strategy says otherwise (seed 4: 15m).
+DEFAULT_FREQUENCY_S = 900.0
+
+#: How often an opportunistic link looks whether the parent can be reached.
+PROBE_S = 15.0
+
+#: Messages on the link: one frame of joined runs and its envelope, with room.
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+
+CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
+
+_MODES = {
+    "continuous": authority_pb2.SYNC_MODE_CONTINUOUS,
+    "periodic": authority_pb2.SYNC_MODE_PERIODIC,
+    "opportunistic": authority_pb2.SYNC_MODE_OPPORTUNISTIC,
+    "manual": authority_pb2.SYNC_MODE_MANUAL,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """When sessions are open."""
+
+    mode: int
+    frequency_s: float
+    batch_events: int
+
+    @property
+    def keep_open(self) -> bool:
+        """Tells whether a session stays when both sides are level."""
+        return self.mode == authority_pb2.SYNC_MODE_CONTINUOUS
+
+
+def strategy_of(replica: Replica) -> Strategy:
+    """The strategy in force: the replica's own configuration, else its domain's authority record."""
+    section = replica.config.sync
+    if section is not None:
+        frequency_s = section.frequency_s or DEFAULT_FREQUENCY_S
+        return Strategy(_MODES[section.mode], frequency_s, section.batch_size)
+    record = replica.state.authority.records.get(replica.config.controller.domain)
+    if record is None or not record.sync.mode:
+        return Strategy(authority_pb2.SYNC_MODE_CONTINUOUS, DEFAULT_FREQUENCY_S, 0)
+    sync = record.sync
+    frequency_s = (
+        sync.frequency.ToTimedelta().total_seconds() if sync.HasField("frequency") else 0.0
+    )
+    return Strategy(sync.mode, frequency_s or DEFAULT_FREQUENCY_S, sync.batch_size)
+
+
+class Dialer:
+    """Dials the parent's addresses in turn."""
+
+    def __init__(self, replica: Replica, links: Links, parent: ParentSection) -> None:
+        self._replica = replica
+        self._links = links
+        self._parent = parent
+        self._backoff = Backoff()
+        self._now = asyncio.Event()
+        self._address_at = 0
+        links.dial_now = self._now.set
+
+    async def run(self, journal: Journal) -> None:
+        """Keeps the link while this replica is master; ends by cancellation."""
+        attempt = 0
+        while True:
+            strategy = strategy_of(self._replica)
+            if strategy.mode == authority_pb2.SYNC_MODE_MANUAL:
+                await self._now.wait()
+            self._now.clear()
+            end = await self._one_session(journal, strategy)
+            if end.reason == sync_pb2.GOODBYE_REASON_LEVEL:
+                attempt = 0
+                await self._pause(self._pause_after_level_s(strategy))
+                continue
+            self._address_at += 1
+            delay_ms = end.retry_after_ms or self._backoff.delay_ms(attempt, random.random())  # noqa: S311 jitter
+            attempt = 0 if end.was_live else attempt + 1
+            if strategy.mode in (
+                authority_pb2.SYNC_MODE_OPPORTUNISTIC,
+                authority_pb2.SYNC_MODE_PERIODIC,
+            ):
+                delay_ms = min(delay_ms, int(PROBE_S * 1000))
+            self._links.attempt_failed(self._parent.controller, end.message, _now_ms() + delay_ms)
+            await self._pause(delay_ms / 1000)
+
+    async def _one_session(self, journal: Journal, strategy: Strategy) -> _End:
+        address = self._parent.addresses[self._address_at % len(self._parent.addresses)]
+        config = self._replica.config
+        session = Session(
+            self._replica.state,
+            Settings(
+                controller=config.controller.id,
+                replica=config.controller.replica,
+                domain=config.controller.domain,
+                incarnation=self._replica.incarnation,
+                peer_role=PeerRole.PARENT,
+                peers={self._parent.controller: ""},
+                keep_open=strategy.keep_open,
+                batch_events=strategy.batch_events,
+                heartbeat_ms=min(HEARTBEAT_MS, int(strategy.frequency_s * 1000)),
+            ),
+        )
+        driver = SessionDriver(self._replica, journal, session, self._links, address)
+        self._links.opened(driver, PeerRole.PARENT)
+        close = Close(sync_pb2.GOODBYE_REASON_UNSPECIFIED, "the link was given up")
+        was_live = False
+        try:
+            async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+                call = sync_pb2_grpc.SyncServiceStub(channel).Connect()
+                sender = asyncio.create_task(_send_frames(call, driver))
+                try:
+                    close = await driver.run(_frames(call))
+                    was_live = bool(session.peer)
+                    if close.reason == sync_pb2.GOODBYE_REASON_LEVEL:
+                        await sender
+                finally:
+                    sender.cancel()
+                    await asyncio.gather(sender, return_exceptions=True)
+                    call.cancel()
+        finally:
+            self._links.ended(driver, close.message)
+        if not was_live or close.reason != sync_pb2.GOODBYE_REASON_LEVEL:
+            _log.info("no link to the parent", extra={"address": address, "reason": close.message})
+        return _End(close.reason, close.message, close.retry_after_ms, was_live)
+
+    def _pause_after_level_s(self, strategy: Strategy) -> float:
+        if strategy.mode == authority_pb2.SYNC_MODE_MANUAL:
+            return 0.0
+        return strategy.frequency_s
+
+    async def _pause(self, pause_s: float) -> None:
+        """Waits, unless an operator asks for a session."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._now.wait(), pause_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    reason: int
+    message: str
+    retry_after_ms: int
+    was_live: bool
+
+
+async def _send_frames(
+    call: grpc.aio.StreamStreamCall[sync_pb2.ConnectRequest, sync_pb2.ConnectResponse],
+    driver: SessionDriver,
+) -> None:
+    try:
+        while (frame := await driver.outgoing.get()) is not None:
+            await call.write(sync_pb2.ConnectRequest(frame=frame))
+        await call.done_writing()
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        return  # the reading side learns the same and ends the session
+
+
+async def _frames(
+    call: grpc.aio.StreamStreamCall[sync_pb2.ConnectRequest, sync_pb2.ConnectResponse],
+) -> AsyncIterator[sync_pb2.Frame]:
+    try:
+        while True:
+            response = await call.read()
+            if not isinstance(response, sync_pb2.ConnectResponse):
+                return
+            yield response.frame
+    except grpc.aio.AioRpcError as error:
+        raise ConnectionError(f"{error.code().name}: {error.details()}") from error
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

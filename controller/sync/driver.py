@@ -1,0 +1,227 @@
+"""Carries out one session's effects: frames to the stream, runs to the journal, readings from the log. Owns the
+session's tasks; what to send and when is the session's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from controller.journal import Journal, JournalError
+from controller.log.errors import LogError
+from controller.replica import Replica
+from federation.clock import stamp_of
+from federation.codec import stream_from_message
+from federation.errors import InvalidWrite
+from federation.identifiers import StreamId
+from federation.proposal import Proposal, Receipt
+from federation.session import (
+    Acknowledged,
+    Close,
+    Effect,
+    Ingest,
+    Live,
+    Passed,
+    Read,
+    Send,
+    Session,
+)
+from federation.state import Applied
+from souverix.event.v1 import event_pb2
+from souverix.sync.v1 import sync_pb2
+
+_log = logging.getLogger(__name__)
+
+#: Bytes of the log read at once for a peer: four frames' worth, so that reading and sending overlap.
+READ_BYTES = 1024 * 1024
+
+#: How often a session is told that time has passed; heartbeats and silence are counted in seconds.
+TICK_S = 1.0
+
+
+class Observer(Protocol):
+    """Hears what concerns more than one session."""
+
+    def live(self, driver: SessionDriver) -> None:
+        """The session exchanges events from now on."""
+
+    def acknowledged(
+        self, driver: SessionDriver, domain: str, positions: Mapping[StreamId, int]
+    ) -> None:
+        """Events are durable at a domain."""
+
+    def passed(self, driver: SessionDriver, frame: sync_pb2.Frame) -> None:
+        """A frame that is no part of syncing came: a forward, its reply, a chunk."""
+
+    def committed(self, driver: SessionDriver, runs: Sequence[event_pb2.Run]) -> None:
+        """Runs from this peer are durable here."""
+
+
+class SessionDriver:
+    """One session over one stream. `run` returns how it ended."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        journal: Journal,
+        session: Session,
+        observer: Observer,
+        address: str,
+    ) -> None:
+        self.session = session
+        self.address = address
+        self.last_seen_ms = 0
+        self.closed: Close | None = None
+        #: Frames for the stream; None ends it. Runs in it are bounded by the peer's credit.
+        self.outgoing: asyncio.Queue[sync_pb2.Frame | None] = asyncio.Queue()
+        self._replica = replica
+        self._journal = journal
+        self._observer = observer
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ended = asyncio.Event()
+        self._wake_scheduled = False
+        self._tree_changed = False
+
+    async def run(self, incoming: AsyncIterator[sync_pb2.Frame]) -> Close:
+        """Runs the session until either side ends it."""
+        with self._replica.changes.listen(self._on_applied):
+            self._carry_out(self.session.opened(_now_ms(), self._clock()))
+            self._spawn(self._receive(incoming))
+            self._spawn(self._tick())
+            try:
+                await self._ended.wait()
+            finally:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+        return self.closed or Close(sync_pb2.GOODBYE_REASON_UNSPECIFIED, "the connection was lost")
+
+    def send(self, frame: sync_pb2.Frame) -> None:
+        """Sends a frame that is no part of syncing."""
+        self.outgoing.put_nowait(frame)
+
+    def durable_above(self, domain: str, positions: Mapping[StreamId, int]) -> None:
+        """Passes on what a higher level acknowledged."""
+        self._carry_out(self.session.durable_above(domain, positions, _now_ms()))
+
+    def close(self, reason: int, message: str) -> None:
+        """Ends the session from this side."""
+        self._carry_out(self.session.close(reason, message))
+        self._end()
+
+    def _carry_out(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.outgoing.put_nowait(effect.frame)
+            elif isinstance(effect, Read):
+                self._spawn(self._read(effect))
+            elif isinstance(effect, Ingest):
+                self._spawn(self._ingest(effect))
+            elif isinstance(effect, Acknowledged):
+                self._observer.acknowledged(self, effect.domain, effect.positions)
+                self._tell_level()
+            elif isinstance(effect, Passed):
+                self._observer.passed(self, effect.frame)
+            elif isinstance(effect, Live):
+                self._observer.live(self)
+                self._schedule_wake()
+            else:
+                self.closed = effect
+                self._end()
+
+    async def _receive(self, incoming: AsyncIterator[sync_pb2.Frame]) -> None:
+        try:
+            async for frame in incoming:
+                self.last_seen_ms = _now_ms()
+                self._carry_out(self.session.received(frame, self.last_seen_ms, self._clock()))
+                if self.closed is not None:
+                    return
+        except (OSError, InvalidWrite) as error:
+            _log.info("sync stream failed", extra={"peer": self.session.peer, "error": str(error)})
+        self._end()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._carry_out(self.session.tick(_now_ms(), self._clock()))
+            self._tell_level()
+
+    async def _read(self, effect: Read) -> None:
+        try:
+            commits = await self._replica.read_commits(effect.reading.first_offset, READ_BYTES)
+        except LogError as error:
+            self._fail(f"the log cannot be read: {error}")
+            return
+        self._carry_out(self.session.read(commits, _now_ms()))
+        self._tell_level()
+
+    async def _ingest(self, effect: Ingest) -> None:
+        """Proposes runs and acknowledges them once durable. A gap ends the session: positions are compared anew."""
+        peer = self.session.peer
+
+        def receive(proposal: Proposal) -> list[Receipt]:
+            return [proposal.receive(peer, run) for run in effect.runs]
+
+        try:
+            committed = await self._journal.submit(receive)
+        except (JournalError, LogError, InvalidWrite) as error:
+            self._fail(f"runs were not taken: {error}")
+            return
+        if Receipt.GAP in committed.value:
+            self._fail("events are missing before a run; positions are compared anew")
+            return
+        streams = [stream_from_message(run.stream) for run in effect.runs]
+        self._carry_out(self.session.ingested(streams, effect.size, _now_ms()))
+        self._observer.committed(self, effect.runs)
+
+    def _on_applied(self, applied: Applied) -> None:
+        self._tree_changed = self._tree_changed or applied.authority_changed
+        self._schedule_wake()
+
+    def _schedule_wake(self) -> None:
+        """Tells the session once for however many commits came in this turn of the loop."""
+        if not self._wake_scheduled:
+            self._wake_scheduled = True
+            asyncio.get_running_loop().call_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._wake_scheduled = False
+        tree_changed, self._tree_changed = self._tree_changed, False
+        self._carry_out(self.session.advanced(_now_ms(), tree_changed=tree_changed))
+        self._tell_level()
+
+    def _tell_level(self) -> None:
+        self._carry_out(self.session.level_told(_now_ms(), self._clock()))
+
+    def _fail(self, message: str) -> None:
+        _log.info("sync session ends", extra={"peer": self.session.peer, "reason": message})
+        self.close(sync_pb2.GOODBYE_REASON_UNSPECIFIED, message)
+
+    def _end(self) -> None:
+        if not self._ended.is_set():
+            self._ended.set()
+            self.outgoing.put_nowait(None)
+
+    def _clock(self) -> int:
+        return max(self._journal.clock.last, stamp_of(_now_ms()))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        with contextlib.suppress(asyncio.CancelledError):
+            error = task.exception()
+            if error is not None:
+                _log.error("sync session failed", exc_info=error)
+                self._fail(f"the session failed: {type(error).__name__}")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

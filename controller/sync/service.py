@@ -1,0 +1,120 @@
+"""Takes the sync sessions of children (SyncService). Owns the server side of the stream; the session is the core's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from controller.journal import JournalClosed
+from controller.replica import Replica
+from controller.sync.driver import SessionDriver
+from controller.sync.links import Links
+from federation.session import PeerRole, Session, Settings
+from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
+
+#: Children that may replay a backlog at once: each fills a CPU with verification; the others are told when to return.
+MAX_REPLAYS = 4
+
+#: A backlog below this is no replay: it is done before the next heartbeat.
+REPLAY_EVENTS = 10_000
+
+#: Spread of the times at which children are told to return, so that they do not return together.
+RETRY_AFTER_MS = (2_000, 10_000)
+
+#: Sessions at once, children of one controller and their late predecessors; beyond it the dialler is told to return.
+MAX_SESSIONS = 1024
+
+
+class ReplayAdmission:
+    """Bounds how many children replay a backlog at once (federation.session.Admission)."""
+
+    def __init__(self) -> None:
+        self._replaying: set[str] = set()
+
+    def try_admit(self, controller: str, backlog_events: int) -> int | None:
+        """None: go on. A number: milliseconds after which to try again."""
+        if backlog_events < REPLAY_EVENTS or controller in self._replaying:
+            return None
+        if len(self._replaying) >= MAX_REPLAYS:
+            return random.randint(*RETRY_AFTER_MS)  # noqa: S311 jitter
+        self._replaying.add(controller)
+        return None
+
+    def ended(self, controller: str) -> None:
+        """The child is level, or gone."""
+        self._replaying.discard(controller)
+
+
+class SyncService(sync_pb2_grpc.SyncServiceServicer):
+    """The dialled side of sync."""
+
+    def __init__(self, replica: Replica, links: Links) -> None:
+        self._replica = replica
+        self._links = links
+        self._admission = ReplayAdmission()
+        self._drivers: set[SessionDriver] = set()
+
+    async def Connect(  # noqa: N802 the contract's name
+        self,
+        request_iterator: AsyncIterator[sync_pb2.ConnectRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> AsyncIterator[sync_pb2.ConnectResponse]:
+        """One session with a child."""
+        try:
+            journal = self._replica.journal()
+        except JournalClosed as error:
+            yield _goodbye(sync_pb2.GOODBYE_REASON_NOT_MASTER, str(error))
+            return
+        if len(self._drivers) >= MAX_SESSIONS:
+            yield _goodbye(
+                sync_pb2.GOODBYE_REASON_BUSY, f"{MAX_SESSIONS} sessions stand already", 5_000
+            )
+            return
+        config = self._replica.config
+        session = Session(
+            self._replica.state,
+            Settings(
+                controller=config.controller.id,
+                replica=config.controller.replica,
+                domain=config.controller.domain,
+                incarnation=self._replica.incarnation,
+                peer_role=PeerRole.CHILD,
+                peers={child.controller: child.domain for child in config.children},
+                admission=self._admission,
+            ),
+        )
+        driver = SessionDriver(self._replica, journal, session, self._links, context.peer())
+        self._drivers.add(driver)
+        self._links.opened(driver, PeerRole.CHILD)
+        frames = (request.frame async for request in request_iterator)
+        running = asyncio.create_task(driver.run(frames))
+        try:
+            while (frame := await driver.outgoing.get()) is not None:
+                yield sync_pb2.ConnectResponse(frame=frame)
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+            self._drivers.discard(driver)
+            self._admission.ended(session.peer)
+            message = driver.closed.message if driver.closed else "the connection was lost"
+            self._links.ended(driver, message)
+
+    async def end_sessions(self, reason: int, message: str) -> None:
+        """Tells every child to go, because this replica stops or is no longer the master."""
+        for driver in list(self._drivers):
+            driver.close(reason, message)
+
+
+def _goodbye(reason: int, message: str, retry_after_ms: int = 0) -> sync_pb2.ConnectResponse:
+    goodbye = sync_pb2.Goodbye(
+        reason=reason,  # type: ignore[arg-type]
+        message=message,
+        retry_after_ms=retry_after_ms,
+    )
+    return sync_pb2.ConnectResponse(frame=sync_pb2.Frame(goodbye=goodbye))
