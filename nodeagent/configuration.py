@@ -78,7 +78,7 @@ class ConfigurationStore:
             return None
         file = self._directory / f"{row['config_name']}.json"
         try:
-            document = json.loads(file.read_bytes())
+            document = json.loads(file.read_bytes(), parse_int=float)
             digest = sha256_digest(canonical_json(document))
         except (OSError, ValueError) as error:
             raise StateUnavailable(f"{file} cannot be read: {error}; apply it again") from error
