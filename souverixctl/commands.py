@@ -320,7 +320,7 @@ def get_command(session: Session, id: str) -> None:
 
     def show() -> None:
         session.output.table(COLUMNS, [row(reply.command, session.output.now)], "")
-        session.output.line("")
+        session.output.line()
         _show_deliveries(session, reply.command)
 
     present(session, reply, show)

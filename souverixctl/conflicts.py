@@ -82,7 +82,7 @@ def show_conflict(session: Session, id: str) -> None:
 
     def show() -> None:
         session.output.table(COLUMNS, [row(reply.conflict, session.output.now)], "")
-        session.output.line("")
+        session.output.line()
         siblings = reply.conflict.record.siblings
         rows: list[list[Cell]] = [
             [
@@ -90,7 +90,7 @@ def show_conflict(session: Session, id: str) -> None:
                 each.controller,
                 str(each.sequence),
                 each.principal,
-                show_exact(clock_time(each.effective_stamp)),
+                show_exact(clock_time(each.effective_stamp)) if each.effective_stamp else "",
                 ".".join(map(str, each.term)),
                 styled("optimistic", "yellow") if each.optimistic else "",
             ]

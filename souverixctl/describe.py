@@ -102,7 +102,9 @@ def _field(
 
 def _nested(value: Message, now: datetime, depth: int) -> Iterator[str]:
     if isinstance(value, (Struct, Value, ListValue)):
-        text = yaml.safe_dump(MessageToDict(value), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(
+            _whole_numbers(MessageToDict(value)), sort_keys=False, allow_unicode=True
+        )
         for line in text.removesuffix("...\n").splitlines():
             yield f"{INDENT * depth}{clean(line)}"
     else:
@@ -126,6 +128,15 @@ def _scalar(field: FieldDescriptor, value: Any, now: datetime) -> str | None:
     if field.type == FieldDescriptor.TYPE_BOOL:
         return "yes" if value else "no"
     return clean(str(value))
+
+
+def _whole_numbers(value: Any) -> Any:
+    """The document with 3 for 3.0: a Struct knows floating point only, people wrote integers."""
+    if isinstance(value, dict):
+        return {key: _whole_numbers(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_whole_numbers(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _is_map(field: FieldDescriptor) -> bool:

@@ -20,7 +20,7 @@ from souverixctl.errors import CtlError
 from souverixctl.output import Cell, as_document, styled
 from souverixctl.results import age, present, term_path, word
 from souverixctl.session import Session, Verbs, pass_session
-from souverixctl.times import parse_duration, seconds_of, show_duration
+from souverixctl.times import NOTHING, parse_duration, seconds_of, show_duration
 
 PEER_COLUMNS = (
     "CONTROLLER", "DOMAIN", "ROLE", "STATE", "SEEN", "BEHIND", "BACKLOG", "SKEW", "NEXT TRY", "LAST ERROR"
@@ -59,7 +59,7 @@ def _peer_text(peer: service.Peer, now: datetime) -> Text:
     text = styled(f"{field_word(peer, 'role').lower()} link ").append_text(word(peer, "state"))
     if peer.HasField("last_seen_time"):
         text.append(f", seen {age(peer, 'last_seen_time', now)} ago")
-    debt = debt_text(peer.debt)
+    debt = debt_text(peer.debt) if peer.HasField("debt") else "sync debt not known"
     return text.append(f"; {debt}", style="" if debt == "level" else "yellow")
 
 
@@ -67,7 +67,7 @@ def _label(
     domain: service.TopologyDomain, peer: service.Peer | None, controller: str, now: datetime
 ) -> Text:
     record = domain.authority
-    label = styled(domain.domain, "bold")
+    label = Text().append_text(styled(domain.domain, "bold"))
     if domain.HasField("authority"):
         label.append(f"  {field_word(record, 'level') or 'level unknown'}", style="cyan")
         label.append_text(styled(f"  master {record.master_of_record or '-'}"))
@@ -135,7 +135,7 @@ def status(session: Session) -> None:
     session.output.line(
         styled(own.controller, "bold"),
         f"domain {own.domain}",
-        f"replica {own.replica}",
+        f"replica {own.replica or NOTHING}",
         role,
         f"version {own.version or '-'}",
     )
@@ -148,7 +148,7 @@ def status(session: Session) -> None:
     )
     if not own.master and own.current_master:
         session.output.line(f"master is {own.current_master}")
-    session.output.line("")
+    session.output.line()
     for tree in draw(topology, peers, session.output.now):
         session.output.show(tree)
 
@@ -179,8 +179,8 @@ def list_peers(session: Session) -> None:
             field_word(peer, "role").lower(),
             word(peer, "state"),
             age(peer, "last_seen_time", now),
-            show_duration(seconds_of(peer.debt.behind)),
-            str(peer.debt.backlog_events),
+            show_duration(seconds_of(peer.debt.behind)) if peer.HasField("debt") else "",
+            str(peer.debt.backlog_events) if peer.HasField("debt") else "",
             show_duration(seconds_of(peer.clock_skew)) if peer.HasField("clock_skew") else "",
             age(peer, "next_attempt_time", now),
             peer.last_error,

@@ -247,8 +247,9 @@ def create_node(session: Session, id: str, file: str | None, **given: Any) -> No
     )
     parse_into(resource.get("spec", {}), request.spec, str(file))
     FieldMask(paths=named).MergeMessage(flags, request.spec, replace_repeated_field=True)
-    if "desiredState" in resource:
-        parse_into(resource["desiredState"], request.desired_state, str(file))
+    for spelling in ("desiredState", "desired_state"):
+        if spelling in resource:
+            parse_into(resource[spelling], request.desired_state, str(file))
     reply = session.connection.call(request, fleet.CreateNodeResponse)
     done = f"node {reply.node.id} created in {reply.node.domain}"
     present_write(session, reply, done, reply.node.etag)

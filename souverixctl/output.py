@@ -27,8 +27,8 @@ from rich.text import Text
 from souverixctl.errors import CtlError, Refused
 from souverixctl.times import NOTHING
 
-# Nothing is cut or wrapped for a reader that is not a terminal.
-PIPE_WIDTH = 100_000
+# Results are never cut or folded: a terminal wraps long lines itself, and ids stay whole.
+RESULT_WIDTH = 100_000
 # Control characters that JSON does not escape by itself: they could act on a terminal.
 _ACTING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -65,8 +65,8 @@ class Output:
     def __init__(self, format: Format, *, color: bool = True) -> None:
         self.format = format
         wanted = color and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-        self.stdout = _console(sys.stdout, wanted)
-        self.stderr = _console(sys.stderr, wanted)
+        self.stdout = _console(sys.stdout, wanted, RESULT_WIDTH)
+        self.stderr = _console(sys.stderr, wanted, None)
         self._printed_documents = 0
 
     @property
@@ -108,22 +108,19 @@ class Output:
             return
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         for column in columns:
-            table.add_column(column, overflow="fold")
+            table.add_column(column, no_wrap=True)
         for row in rows:
             table.add_row(*(cell if isinstance(cell, Text) else styled(cell) for cell in row))
         self.show(table)
 
     def show(self, renderable: RenderableType) -> None:
         """Something rich can draw, such as a tree."""
-        if self.stdout.is_terminal:
-            self.stdout.print(renderable)
-            return
         with self.stdout.capture() as drawn:
             self.stdout.print(renderable)
         self._write("\n".join(line.rstrip() for line in drawn.get().splitlines()))
 
     def line(self, *parts: Cell) -> None:
-        """One line of a list that grows, parts separated by two spaces."""
+        """One line of a list that grows, parts separated by two spaces; without parts an empty one."""
         cells = [part if isinstance(part, Text) else styled(part) for part in parts]
         self.stdout.print(Text("  ").join(cells), soft_wrap=True)
         self.stdout.file.flush()
@@ -187,14 +184,14 @@ def _escape(text: str) -> str:
     return _ACTING.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
-def _console(stream: TextIO, color: bool) -> Console:
+def _console(stream: TextIO, color: bool, width: int | None) -> Console:
     terminal = stream.isatty()
     return Console(
         file=stream,
         force_terminal=terminal,
         color_system="auto" if terminal and color else None,
         no_color=not color,
-        width=None if terminal else PIPE_WIDTH,
+        width=width,
         markup=False,
         highlight=False,
         emoji=False,

@@ -148,7 +148,7 @@ def test_a_description_shows_age_and_exact_time_and_short_words() -> None:
     twin.spec.labels["rack"] = "7"
     twin.spec.tags.extend(["lab", "edge"])
     twin.authority.term.extend([1, 3])
-    twin.desired_state.configuration.update({"stir": {"mode": "enforce"}})
+    twin.desired_state.configuration.update({"stir": {"mode": "enforce", "levels": [3, 0.5]}})
     lines = list(describe(twin, now))
     assert "as of time: 17h ago (2026-02-26T19:00:00Z)" in lines
     assert "    mode: LIVE" in lines
@@ -156,6 +156,8 @@ def test_a_description_shows_age_and_exact_time_and_short_words() -> None:
     assert "    rack: 7" in lines
     assert "  term: 1.3" in lines
     assert "      mode: enforce" in lines
+    assert "      - 3" in lines
+    assert "      - 0.5" in lines
 
 
 def test_an_enum_value_newer_than_this_program_shows_as_its_number() -> None:
