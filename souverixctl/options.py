@@ -6,7 +6,7 @@ Owns their names, their help and the request id of an invocation. Never calls a 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -109,11 +109,6 @@ def config_options(function: Function) -> Function:
         metavar="FILE",
         help="The configuration document, YAML or JSON; - is stdin.",
     )(function)
-
-
-def names(collection: str, ids: Iterable[str]) -> list[str]:
-    """Resource names from ids; a name is left as it is."""
-    return [resource_name(collection, each) for each in ids]
 
 
 def resource_name(collection: str, id: str) -> str:

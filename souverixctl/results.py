@@ -95,7 +95,7 @@ def present_write(session: Session, reply: Message, done: str, etag: str = "") -
     receipt: WriteReceipt = getattr(reply, "receipt", WriteReceipt())
 
     def show() -> None:
-        if not receipt.domain:
+        if not receipt.domain and not receipt.repeated_request:
             session.output.line("valid: nothing was written (--validate-only)")
             return
         parts = [done]

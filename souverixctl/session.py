@@ -6,6 +6,7 @@ Owns the options every verb takes, before it or after it. Dials only when a verb
 from __future__ import annotations
 
 import getpass
+import re
 from collections.abc import Callable
 from functools import cached_property, update_wrapper
 from typing import Any, TypeVar
@@ -22,7 +23,8 @@ Result = TypeVar("Result")
 _SETTINGS = "souverixctl.settings"
 _SESSION = "souverixctl.session"
 DEFAULT_TIMEOUT = "10s"
-MAX_PRINCIPAL_CHARACTERS = 256
+# What controllers take for a principal; they treat callers of any other name as anonymous.
+_PRINCIPAL = re.compile(r"[a-z]+:[A-Za-z0-9._@/-]{1,128}")
 
 
 class Session:
@@ -50,21 +52,29 @@ class Session:
 
     @property
     def principal(self) -> str:
-        """Who asks."""
-        principal = str(self._settings.get("principal") or f"user:{getpass.getuser()}")
-        if not (principal.isascii() and principal.isprintable()) or " " in principal:
+        """Who asks. Raises BadInput where a controller would not believe the name."""
+        principal = str(self._settings.get("principal") or f"user:{_login_name()}")
+        if not _PRINCIPAL.fullmatch(principal):
             raise BadInput(
-                f"principal {principal!r} has characters that cannot be sent",
-                "write --principal with printable ASCII and no spaces, such as user:alice",
+                f"{principal!r} is no principal",
+                "write --principal as kind:name, such as user:alice; the name takes letters, digits"
+                " and ._@/-, at most 128 of them",
             )
-        if len(principal) > MAX_PRINCIPAL_CHARACTERS:
-            raise BadInput(f"the principal is longer than {MAX_PRINCIPAL_CHARACTERS} characters")
         return principal
 
     def close(self) -> None:
         """Close the connection, if there is one."""
         if "connection" in self.__dict__:
             self.connection.close()
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError) as error:  # a user id without an entry in the password database
+        raise BadInput(
+            "the login name is not known", "say who asks: --principal user:alice"
+        ) from error
 
 
 def session_of(context: click.Context) -> Session:

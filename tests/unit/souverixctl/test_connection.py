@@ -217,10 +217,20 @@ async def test_the_principal_travels_with_every_call(
     assert said[3].startswith("user:")
 
 
-@pytest.mark.parametrize("principal", ["user:ä", "a b", "x" * 300])
-async def test_a_principal_that_cannot_be_sent_is_refused(principal: str) -> None:
+@pytest.mark.parametrize("principal", ["user:ä", "user:a b", "alice", "user:", "user:" + "x" * 129])
+async def test_a_principal_no_controller_believes_is_refused(principal: str) -> None:
     ran = await ctl("get", "peers", "--server", unused_address(), "--principal", principal)
     assert ran.exit_code == ExitCode.USAGE
+
+
+async def test_a_user_without_a_name_is_told_to_say_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> str:
+        raise OSError("no entry for uid")
+
+    monkeypatch.setattr("getpass.getuser", unknown)
+    ran = await ctl("get", "peers", "--server", unused_address())
+    assert ran.exit_code == ExitCode.USAGE
+    assert "--principal" in ran.err
 
 
 async def test_without_a_server_the_run_says_how_to_name_one() -> None:
