@@ -1,0 +1,120 @@
+"""A domain as clients see it. Owns the composition of `Domain` and the sums over its nodes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from controller.twin.authority import authority_view
+from controller.twin.facts import (
+    Facts,
+    body_of,
+    conflicted,
+    digest_of,
+    effective_time,
+    state_of,
+)
+from controller.twin.freshness import Freshness
+from controller.twin.node import NodeAt, find_node
+from federation.identifiers import Key
+from souverix.fleet.v1 import domain_pb2, node_pb2
+
+#: Aspects of a domain; the etag is made of the first two.
+DOMAIN_ASPECTS = ("domain_spec", "existence", "authority")
+
+UNHEALTHY = (node_pb2.RUNTIME_HEALTH_DEGRADED, node_pb2.RUNTIME_HEALTH_FAILED)
+
+
+def domain_etag(facts: Facts, domain: str) -> str:
+    """Changes with each write of the domain's spec or existence."""
+    return digest_of(facts, domain, f"domains/{domain}", DOMAIN_ASPECTS[:2])
+
+
+def is_known(facts: Facts, domain: str) -> bool:
+    """Tells whether a domain is known here and not deleted.
+
+    The root is declared by its genesis alone, and one whose existence has not arrived yet is there all the same.
+    """
+    if domain not in state_of(facts).authority.records:
+        key = Key(domain, f"domains/{domain}", "authority")
+        if facts.winner(key) is None:
+            return False
+    existence = body_of(facts, Key(domain, f"domains/{domain}", "existence"))
+    return existence is None or existence.exists
+
+
+def nodes_in(facts: Facts, domain: str) -> Iterator[NodeAt]:
+    """The nodes that live in a domain itself, in no order."""
+    for subject in state_of(facts).subjects_of(domain, "nodes"):
+        at = find_node(facts, subject)
+        if at is not None and at.home.domain == domain:
+            yield at
+
+
+def live_subtree(facts: Facts, domain: str) -> list[str]:
+    """The domain and those below it that are not deleted, parents first."""
+    return [at for at in state_of(facts).authority.subtree_of(domain) if is_known(facts, at)]
+
+
+def compose_domain(
+    facts: Facts, domain: str, freshness: Freshness, *, with_sums: bool = True
+) -> domain_pb2.Domain:
+    """A domain. `with_sums` counts the nodes of its subtree, which takes time in proportion to them."""
+    state = state_of(facts)
+    subject = f"domains/{domain}"
+    record = state.authority.records.get(domain) or body_of(
+        facts, Key(domain, subject, "authority")
+    )
+    resource = domain_pb2.Domain(
+        name=subject,
+        id=domain,
+        etag=domain_etag(facts, domain),
+        parent=record.parent if record is not None else "",
+        path=state.authority.path_of(domain) or (),
+        children=sorted(c for c in state.authority.children_of(domain) if is_known(facts, c)),
+        conflicted_aspects=conflicted(facts, domain, subject, DOMAIN_ASPECTS),
+        as_of_time=freshness.as_of(domain),
+        authority=authority_view(facts, domain, None),
+    )
+    spec_key = Key(domain, subject, "domain_spec")
+    spec = facts.winner(spec_key)
+    if spec is not None:
+        resource.spec.CopyFrom(spec.body())
+        resource.update_time.CopyFrom(effective_time(facts, spec_key, spec))
+        resource.optimistic = spec.optimistic
+    existence = body_of(facts, Key(domain, subject, "existence"))
+    if existence is not None and existence.HasField("time"):
+        resource.create_time.CopyFrom(existence.time)
+    if with_sums:
+        _fill_sums(facts, resource)
+    return resource
+
+
+def has_nodes(facts: Facts, domain: str) -> bool:
+    """Tells whether a node lives in the domain itself."""
+    return next(nodes_in(facts, domain), None) is not None
+
+
+def _fill_sums(facts: Facts, resource: domain_pb2.Domain) -> None:
+    modes: Counter[int] = Counter()
+    phases: Counter[int] = Counter()
+    unhealthy = 0
+    for domain in live_subtree(facts, resource.id):
+        here = 0
+        for at in nodes_in(facts, domain):
+            here += 1
+            link = body_of(facts, Key(domain, at.subject, "link_state"))
+            modes[link.mode if link is not None else 0] += 1
+            lifecycle = body_of(facts, Key(domain, at.subject, "lifecycle"))
+            phases[lifecycle.phase if lifecycle is not None else 0] += 1
+            actual = body_of(facts, Key(domain, at.subject, "actual_state"))
+            unhealthy += actual is not None and actual.runtime.health in UNHEALTHY
+        resource.subtree_node_count += here
+        if domain == resource.id:
+            resource.node_count = here
+    summary = resource.summary
+    for mode, count in sorted(modes.items()):
+        summary.modes.add(mode=mode, node_count=count)
+    for phase, count in sorted(phases.items()):
+        summary.phases.add(phase=phase, node_count=count)
+    summary.unhealthy_node_count = unhealthy

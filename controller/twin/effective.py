@@ -1,0 +1,105 @@
+"""The effective desired state of a node: what governs it once its own declaration is joined with the policies along its
+domain's path. Owns the rule of precedence; judges nothing of what is declared.
+
+Per field (version, configuration, constraints), from the root down: the nearer level overrides, unless a level above
+it is `enforced` (design §6). The node's own declaration is the nearest level. Among policies of one domain the id
+decides, the last one in alphabetical order being the nearest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from controller.twin.configuration_hash import configuration_hash
+from controller.twin.facts import Facts, body_of, exists, state_of
+from federation.identifiers import Key
+from souverix.fleet.v1 import node_pb2
+from souverix.policy.v1 import policy_pb2
+
+#: What levels decide, one by one.
+GOVERNED_FIELDS = ("target_version", "configuration", "constraints")
+
+
+class PolicyAt(NamedTuple):
+    """A policy that applies to a node, and the domain it stands in."""
+
+    domain: str
+    policy: str
+    spec: policy_pb2.PolicySpec
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveState:
+    """What governs a node, and for each governed field the resource that decided it."""
+
+    desired: node_pb2.DesiredState
+    decided_by: dict[str, str] = field(default_factory=dict)
+
+
+def policies_of_node(facts: Facts, domain: str, subject: str) -> list[PolicyAt]:
+    """The policies that apply to a node of a domain, from the root down.
+
+    A node that names a bundle is governed by the nearest policy of that id and by what is enforced above; another one
+    by all policies whose tags it has.
+    """
+    spec = body_of(facts, Key(domain, subject, "node_spec"))
+    tags = set(spec.tags) if spec is not None else set()
+    desired = body_of(facts, Key(domain, subject, "desired_state"))
+    bundle = desired.policy_bundle if desired is not None else ""
+    found = list(_policies_along(facts, domain))
+    if bundle:
+        named = [at for at in found if at.policy == bundle][-1:]
+        return [
+            at for at in found if at in named or (at.spec.enforced and tags >= set(at.spec.tags))
+        ]
+    return [at for at in found if tags >= set(at.spec.tags)]
+
+
+def effective_state(facts: Facts, domain: str, subject: str) -> EffectiveState:
+    """Joins the policies of a node with its own declaration."""
+    own: node_pb2.DesiredState = (
+        body_of(facts, Key(domain, subject, "desired_state")) or node_pb2.DesiredState()
+    )
+    desired = node_pb2.DesiredState()
+    desired.CopyFrom(own)
+    decided_by = {name: subject for name in GOVERNED_FIELDS if _declares(own, name)}
+    enforced: set[str] = set()
+    for at in policies_of_node(facts, domain, subject):
+        for name in GOVERNED_FIELDS:
+            if name in enforced or not _declares(at.spec, name):
+                continue
+            if at.spec.enforced:
+                enforced.add(name)
+            elif decided_by.get(name) == subject:
+                continue
+            _take(desired, at.spec, name)
+            decided_by[name] = f"domains/{at.domain}/policies/{at.policy}"
+    return EffectiveState(desired, decided_by)
+
+
+def _policies_along(facts: Facts, domain: str) -> Iterator[PolicyAt]:
+    state = state_of(facts)
+    for at in state.authority.path_of(domain) or (domain,):
+        for subject in sorted(state.subjects_of(at, "policies")):
+            spec = body_of(facts, Key(at, subject, "policy"))
+            if spec is not None and exists(facts, at, subject):
+                yield PolicyAt(at, subject.partition("/")[2], spec)
+
+
+def _declares(level: node_pb2.DesiredState | policy_pb2.PolicySpec, name: str) -> bool:
+    if name == "target_version":
+        return bool(level.target_version)
+    return level.HasField("configuration" if name == "configuration" else "constraints")
+
+
+def _take(desired: node_pb2.DesiredState, spec: policy_pb2.PolicySpec, name: str) -> None:
+    if name == "target_version":
+        desired.target_version = spec.target_version
+    elif name == "constraints":
+        desired.constraints.CopyFrom(spec.constraints)
+    else:
+        desired.configuration.CopyFrom(spec.configuration)
+        desired.config_name = spec.version
+        desired.config_hash = configuration_hash(spec.configuration)

@@ -1,0 +1,123 @@
+"""Reading facts: the value that counts, where a node lives, what exists, what an etag is made of. Owns these answers
+for committed state and for a proposal's overlay alike; writes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from federation.clock import wall_ms_of
+from federation.codec import Write
+from federation.identifiers import Key
+from federation.merge import Siblings, rivals_of, winner_of
+from federation.proposal import Proposal
+from federation.state import State
+
+#: Length of an etag in hexadecimal digits, as the core's own.
+ETAG_DIGITS = 20
+
+
+class Facts(Protocol):
+    """What is known of a key: `State`, or a `Proposal` over it."""
+
+    def siblings(self, key: Key) -> Siblings:
+        """The writes of a key of which none saw another."""
+
+    def winner(self, key: Key) -> Write | None:
+        """The write that counts."""
+
+
+class Home(NamedTuple):
+    """Where a node lives, by its placements."""
+
+    domain: str
+    epoch: int
+    #: More than one domain claims the node: its id was given twice while controllers were cut off from each other.
+    disputed: bool = False
+
+
+def state_of(facts: Facts) -> State:
+    """The committed state below."""
+    return facts.state if isinstance(facts, Proposal) else facts  # type: ignore[return-value]
+
+
+def body_of(facts: Facts, key: Key) -> Any:
+    """The value that counts; None when the key was never written."""
+    winner = facts.winner(key)
+    return winner.body() if winner is not None else None
+
+
+def domains_of(facts: Facts, subject: str) -> list[str]:
+    """Domains in which something of the subject is known."""
+    return list(state_of(facts).domains_of_subject.get(subject, ()))
+
+
+def home_of(facts: Facts, subject: str, also_in: str = "") -> Home | None:
+    """Where a node lives; None while no placement is known here.
+
+    `also_in` names a domain to look in although nothing of the node is committed there yet. Of several claims the one
+    of the highest epoch counts, then the older one: the same at every controller that knows both.
+    """
+    domains = state_of(facts).domains_of_subject.get(subject, ())
+    best: tuple[int, int, str] | None = None
+    claims = 0
+    for domain in (*domains, also_in) if also_in and also_in not in domains else domains:
+        winner = facts.winner(Key(domain, subject, "placement"))
+        if winner is None:
+            continue
+        placement = winner.body()
+        claims += placement.domain == domain
+        claim = (placement.epoch, -winner.stamp, placement.domain)
+        if best is None or claim > best:
+            best = claim
+    return Home(best[2], best[0], claims > 1) if best is not None else None
+
+
+def exists(facts: Facts, domain: str, subject: str) -> bool:
+    """Tells whether the subject's existence in the domain says that it is there."""
+    existence = body_of(facts, Key(domain, subject, "existence"))
+    return existence is not None and existence.exists
+
+
+def digest_of(facts: Facts, domain: str, subject: str, aspects: Iterable[str]) -> str:
+    """An etag: a digest of the aspects' siblings, their winner named where there are several."""
+    parts = []
+    for aspect in aspects:
+        key = Key(domain, subject, aspect)
+        held = facts.siblings(key)
+        if not held:
+            parts.append(aspect)
+            continue
+        dots = sorted((w.origin.controller, w.origin.incarnation, w.sequence) for w in held)
+        parts.append(f"{aspect}{dots}")
+        if len(held) > 1:
+            winner = winner_of(key, held, state_of(facts).rank)
+            parts.append(f"{winner.origin}{winner.sequence}")
+    text = f"{domain}/{subject}:{';'.join(parts)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:ETAG_DIGITS]
+
+
+def conflicted(facts: Facts, domain: str, subject: str, aspects: Iterable[str]) -> list[str]:
+    """Of the aspects, those with rival values."""
+    rank = state_of(facts).rank
+    found = []
+    for aspect in aspects:
+        key = Key(domain, subject, aspect)
+        held = facts.siblings(key)
+        if len(held) > 1 and rivals_of(key, held, rank):
+            found.append(aspect)
+    return found
+
+
+def effective_time(facts: Facts, key: Key, write: Write) -> Timestamp:
+    """When a write counts as made: its stamp, capped by admissions."""
+    return timestamp(wall_ms_of(state_of(facts).rank(key, write)[1]))
+
+
+def timestamp(wall_ms: int) -> Timestamp:
+    """Milliseconds since the epoch as a message."""
+    return Timestamp(seconds=wall_ms // 1000, nanos=wall_ms % 1000 * 1_000_000)

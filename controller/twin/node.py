@@ -1,0 +1,137 @@
+"""The twin of a node as clients see it. Owns the composition of `Node` from facts; computes no drift, judges nothing.
+
+Everything is read through `Facts`, so that a write that is only validated can be shown as it would be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controller.twin.authority import authority_view
+from controller.twin.facts import (
+    Facts,
+    Home,
+    conflicted,
+    digest_of,
+    exists,
+    home_of,
+    timestamp,
+)
+from controller.twin.freshness import Freshness
+from federation.clock import wall_ms_of
+from federation.codec import Write
+from federation.identifiers import Key
+from souverix.fleet.v1 import connectivity_pb2, node_pb2, supply_chain_pb2
+
+#: Aspects that clients write; the etag is made of them.
+WRITABLE_ASPECTS = ("existence", "placement", "node_spec", "desired_state")
+
+#: Aspects a node's view is made of.
+NODE_ASPECTS = (
+    *WRITABLE_ASPECTS,
+    "actual_state",
+    "link_state",
+    "lifecycle",
+    "inventory",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAt:
+    """A node that exists, and where it lives."""
+
+    subject: str
+    home: Home
+
+    @property
+    def node_id(self) -> str:
+        """The plain id."""
+        return self.subject.partition("/")[2]
+
+
+def find_node(facts: Facts, subject: str, also_in: str = "") -> NodeAt | None:
+    """The node, where it is known here to exist; None for one that is deleted, unknown, or lives out of sight."""
+    home = home_of(facts, subject, also_in)
+    if home is None or not exists(facts, home.domain, subject):
+        return None
+    return NodeAt(subject, home)
+
+
+def node_etag(facts: Facts, domain: str, subject: str) -> str:
+    """Changes with each write of what clients may write of the node."""
+    return digest_of(facts, domain, subject, WRITABLE_ASPECTS)
+
+
+def compose_node(facts: Facts, at: NodeAt, freshness: Freshness) -> node_pb2.Node:
+    """The twin of a node, from the facts of the domain it lives in."""
+    domain, subject = at.home.domain, at.subject
+    node = node_pb2.Node(
+        name=subject,
+        id=at.node_id,
+        domain=domain,
+        etag=node_etag(facts, domain, subject),
+        placement_epoch=at.home.epoch,
+        conflicted_aspects=conflicted(facts, domain, subject, NODE_ASPECTS),
+        as_of_time=freshness.as_of(domain),
+    )
+    if at.home.disputed and "placement" not in node.conflicted_aspects:
+        node.conflicted_aspects.append("placement")
+    winners = _winners(facts, domain, subject)
+    _fill_declared(node, winners)
+    _fill_reported(node, winners)
+    _fill_times(node, winners)
+    declared = winners.get("desired_state")
+    last = (Key(domain, subject, "desired_state"), declared) if declared is not None else None
+    authority = authority_view(facts, domain, last)
+    if authority is not None:
+        node.authority.CopyFrom(authority)
+    return node
+
+
+def _winners(facts: Facts, domain: str, subject: str) -> dict[str, Write]:
+    found = {}
+    for aspect in NODE_ASPECTS:
+        winner = facts.winner(Key(domain, subject, aspect))
+        if winner is not None:
+            found[aspect] = winner
+    return found
+
+
+def _fill_declared(node: node_pb2.Node, winners: dict[str, Write]) -> None:
+    for aspect, field in (("node_spec", "spec"), ("desired_state", "desired_state")):
+        winner = winners.get(aspect)
+        if winner is not None:
+            getattr(node, field).CopyFrom(winner.body())
+            node.optimistic = node.optimistic or winner.optimistic
+    if node.spec.HasField("hardware"):
+        node.supply_chain.CopyFrom(supply_chain_pb2.SupplyChain(hardware=node.spec.hardware))
+
+
+def _fill_reported(node: node_pb2.Node, winners: dict[str, Write]) -> None:
+    for aspect in ("actual_state", "inventory", "lifecycle"):
+        winner = winners.get(aspect)
+        if winner is not None:
+            getattr(node, aspect).CopyFrom(winner.body())
+    link = winners.get("link_state")
+    if link is not None:
+        node.connectivity.CopyFrom(connectivity_pb2.Connectivity(link=link.body()))
+    inventory, report = winners.get("inventory"), winners.get("actual_state")
+    if inventory is not None:
+        node.observations.last_snapshot_ref = observation_id(inventory)
+    if report is not None:
+        node.observations.last_event_ref = observation_id(report)
+
+
+def _fill_times(node: node_pb2.Node, winners: dict[str, Write]) -> None:
+    existence = winners.get("existence")
+    if existence is not None:
+        body = existence.body()
+        if body.HasField("time"):
+            node.create_time.CopyFrom(body.time)
+    if winners:
+        node.update_time.CopyFrom(timestamp(wall_ms_of(max(w.stamp for w in winners.values()))))
+
+
+def observation_id(write: Write) -> str:
+    """The id of the observation a write stands for: the same at every controller."""
+    return f"{write.origin.controller}.{write.origin.incarnation}.{write.aspect}.{write.sequence}"
