@@ -46,7 +46,6 @@ class EtcdAccessSection:
     ca: str = ""
     cert: str = ""
     key: str = ""
-    server_name: str = ""
     user: str = ""
     password_file: str = ""
     #: Accept the etcd versions that can lose acknowledged data when killed (3.5.0 to 3.5.2).

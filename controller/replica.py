@@ -99,10 +99,9 @@ class Replica:
         """Tells whether this replica may write now, as far as it knows."""
         return self._journal is not None and self.lease_valid()
 
-    @property
-    def is_replayed(self) -> bool:
-        """Tells whether the log was read to its end once, so that reads are worth answering."""
-        return self._replayed.is_set()
+    async def replayed(self) -> None:
+        """Waits until the log was read to its end once, so that reads are worth answering."""
+        await self._replayed.wait()
 
     @property
     def incarnation(self) -> int:

@@ -1,0 +1,201 @@
+"""Puts a controller together: log, replica, links, services, server. The only place of composition; decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from controller.bootstrap import bootstrap
+from controller.config import ConfigError, ControllerConfig
+from controller.etcd.access import Access, Password, TlsFiles
+from controller.journal import Journal
+from controller.local_calls import LocalCalls
+from controller.log.embedded import EmbeddedEtcd
+from controller.log.etcd_log import EtcdLog
+from controller.log.port import Log
+from controller.log.sqlite_log import SqliteLog
+from controller.replica import Replica
+from controller.services.calls import CallInterceptor, RefusalAudit
+from controller.signing import Ed25519Signer
+from controller.sync.dialer import Dialer
+from controller.sync.links import Links
+from controller.sync.service import SyncService
+from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
+
+_log = logging.getLogger(__name__)
+
+#: Largest message of any call: one event of the largest size, a page of resources, or a frame of joined runs.
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+
+#: Streams of one connection: a relay or a simulator may carry many nodes.
+MAX_STREAMS_A_CONNECTION = 10_000
+
+#: Calls in progress are given this long when the process stops.
+STOP_GRACE_S = 2.0
+
+
+async def serve(config: ControllerConfig) -> None:
+    """Runs one replica until SIGTERM or SIGINT. Raises `ConfigError`, `LogError`, `OSError`."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(config):
+        await stop.wait()
+        _log.info("stopping")
+
+
+@contextlib.asynccontextmanager
+async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
+    """A replica that lives and serves while the block runs. Raises what ended its life, if anything did."""
+    signer = Ed25519Signer.load(config.trust.signing_key)
+    async with _open_log(config) as log:
+        links = Links()
+        replica = Replica(config, log, signer, links)
+        application = Application(config, replica, links)
+        life = asyncio.create_task(replica.run(), name="replica")
+        serving = asyncio.create_task(application.serve_when_replayed(), name="serving")
+        body = asyncio.current_task()
+
+        def end_body(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and task.exception() is not None and body is not None:
+                body.cancel()
+
+        life.add_done_callback(end_body)
+        serving.add_done_callback(end_body)
+        try:
+            yield replica
+        except asyncio.CancelledError:
+            for task in (life, serving):
+                if task.done() and not task.cancelled() and task.exception() is not None:
+                    task.result()
+            raise
+        finally:
+            await application.stop()
+            for task in (serving, life):
+                task.cancel()
+            await asyncio.gather(serving, life, return_exceptions=True)
+
+
+class Application:
+    """The services of one replica and the server they stand on."""
+
+    def __init__(self, config: ControllerConfig, replica: Replica, links: Links) -> None:
+        self._config = config
+        self._replica = replica
+        self._links = links
+        self._local = LocalCalls()
+        self._health = health.aio.HealthServicer()
+        self._names: list[str] = []
+        self._server = grpc.aio.server(
+            interceptors=[CallInterceptor(RefusalAudit(replica))],
+            options=[
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_concurrent_streams", MAX_STREAMS_A_CONNECTION),
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        self._admin: grpc.aio.Server | None = None
+        self._sync = SyncService(replica, links)
+        replica.add_duty(self._prepare)
+        if config.parent is not None:
+            replica.add_duty(Dialer(replica, links, config.parent).run)
+        replica.add_duty(self._end_sessions_after)
+        self._add_services()
+
+    async def serve_when_replayed(self) -> None:
+        """Begins to serve once the log was read: an answer from half a log would be wrong."""
+        await self._replica.replayed()
+        await self._server.start()
+        for name in ("", *self._names):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        if self._admin is not None:
+            await self._admin.start()
+        _log.info("serving", extra={"address": self._config.listen.address})
+
+    async def stop(self) -> None:
+        """Ends calls, sessions and the server."""
+        await self._sync.end_sessions(sync_pb2.GOODBYE_REASON_SHUTDOWN, "the controller stops")
+        await self._server.stop(STOP_GRACE_S)
+        if self._admin is not None:
+            await self._admin.stop(STOP_GRACE_S)
+
+    def _add_services(self) -> None:
+        sync_pb2_grpc.add_SyncServiceServicer_to_server(self._sync, self._server)
+        self._name(sync_pb2.DESCRIPTOR)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
+        )
+        if self._server.add_insecure_port(self._config.listen.address) == 0:
+            raise ConfigError(f"{self._config.listen.address} cannot be bound; is it in use?")
+        if self._config.listen.admin_address:
+            self._admin = grpc.aio.server()
+            channelz.add_channelz_servicer(self._admin)
+            if self._admin.add_insecure_port(self._config.listen.admin_address) == 0:
+                raise ConfigError(f"{self._config.listen.admin_address} cannot be bound")
+
+    def _name(self, file: Any, servicer: Any = None) -> None:
+        """Takes a file's services into reflection and health, and makes them callable over links."""
+        for service in file.services_by_name.values():
+            self._names.append(service.full_name)
+            if servicer is not None:
+                self._local.add(service, servicer)
+
+    async def _prepare(self, journal: Journal) -> None:
+        await bootstrap(self._replica, journal)
+        await asyncio.Event().wait()
+
+    async def _end_sessions_after(self, journal: Journal) -> None:
+        """Ends children's sessions when the mastership ends: their runs can be committed here no more."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self._sync.end_sessions(
+                sync_pb2.GOODBYE_REASON_NOT_MASTER, "this replica ceased to be the master"
+            )
+
+
+@contextlib.asynccontextmanager
+async def _open_log(config: ControllerConfig) -> AsyncIterator[Log]:
+    """The log the configuration names; an etcd of our own where it names none."""
+    config.controller.data_dir.mkdir(parents=True, exist_ok=True)
+    async with contextlib.AsyncExitStack() as stack:
+        log: Log
+        if config.log.kind == "sqlite":
+            log = SqliteLog(config.controller.data_dir / "log.sqlite", uuid.uuid4().hex)
+        elif config.log.endpoints:
+            log = EtcdLog(_access(config), config.log.prefix)
+        else:
+            embedded = EmbeddedEtcd(config.log.etcd_binary, config.controller.data_dir / "etcd")
+            await stack.enter_async_context(embedded)
+            log = EtcdLog(embedded.access, config.log.prefix)
+        stack.push_async_callback(log.close)
+        yield log
+
+
+def _access(config: ControllerConfig) -> Access:
+    section = config.log.access
+    tls = None
+    if section.ca:
+        tls = TlsFiles(
+            Path(section.ca),
+            Path(section.cert) if section.cert else None,
+            Path(section.key) if section.key else None,
+        )
+    password = None
+    if section.user:
+        password = Password(section.user, Path(section.password_file).read_text().strip())
+    return Access(config.log.endpoints, tls, password, section.allow_lossy_versions)

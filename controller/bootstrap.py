@@ -1,0 +1,142 @@
+"""What a controller must write before anything else can be: the genesis at the root, and the domains and keys of its
+configured children. A duty of the master; writes only what is not there yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+from controller.config import ChildSection
+from controller.journal import Journal
+from controller.replica import Replica
+from controller.writes import write_audit
+from federation.chain import key_id_of
+from federation.domains import DomainDeclaration, declare_domain
+from federation.identifiers import Key
+from federation.proposal import Proposal
+from souverix.audit.v1 import audit_pb2
+from souverix.federation.v1 import authority_pb2
+from souverix.fleet.v1 import domain_pb2
+
+_log = logging.getLogger(__name__)
+
+_KINDS = {
+    "region": domain_pb2.DOMAIN_KIND_REGION,
+    "edge-zone": domain_pb2.DOMAIN_KIND_EDGE_ZONE,
+    "cluster": domain_pb2.DOMAIN_KIND_CLUSTER,
+    "tenant": domain_pb2.DOMAIN_KIND_TENANT,
+    "air-gap-island": domain_pb2.DOMAIN_KIND_AIR_GAP_ISLAND,
+}
+_LEVELS = {
+    "regional": authority_pb2.AUTHORITY_LEVEL_REGIONAL,
+    "local": authority_pb2.AUTHORITY_LEVEL_LOCAL,
+    "autonomous": authority_pb2.AUTHORITY_LEVEL_AUTONOMOUS,
+}
+_MODES = {
+    "continuous": authority_pb2.SYNC_MODE_CONTINUOUS,
+    "periodic": authority_pb2.SYNC_MODE_PERIODIC,
+    "opportunistic": authority_pb2.SYNC_MODE_OPPORTUNISTIC,
+    "manual": authority_pb2.SYNC_MODE_MANUAL,
+}
+
+
+async def bootstrap(replica: Replica, journal: Journal) -> None:
+    """Writes the genesis and the children's domains where they are missing."""
+    config = replica.config
+    principal = f"controller:{config.controller.id}"
+    if config.trust.genesis and config.controller.domain not in replica.state.authority.records:
+        genesis = await asyncio.to_thread(_read_genesis, Path(config.trust.genesis))
+        await journal.submit(partial(_write_genesis, genesis=genesis, principal=principal))
+        _log.info("the federation begins", extra={"domain": config.controller.domain})
+    await _own_authority(replica)
+    for child in config.children:
+        await journal.submit(
+            partial(_declare_child, child=child, replica=replica, principal=principal)
+        )
+
+
+def _read_genesis(path: Path) -> authority_pb2.Genesis:
+    return authority_pb2.Genesis.FromString(path.read_bytes())
+
+
+async def _own_authority(replica: Replica) -> None:
+    """Waits until this controller's own place in the tree is known; at first contact the parent says it."""
+    own = replica.config.controller.domain
+    with replica.changes.subscribe() as subscription:
+        while replica.state.authority.path_of(own) is None:
+            await subscription.next(timeout_s=1.0)
+
+
+def _write_genesis(proposal: Proposal, genesis: authority_pb2.Genesis, principal: str) -> None:
+    domain = genesis.domain
+    subject = f"domains/{domain}"
+    proposal.write(domain, subject, "genesis", genesis, principal=principal)
+    spec = domain_pb2.DomainSpec(kind=domain_pb2.DOMAIN_KIND_GLOBAL, display_name=domain)
+    proposal.write(domain, subject, "domain_spec", spec, principal=principal)
+    existence = domain_pb2.Existence(exists=True, reason="genesis")
+    existence.time.FromMilliseconds(proposal.wall_ms)
+    proposal.write(domain, subject, "existence", existence, principal=principal)
+
+
+def _declare_child(
+    proposal: Proposal, child: ChildSection, replica: Replica, principal: str
+) -> None:
+    """Declares a child's domain, or grants its key where the domain stands and the key is new."""
+    state = replica.state
+    public_key = bytes.fromhex(child.public_key)
+    record = audit_pb2.AuditRecord(
+        principal=principal,
+        resource=f"domains/{child.domain}",
+        source="configuration",
+        outcome=audit_pb2.AUDIT_OUTCOME_ALLOWED,
+        details={"controller": child.controller, "key_id": key_id_of(public_key)},
+    )
+    if not state.siblings(Key(child.domain, f"domains/{child.domain}", "authority")):
+        declaration = _declaration(child, replica.config.controller.domain, public_key)
+        parent_term = state.authority.term_of(replica.config.controller.domain)
+        declare_domain(
+            partial(proposal.write, principal=principal), declaration, parent_term, proposal.wall_ms
+        )
+        record.action = "domain.declared"
+    elif not state.keys.knows(child.controller, key_id_of(public_key)):
+        grant = authority_pb2.KeyGrant(
+            controller=child.controller,
+            domain=child.domain,
+            key_id=key_id_of(public_key),
+            public_key=public_key,
+        )
+        subject = f"controllers/{child.controller}"
+        proposal.write(child.domain, subject, "key_grant", grant, principal=principal)
+        record.action = "key.granted"
+    else:
+        return
+    write_audit(proposal, record, domain=replica.config.controller.domain)
+
+
+def _declaration(child: ChildSection, parent: str, public_key: bytes) -> DomainDeclaration:
+    sync = authority_pb2.SyncStrategy(
+        mode=_MODES[child.sync.mode], batch_size=child.sync.batch_size
+    )
+    if child.sync.frequency_s:
+        sync.frequency.FromTimedelta(timedelta(seconds=child.sync.frequency_s))
+    return DomainDeclaration(
+        domain=child.domain,
+        spec=domain_pb2.DomainSpec(
+            parent=parent, display_name=child.display_name or child.domain, kind=_KINDS[child.kind]
+        ),
+        master_of_record=child.master_of_record or child.controller,
+        level=_LEVELS[child.level],
+        controller=child.controller,
+        public_key=public_key,
+        autonomy=authority_pb2.Autonomy(
+            can_operate_isolated=child.autonomy.can_operate_isolated,
+            can_modify_policies=child.autonomy.can_modify_policies,
+            can_deploy_versions=child.autonomy.can_deploy_versions,
+        ),
+        sync=sync,
+        reason="declared by configuration",
+    )

@@ -1,0 +1,72 @@
+"""Executes writes that other controllers forwarded here, by the same handlers that serve clients. Owns the way from a
+method's name to its handler; knows no service.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.protobuf import message_factory
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import DecodeError
+
+from controller.errors import ServiceError
+from controller.writes import Caller
+
+
+class ForwardedContext:
+    """What a handler may ask of a call that came over a sync link."""
+
+    def __init__(self, caller: Caller) -> None:
+        self.caller = caller
+
+    def peer(self) -> str:
+        """The controller that passed the call on."""
+        return self.caller.source
+
+    def time_remaining(self) -> float | None:
+        """Seconds the first controller's caller still waits."""
+        return self.caller.remaining_s
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        """None: the caller is known already."""
+        return ()
+
+
+class LocalCalls:
+    """Unary methods by full name."""
+
+    def __init__(self) -> None:
+        self._methods: dict[str, tuple[Any, Any]] = {}
+
+    def add(self, service: ServiceDescriptor, servicer: Any) -> None:
+        """Makes the unary methods of a service callable."""
+        for method in service.methods:
+            if method.server_streaming or method.client_streaming:
+                continue
+            request_type = message_factory.GetMessageClass(method.input_type)
+            name = f"/{service.full_name}/{method.name}"
+            self._methods[name] = (getattr(servicer, method.name), request_type)
+
+    async def execute(self, method: str, request: bytes, caller: Caller) -> bytes:
+        """The serialised response. Raises what the handler raises, `ServiceError` for what cannot be called."""
+        found = self._methods.get(method)
+        if found is None:
+            raise ServiceError(
+                grpc.StatusCode.UNIMPLEMENTED,
+                "METHOD_UNKNOWN",
+                f"{method} is not known to this controller; the controllers' versions differ",
+            )
+        handler, request_type = found
+        try:
+            parsed = request_type.FromString(request)
+        except DecodeError as error:
+            raise ServiceError(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "MALFORMED",
+                f"the request of {method} is malformed",
+            ) from error
+        response = await handler(parsed, ForwardedContext(caller))
+        data: bytes = response.SerializeToString()
+        return data
