@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from controller.etcd import watch as watch_module
 from controller.etcd.access import Access
 from controller.etcd.client import Etcd, prefix_end
 from controller.etcd.errors import Compacted
@@ -144,7 +145,11 @@ async def test_a_watch_resumes_without_loss_or_repeat_and_cuts_no_transaction(
     assert seen == [b"%d" % number for number in range(200)]
 
 
-async def test_a_watch_leaves_a_member_that_hangs(etcd: EtcdProcess, link: TcpProxy) -> None:
+async def test_a_watch_leaves_a_member_that_hangs(
+    etcd: EtcdProcess, link: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "QUIET_S", 0.3)
+    monkeypatch.setattr(watch_module, "HUNG_S", 0.3)
     async with (
         Etcd(Access(endpoints=[etcd.endpoint])) as raw,
         Etcd(Access(endpoints=[link.endpoint, etcd.endpoint])) as far,
