@@ -1,0 +1,123 @@
+"""A command as a controller sees it: composed from its facts, cancels and deliveries. Owns the composition; the facts
+are the log's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+from controller.command.delivery import TERMINAL, DeliveryState, Target
+from controller.command.messages import subject_of_command, subject_of_delivery, wire_name
+from controller.twin.facts import Facts, domains_of, state_of
+from federation.codec import Write
+from federation.identifiers import Key
+from federation.merge import etag_of
+from souverix.command.v1 import command_pb2
+
+#: Reason shown for a target of which its delivering controller has said nothing yet.
+NOT_HEARD_OF = "NOT_CONFIRMED_BY_DELIVERING_CONTROLLER"
+
+#: Numbers of the terminal states, as messages carry them.
+FINISHED = frozenset(int(state) for state in TERMINAL)
+
+
+def command_facts(facts: Facts, command_id: str) -> Iterator[tuple[str, Write]]:
+    """The command's fact in each domain that has targets known here."""
+    subject = subject_of_command(command_id)
+    for domain in sorted(domains_of(facts, subject)):
+        write = facts.winner(Key(domain, subject, "command"))
+        if write is not None:
+            yield domain, write
+
+
+def view_of(facts: Facts, command_id: str) -> command_pb2.Command | None:
+    """The command; None when it is not known here."""
+    view: command_pb2.Command | None = None
+    digest = hashlib.sha256()
+    for domain, write in command_facts(facts, command_id):
+        fact: command_pb2.CommandFact = write.body()
+        if view is None:
+            view = command_pb2.Command(
+                name=f"commands/{command_id}",
+                id=command_id,
+                action=fact.action,
+                semantics=fact.semantics,
+                principal=write.principal,
+                issuing_controller=fact.issuing_controller,
+                issue_time=fact.issue_time,
+                expire_time=fact.expire_time,
+                total_targets=fact.total_targets,
+                reason=fact.reason,
+            )
+        cancel = Key(domain, subject_of_command(command_id), "command_cancel")
+        if facts.winner(cancel) is not None:
+            view.cancel_requested = True
+            _take_etag(facts, cancel, digest)
+        for node in fact.nodes:
+            view.deliveries.append(_delivery(facts, Target(domain, command_id, node), digest))
+    if view is None:
+        return None
+    view.finished_targets = sum(d.state in FINISHED for d in view.deliveries)
+    view.done = view.finished_targets >= view.total_targets
+    view.etag = digest.hexdigest()[:20]
+    return view
+
+
+def open_domains(facts: Facts, command_id: str) -> list[str]:
+    """Domains in which targets of the command are not finished, as known here."""
+    found = []
+    for domain, write in command_facts(facts, command_id):
+        targets = (Target(domain, command_id, node) for node in write.body().nodes)
+        if not all(_is_finished(facts, target) for target in targets):
+            found.append(domain)
+    return found
+
+
+def delivery_body(facts: Facts, target: Target) -> command_pb2.Delivery | None:
+    """How far the command got at one node, as recorded; None when nothing is recorded here."""
+    winner = facts.winner(Key(target.domain, subject_of_delivery(target), "delivery"))
+    body: command_pb2.Delivery | None = winner.body() if winner is not None else None
+    return body
+
+
+def listed_commands(facts: Facts, domain: str) -> list[tuple[int, str]]:
+    """(stamp, id) of all commands known here, or of those with targets in one domain; newest first."""
+    state = state_of(facts)
+    domains = [domain] if domain else [d for d, kind in state.subjects if kind == "commands"]
+    newest: dict[str, int] = {}
+    for at in domains:
+        for subject in state.subjects_of(at, "commands"):
+            if subject.count("/") != 1:
+                continue
+            write = facts.winner(Key(at, subject, "command"))
+            if write is not None:
+                command_id = subject.partition("/")[2]
+                newest[command_id] = max(newest.get(command_id, 0), write.stamp)
+    return sorted(((stamp, command_id) for command_id, stamp in newest.items()), reverse=True)
+
+
+def _is_finished(facts: Facts, target: Target) -> bool:
+    body = delivery_body(facts, target)
+    return body is not None and body.state in FINISHED
+
+
+def _delivery(facts: Facts, target: Target, digest: hashlib._Hash) -> command_pb2.Delivery:
+    key = Key(target.domain, subject_of_delivery(target), "delivery")
+    body = delivery_body(facts, target)
+    if body is not None:
+        _take_etag(facts, key, digest)
+        return body
+    digest.update(target.node.encode())
+    return command_pb2.Delivery(
+        command_id=target.command_id,
+        node=target.node,
+        state=wire_name(DeliveryState.PENDING),
+        reason=NOT_HEARD_OF,
+    )
+
+
+def _take_etag(facts: Facts, key: Key, digest: hashlib._Hash) -> None:
+    winner = facts.winner(key)
+    if winner is not None:
+        digest.update(etag_of(facts.siblings(key), winner).encode())
