@@ -137,8 +137,9 @@ class Agent:
                 self._identity.count_refused_frame()
                 self._log.warning("frame_refused", fence=effect.offered, highest=effect.highest)
             case LinkLeft():
-                self._log.warning(
-                    "link_left",
+                tell = self._log.warning if effect.stood else self._log.info
+                tell(
+                    "link_left" if effect.stood else "dial_failed",
                     controller=effect.address,
                     cause=effect.trigger.value,
                     detail=effect.detail,

@@ -1,7 +1,7 @@
 """Which address to dial next, and when.
 
 Owns the walk through the controller's addresses and the back-off. Sans-IO: time and chance come in as
-arguments. Must never know why a link ended, only whether it stood and what the other side asked for.
+arguments. Must never know why a link ended, only whether it was steady and what the other side asked for.
 
 Within one round through the addresses the next follows almost at once, for another replica may be the master.
 After a round without success the pause doubles, jittered (as in "Exponential Backoff And Jitter", AWS 2015), so
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 FIRST_PAUSE_S = 0.25
 """Pause after the first failed round: short, for most outages are a fail-over."""
 
-LONGEST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = 10.0
 """Longest pause by our own back-off: a returned controller is found within this."""
 
 NEXT_ADDRESS_PAUSE_S = 0.1
@@ -59,10 +59,13 @@ class DialPlan:
         return Dialling(address, self._opens_at(address))
 
     def ended(
-        self, address: str, now_s: float, *, stood: bool, retry_after_s: float | None
+        self, address: str, now_s: float, *, steady: bool, retry_after_s: float | None
     ) -> None:
-        """The link to `address` ended, or never stood. `retry_after_s` is what the other side asked for."""
-        if stood:
+        """The link to `address` ended, or never stood.
+
+        `steady`: it stood long enough to trust the address again. `retry_after_s`: what the other side asked for.
+        """
+        if steady:
             self._failed_rounds = 0
         self._position = self._addresses.index(address) + 1
         round_over = self._position % len(self._addresses) == 0

@@ -64,6 +64,10 @@ LONGEST_LEASE_TTL_S = 300.0
 HEARTBEATS_PER_LEASE = 3
 """Heartbeats are sent at least this often within a lease TTL, so that a healthy stream is never silent."""
 
+STEADY_LINK_S = 5.0
+"""How long a link must stand for the back-off to begin anew: one that ends at once, again and again, must not
+become a busy loop."""
+
 REPORT_WINDOW = 64
 """Reports in flight without acknowledgement: enough to fill a slow link, little for the controller to hold."""
 
@@ -130,6 +134,7 @@ class Link:
         self._fence = fence
         self._default_heartbeat_s = heartbeat_s
         self._address = ""
+        self._linked_at_s = 0.0
         self._silent_at_s = 0.0
         self._lease_ttl_s = DEFAULT_LEASE_TTL_S
         self._heartbeat_s = heartbeat_s
@@ -224,7 +229,7 @@ class Link:
             heartbeat_s = span_s(welcome.heartbeat_interval)
         heartbeat_s = min(heartbeat_s, self._lease_ttl_s / HEARTBEATS_PER_LEASE)
         self._heartbeat_s = max(heartbeat_s, SHORTEST_HEARTBEAT_S)
-        self._heartbeat_at_s = now_s
+        self._heartbeat_at_s = self._linked_at_s = now_s
         self._silent_at_s = now_s + self._lease_ttl_s
         self._reports_acknowledged = self._reports_sent = welcome.reports_acknowledged
         self._results.clear()
@@ -266,8 +271,9 @@ class Link:
         if not self._move(trigger):
             return []
         self.rtt_s = None
-        self._plan.ended(self._address, now_s, stood=stood, retry_after_s=retry_after_s)
-        return [LinkLeft(self._address, trigger, detail)]
+        steady = stood and now_s - self._linked_at_s >= STEADY_LINK_S
+        self._plan.ended(self._address, now_s, steady=steady, retry_after_s=retry_after_s)
+        return [LinkLeft(self._address, trigger, detail, stood)]
 
     def stop(self, now_s: float) -> None:
         """The agent stops: a standing link says goodbye first."""

@@ -87,11 +87,12 @@ class FrameRefused:
 
 @dataclass(frozen=True, slots=True)
 class LinkLeft:
-    """Effect: the stream is over for us; close it."""
+    """Effect: the stream is over for us; close it. `stood`: it had been welcomed."""
 
     address: str
     trigger: Trigger
     detail: str
+    stood: bool
 
 
 Effect = (

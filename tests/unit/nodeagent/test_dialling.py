@@ -16,7 +16,7 @@ def most() -> float:
 
 def fail(plan: DialPlan, now_s: float, retry_after_s: float | None = None) -> str:
     address = plan.next().address
-    plan.ended(address, now_s, stood=False, retry_after_s=retry_after_s)
+    plan.ended(address, now_s, steady=False, retry_after_s=retry_after_s)
     return address
 
 
@@ -36,12 +36,12 @@ def test_walks_through_all_addresses_and_pauses_after_each_round() -> None:
     assert [round(pause, 6) for pause in pauses] == expected
 
 
-def test_the_pause_grows_to_a_bound_and_shrinks_after_a_link_that_stood() -> None:
+def test_the_pause_grows_to_a_bound_and_shrinks_after_a_steady_link() -> None:
     plan = DialPlan(["a"], most)
     for _ in range(40):
         fail(plan, 0.0)
     assert plan.next().not_before_s == LONGEST_PAUSE_S
-    plan.ended("a", 0.0, stood=True, retry_after_s=None)
+    plan.ended("a", 0.0, steady=True, retry_after_s=None)
     assert plan.next().not_before_s == FIRST_PAUSE_S
 
 

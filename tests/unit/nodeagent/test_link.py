@@ -12,6 +12,7 @@ from nodeagent.link import (
     GREETING_TIMEOUT_S,
     MAX_WANTED_CHUNKS,
     REPORT_WINDOW,
+    STEADY_LINK_S,
     TRANSITIONS,
     Link,
     LinkState,
@@ -154,7 +155,7 @@ def test_a_goodbye_is_heard_under_any_fence_and_its_patience_honoured() -> None:
         reason=nodelink_pb2.LINK_END_NOT_MASTER, message="ask b", retry_after=duration(7)
     )
     effects = link.receive(frame(1, goodbye=goodbye), 0.0)
-    assert effects == [LinkLeft("a", Trigger.SENT_AWAY, "LINK_END_NOT_MASTER ask b")]
+    assert effects == [LinkLeft("a", Trigger.SENT_AWAY, "LINK_END_NOT_MASTER ask b", stood=False)]
     assert link.tick(6.9) == []
     assert link.tick(7.0) == [Dial("a")]
 
@@ -177,6 +178,18 @@ def test_a_dialled_address_that_never_answers_is_given_up() -> None:
     link = dialled()
     assert link.deadline_s() == GREETING_TIMEOUT_S
     assert left(link, link.tick(GREETING_TIMEOUT_S + 0.1)) is Trigger.SILENCE
+
+
+@pytest.mark.parametrize(
+    ("stood_s", "pause_s"), [(STEADY_LINK_S - 1, 0.25), (STEADY_LINK_S, 0.125)]
+)
+def test_only_a_steady_link_ends_the_back_off(stood_s: float, pause_s: float) -> None:
+    link = dialled()
+    link.leave(Trigger.STREAM_ENDED, "", 0.0)
+    assert link.tick(1.0) == [Dial("a")]
+    link.receive(welcome(), 1.0)
+    link.leave(Trigger.STREAM_ENDED, "", 1.0 + stood_s)
+    assert link.deadline_s() == 1.0 + stood_s + pause_s
 
 
 def test_heartbeats_fall_due_as_the_controller_wishes() -> None:

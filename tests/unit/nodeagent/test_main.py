@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from nodeagent.main import main
+from tests.unit.nodeagent.made_up import command
 from tests.unit.nodeagent.scripted_controller import ScriptedController, serving, until
 
 STOP_WITHIN_S = 15
@@ -56,6 +58,27 @@ async def test_reports_this_host_and_stops_cleanly(tmp_path: Path) -> None:
     assert events[0] == "agent_started"
     assert events[-1] == "agent_stopped"
     assert {"dialling", "fence_met", "linked"} <= set(events)
+
+
+async def test_a_killed_agent_answers_a_repeated_command_from_its_ledger(tmp_path: Path) -> None:
+    frame = command("c", expire_us=time.time_ns() // 1000 + 60_000_000, at_most_once=True)
+    arguments = ["run", "--node", "edge-7", "--state-dir", str(tmp_path)]
+    async with serving(ScriptedController()) as controller:
+        controller.script.acknowledges_results = False
+        arguments += ["--controller", controller.address]
+        async with souverix_node(*arguments) as process:
+            await until(lambda: "edge-7" in controller.open_streams)
+            await controller.send("edge-7", command=frame)
+            await until(lambda: controller.results)
+            process.kill()
+            await process.wait()
+        await until(lambda: not controller.open_streams)
+        async with souverix_node(*arguments):
+            await until(lambda: len(controller.results) == 2)
+            await controller.send("edge-7", command=frame)
+            await until(lambda: len(controller.results) == 3)
+    assert controller.results[0] == controller.results[1] == controller.results[2]
+    assert len({hello.source for hello in controller.hellos}) == 1
 
 
 async def test_status_tells_what_a_running_agent_knows(tmp_path: Path) -> None:
