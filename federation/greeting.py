@@ -38,6 +38,7 @@ def hello_of(state: State, settings: Settings, clock: int) -> sync_pb2.Hello:
         clock=clock,
         credit_bytes=CREDIT_BYTES,
         subscriptions=settings.subscriptions,
+        backlog_events=settings.backlog_events,
     )
 
 

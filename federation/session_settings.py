@@ -49,4 +49,6 @@ class Settings:
     batch_events: int = 0
     heartbeat_ms: int = HEARTBEAT_MS
     subscriptions: tuple[str, ...] = ()
+    #: Events this side thinks the other lacks; the dialled side admits replays by it.
+    backlog_events: int = 0
     admission: Admission = field(default_factory=Unbounded)

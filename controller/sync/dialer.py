@@ -27,6 +27,9 @@ _log = logging.getLogger(__name__)
 #: Interval of periodic and opportunistic sessions unless the strategy says otherwise (seed 4: 15m).
 DEFAULT_FREQUENCY_S = 900.0
 
+#: A session that lasted longer was sound: what ended it begins a new series of attempts.
+STEADY_S = 10.0
+
 #: How often an opportunistic link looks whether the parent can be reached.
 PROBE_S = 15.0
 
@@ -107,7 +110,7 @@ class Dialer:
                 continue
             self._address_at += 1
             delay_ms = end.retry_after_ms or self._backoff.delay_ms(attempt, random.random())  # noqa: S311 jitter
-            attempt = 0 if end.was_live else attempt + 1
+            attempt = 0 if end.lasted_s > STEADY_S else attempt + 1
             if strategy.mode in (
                 authority_pb2.SYNC_MODE_OPPORTUNISTIC,
                 authority_pb2.SYNC_MODE_PERIODIC,
@@ -131,19 +134,19 @@ class Dialer:
                 keep_open=strategy.keep_open,
                 batch_events=strategy.batch_events,
                 heartbeat_ms=min(HEARTBEAT_MS, int(strategy.frequency_s * 1000)),
+                backlog_events=self._backlog_events(),
             ),
         )
         driver = SessionDriver(self._replica, journal, session, self._links, address)
         self._links.opened(driver, PeerRole.PARENT)
         close = Close(sync_pb2.GOODBYE_REASON_UNSPECIFIED, "the link was given up")
-        was_live = False
+        began_s = time.monotonic()
         try:
             async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
                 call = sync_pb2_grpc.SyncServiceStub(channel).Connect()
                 sender = asyncio.create_task(_send_frames(call, driver))
                 try:
                     close = await driver.run(_frames(call))
-                    was_live = bool(session.peer)
                     if close.reason == sync_pb2.GOODBYE_REASON_LEVEL:
                         await sender
                 finally:
@@ -152,9 +155,21 @@ class Dialer:
                     call.cancel()
         finally:
             self._links.ended(driver, close.message)
-        if not was_live or close.reason != sync_pb2.GOODBYE_REASON_LEVEL:
+        if close.reason != sync_pb2.GOODBYE_REASON_LEVEL:
             _log.info("no link to the parent", extra={"address": address, "reason": close.message})
-        return _End(close.reason, close.message, close.retry_after_ms, was_live)
+        return _End(close.reason, close.message, close.retry_after_ms, time.monotonic() - began_s)
+
+    def _backlog_events(self) -> int:
+        """Events of the own subtree not known to be durable at the parent: an estimate from above."""
+        state, durability = self._replica.state, self._replica.durability
+        own = self._replica.config.controller.domain
+        path = state.authority.path_of(own)
+        parent = path[-2] if path and len(path) > 1 else ""
+        return sum(
+            max(0, held.received - durability.reached(parent, stream))
+            for stream, held in state.streams.items()
+            if state.authority.is_within(stream.domain, own)
+        )
 
     def _pause_after_level_s(self, strategy: Strategy) -> float:
         if strategy.mode == authority_pb2.SYNC_MODE_MANUAL:
@@ -172,7 +187,7 @@ class _End:
     reason: int
     message: str
     retry_after_ms: int
-    was_live: bool
+    lasted_s: float
 
 
 async def _send_frames(
