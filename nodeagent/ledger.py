@@ -36,7 +36,7 @@ class EntryState(Enum):
 
 
 TRANSITIONS: dict[tuple[EntryState, EntryState], str] = {
-    (EntryState.PENDING, EntryState.BEGUN): "its turn came; recorded before it runs",
+    (EntryState.PENDING, EntryState.BEGUN): "its turn came, which is recorded before it runs",
     (EntryState.PENDING, EntryState.FINISHED): "refused, expired or cancelled before it ran",
     (EntryState.BEGUN, EntryState.FINISHED): "it ran, or was interrupted and must not run again",
     (EntryState.BEGUN, EntryState.PENDING): "interrupted, and running it again does no harm",
