@@ -103,10 +103,14 @@ class State:
         self.audits: deque[AuditItem] = deque(maxlen=MAX_AUDIT_AT_HAND)
         self.decoder = EventDecoder()
         self.next_offset = 0
+        #: Hybrid clock of the log's writers, for the next one to go on from. Peers' stamps count only as far as a
+        #: writer's clock followed them, which is bounded.
         self.clock = 0
         #: Offsets of commits that hold runs of the control lane, in order.
         self.control_offsets = array("Q")
         self._blocked: set[StreamId] = set()
+        #: A control fact came into effect that blocked streams may have waited for.
+        self._judge_again = False
 
     # Reading.
 
@@ -217,6 +221,10 @@ class State:
         if stream.lane is Lane.CONTROL and not (control and control[-1] == offset):
             control.append(offset)
         self._advance(stream, state, offset, applied)
+        while self._judge_again:
+            self._judge_again = False
+            for blocked in sorted(self._blocked, key=lambda s: (s.lane, s)):
+                self._advance(blocked, self.streams[blocked], offset, applied)
 
     def _advance(self, stream: StreamId, state: StreamState, offset: int, applied: Applied) -> None:
         """Brings into effect what may, in the stream's order."""
@@ -275,8 +283,6 @@ class State:
         return Verdict(Outcome.ACCEPTED)
 
     def _merge(self, stream: StreamId, write: Write, offset: int, applied: Applied) -> None:
-        if write[2] > self.clock:
-            self.clock = write[2]
         aspect = write[4]
         if aspect == "audit":
             item = AuditItem(stream, write)
@@ -304,7 +310,7 @@ class State:
         if ASPECTS[aspect].contested and write.term < self.authority.term_of(key.domain):
             self._note_superseded(key, write, applied)
         if stream[2] is Lane.CONTROL:
-            self._control(stream, key, write, offset, applied)
+            self._control(stream, key, write, applied)
         elif aspect == "conflict":
             self._note_conflict_record(write)
 
@@ -335,10 +341,10 @@ class State:
         key = Key(record.domain, record.subject, record.aspect)
         self.conflicts.saw_record(record.conflict_id, key, write)
 
-    def _control(
-        self, stream: StreamId, key: Key, write: Write, offset: int, applied: Applied
-    ) -> None:
-        """Facts that others rest on; a change lets waiting streams be judged again."""
+    def _control(self, stream: StreamId, key: Key, write: Write, applied: Applied) -> None:
+        """Facts that others rest on. Waiting streams are judged again once the run at hand is through: one of them
+        may be the very stream this fact came in.
+        """
         aspect = write.aspect
         if aspect == "admission":
             capped = self.admissions.put(stream.domain, write.body())
@@ -355,8 +361,7 @@ class State:
         else:
             return
         applied.authority_changed = True
-        for blocked in sorted(self._blocked, key=lambda s: (s.lane, s)):
-            self._advance(blocked, self.streams[blocked], offset, applied)
+        self._judge_again = True
 
     def _rivals_may_turn(self, capped: StreamId, applied: Applied) -> None:
         """An admission may change who wins where rivals stand."""
