@@ -90,6 +90,8 @@ class WriteCall:
     request_id: str = ""
     validate_only: bool = False
     durable_at: str = ""
+    #: Subject of the first event where it is not the end of `resource`: recognises a repeat of the request.
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,8 @@ class Writer:
         return table.decide_write(me, self._own_domain, call.domain, permission, link_up=link_up)
 
     def _repeat(self, call: WriteCall, subject: str) -> _Decided:
-        if subject.rpartition("/")[2] not in call.resource:
+        expected = call.subject or call.resource
+        if expected != subject and not expected.endswith("/" + subject):
             raise RequestIdReused(
                 f"request_id {call.request_id!r} was used for {subject}; use a new one for another request",
                 request_id=call.request_id,
