@@ -32,8 +32,12 @@ class ValueStoreError(Exception):
     """Root of the store's errors."""
 
 
-class InvalidChunk(ValueStoreError):
+class InvalidChunk(ValueStoreError, ValueError):
     """The sender must change it: the bytes are not those of the digest, or too many."""
+
+
+class ChunkMissing(ValueStoreError, KeyError):
+    """Somebody else must be asked: the chunk is not here, or what was here was damaged."""
 
 
 class StoreFull(ValueStoreError):
@@ -49,13 +53,16 @@ class ValueStore:
         self._size_bytes: int | None = None
         self._writing = asyncio.Lock()
 
-    async def get(self, digest: str) -> bytes | None:
-        """A chunk; None when it is not here, or what is here is damaged. Raises `InvalidChunk`, `OSError`."""
+    async def get(self, digest: str) -> bytes:
+        """A chunk. Raises `ChunkMissing`, `InvalidChunk`, `OSError`."""
         return await asyncio.to_thread(self._read, self._path(digest), digest)
 
     async def missing(self, digests: Iterable[str]) -> list[str]:
-        """Of the digests, those whose chunks are not here, each once, in order. Raises `InvalidChunk`."""
-        paths = {digest: self._path(digest) for digest in digests}
+        """Of the digests, those whose chunks are not here, each once, in order.
+
+        A text that is no digest names no chunk, and is left out.
+        """
+        paths = {d: self._path(d) for d in digests if DIGEST_PATTERN.fullmatch(d)}
         return await asyncio.to_thread(
             lambda: [d for d, path in paths.items() if not path.exists()]
         )
@@ -81,15 +88,15 @@ class ValueStore:
         name = digest.partition(":")[2]
         return self._directory / name[:2] / name
 
-    def _read(self, path: Path, digest: str) -> bytes | None:
+    def _read(self, path: Path, digest: str) -> bytes:
         try:
             data = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        if digest_of(data) == digest:
-            return data
-        path.unlink(missing_ok=True)
-        return None
+        except FileNotFoundError as error:
+            raise ChunkMissing(f"chunk {digest} is not here") from error
+        if digest_of(data) != digest:
+            path.unlink(missing_ok=True)
+            raise ChunkMissing(f"chunk {digest} was damaged on disk, and was removed")
+        return data
 
     def _write(self, path: Path, data: bytes) -> None:
         if self._size_bytes is None:

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from controller.values import MAX_CHUNK_BYTES, InvalidChunk, StoreFull, ValueStore, digest_of
+from controller.values import (
+    MAX_CHUNK_BYTES,
+    ChunkMissing,
+    InvalidChunk,
+    StoreFull,
+    ValueStore,
+    digest_of,
+)
 
 CHUNK = b"packages" * 100
 
@@ -28,8 +35,13 @@ async def test_missing_names_each_absent_chunk_once_in_order(tmp_path: Path) -> 
     assert await store.missing(asked) == [second, first]
 
 
-async def test_a_chunk_that_is_not_here_is_none(tmp_path: Path) -> None:
-    assert await ValueStore(tmp_path).get(digest_of(b"nobody sent this")) is None
+async def test_a_chunk_that_is_not_here_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(ChunkMissing, match="is not here"):
+        await ValueStore(tmp_path).get(digest_of(b"nobody sent this"))
+
+
+async def test_a_text_that_is_no_digest_is_no_missing_chunk(tmp_path: Path) -> None:
+    assert await ValueStore(tmp_path).missing(["../secret", digest_of(b"1")]) == [digest_of(b"1")]
 
 
 async def test_a_damaged_chunk_is_not_passed_on_and_can_be_put_anew(tmp_path: Path) -> None:
@@ -37,7 +49,8 @@ async def test_a_damaged_chunk_is_not_passed_on_and_can_be_put_anew(tmp_path: Pa
     await store.put(digest_of(CHUNK), CHUNK)
     (file,) = files_in(tmp_path)
     file.write_bytes(CHUNK[:-1] + b"?")
-    assert await store.get(digest_of(CHUNK)) is None
+    with pytest.raises(ChunkMissing, match="damaged"):
+        await store.get(digest_of(CHUNK))
     assert await store.missing([digest_of(CHUNK)]) == [digest_of(CHUNK)]
     await store.put(digest_of(CHUNK), CHUNK)
     assert await store.get(digest_of(CHUNK)) == CHUNK
