@@ -12,7 +12,11 @@ from dataclasses import dataclass, field
 from federation.causality import covers
 from federation.codec import Write
 from federation.identifiers import Dot, Key
-from federation.merge import Siblings, conflict_id_of
+from federation.merge import Rank, Siblings, conflict_id_of
+from souverix.federation.v1 import conflict_pb2
+
+#: Siblings' values in one record, together: with names and terms the record stays well below the largest event.
+MAX_RECORDED_VALUES_BYTES = 192 * 1024
 
 
 @dataclass(slots=True)
@@ -88,6 +92,46 @@ class ConflictLedger:
     def records_due(self) -> list[DueConflict]:
         """Conflicts whose values are all here and which no record names."""
         return [due for due in self.due.values() if due.complete]
+
+
+def conflict_record(due: DueConflict, rank: Rank, *, resolved: bool) -> conflict_pb2.ConflictRecord:
+    """The record of a conflict whose values are all here, winner first. `resolved`: its rivals stand no more.
+
+    Values that together exceed `MAX_RECORDED_VALUES_BYTES` are left out, the winner's first, then the largest: they
+    are in their streams, where controller, incarnation and number find them.
+    """
+    key = due.key
+    ordered = sorted(
+        due.siblings.values(), key=lambda w: (*rank(key, w), w.origin, w.sequence), reverse=True
+    )
+    record = conflict_pb2.ConflictRecord(
+        conflict_id=due.conflict_id,
+        domain=key.domain,
+        subject=key.subject,
+        aspect=key.aspect,
+        resolved_when_recorded=resolved,
+    )
+    for write in ordered:
+        term, effective_stamp = rank(key, write)
+        record.siblings.add(
+            controller=write.origin.controller,
+            incarnation=write.origin.incarnation,
+            sequence=write.sequence,
+            principal=write.principal,
+            request_id=write.request_id,
+            effective_stamp=effective_stamp,
+            term=term,
+            optimistic=write.optimistic,
+            event=write.raw,
+            winner=write is ordered[0],
+        )
+    excess = sum(len(s.event) for s in record.siblings) - MAX_RECORDED_VALUES_BYTES
+    for sibling in sorted(record.siblings, key=lambda s: (not s.winner, -len(s.event))):
+        if excess <= 0:
+            break
+        excess -= len(sibling.event)
+        sibling.ClearField("event")
+    return record
 
 
 def resolves_of(rivals: Siblings) -> tuple[Dot, ...]:
