@@ -31,6 +31,7 @@ from controller.signing import Ed25519Signer
 from controller.sync.dialer import Dialer
 from controller.sync.links import Links
 from controller.sync.service import SyncService
+from controller.values import ValueStore
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
 
 _log = logging.getLogger(__name__)
@@ -96,6 +97,10 @@ class Application:
         self._replica = replica
         self._links = links
         self._local = LocalCalls()
+        self.values = ValueStore(
+            Path(config.values_dir) if config.values_dir else config.controller.data_dir / "values"
+        )
+        links.attach(replica, self.values, self._local)
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
         self._server = grpc.aio.server(

@@ -16,11 +16,13 @@ import grpc
 from controller.errors import ForwardedStatus, ServiceError, status_of
 from controller.replica import Replica
 from controller.sync.driver import SessionDriver
+from controller.values import ValueStore, ValueStoreError
 from controller.writes import Caller
 from federation.backlog import SyncDebt
 from federation.identifiers import Key, Lane, StreamId
 from federation.session import PeerRole, Phase
 from souverix.event.v1 import event_pb2
+from souverix.fleet.v1 import observation_pb2
 from souverix.sync.v1 import sync_pb2
 
 _log = logging.getLogger(__name__)
@@ -36,19 +38,6 @@ FORWARD_TIMEOUT_S = 10.0
 
 #: Digests asked for in one frame: their answers are at most 16 MiB, sent a frame each.
 WANTED_A_FRAME = 64
-
-
-class Values(Protocol):
-    """The store of large values' chunks."""
-
-    async def missing(self, digests: Sequence[str]) -> list[str]:
-        """Of these, the digests that are not held."""
-
-    async def get(self, digest: str) -> bytes:
-        """A chunk's bytes. Raises `KeyError` when it is not held."""
-
-    async def put(self, digest: str, data: bytes) -> None:
-        """Stores a chunk durably. Raises `ValueError` when the bytes are not the digest's."""
 
 
 class Local(Protocol):
@@ -90,7 +79,7 @@ class Links:
         self.parent: SessionDriver | None = None
         self.children: dict[str, SessionDriver] = {}
         self._replica: Replica | None = None
-        self._values: Values | None = None
+        self._values: ValueStore | None = None
         self._local: Local | None = None
         self._forwards: dict[int, tuple[SessionDriver, asyncio.Future[sync_pb2.ForwardReply]]] = {}
         self._next_forward = 0
@@ -99,7 +88,7 @@ class Links:
         #: Asks the dialer for a session now; set by the dialer.
         self.dial_now: Callable[[], None] = lambda: None
 
-    def attach(self, replica: Replica, values: Values, local: Local) -> None:
+    def attach(self, replica: Replica, values: ValueStore, local: Local) -> None:
         """Completes the wiring: links are a part of the replica's write path, and use it themselves."""
         self._replica = replica
         self._values = values
@@ -389,8 +378,7 @@ class Links:
         for run in runs:
             for raw in run.events:
                 event = event_pb2.Event.FromString(raw)
-                for value in event.inventory.large_values:
-                    digests += [chunk.digest for chunk in value.chunks]
+                digests += _digests_of(event.inventory)
         await self._want(driver, digests)
 
     async def _want_missing(self, driver: SessionDriver, replica: Replica) -> None:
@@ -402,8 +390,7 @@ class Links:
             for subject in list(replica.state.subjects_of(domain, "nodes")):
                 write = replica.state.winner(Key(domain, subject, "inventory"))
                 if write is not None:
-                    for value in write.body().large_values:
-                        digests += [chunk.digest for chunk in value.chunks]
+                    digests += _digests_of(write.body())
             await asyncio.sleep(0)
         await self._want(driver, digests)
 
@@ -421,7 +408,7 @@ class Links:
         for digest in want.digests[:WANTED_A_FRAME]:
             try:
                 chunk = sync_pb2.Chunk(digest=digest, data=await self._values.get(digest))
-            except (KeyError, ValueError):
+            except (ValueStoreError, OSError):
                 chunk = sync_pb2.Chunk(digest=digest, missing=True)
             driver.send(sync_pb2.Frame(chunk=chunk))
 
@@ -430,7 +417,7 @@ class Links:
             return
         try:
             await self._values.put(chunk.digest, chunk.data)
-        except (ValueError, OSError) as error:
+        except (ValueStoreError, OSError) as error:
             _log.warning(
                 "a chunk was not stored", extra={"digest": chunk.digest, "error": str(error)}
             )
@@ -444,6 +431,14 @@ class Links:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _digests_of(inventory: observation_pb2.Inventory) -> list[str]:
+    """Digests of the chunks an inventory names; a value of one chunk is that chunk."""
+    digests = []
+    for value in inventory.large_values:
+        digests += [chunk.digest for chunk in value.chunks] or [value.digest]
+    return digests
 
 
 def _outcome_unknown(controller: str) -> ServiceError:
