@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 from google.rpc import code_pb2
 
-from controller.errors import abort, status_of
+from controller.errors import ServiceError, abort, status_of
 from controller.journal import JournalError
 from controller.log.errors import LogError
 from controller.replica import Replica
@@ -42,7 +42,7 @@ READING = ("Get", "List", "Watch", "Download", "Verify", "Connect", "ServerRefle
 
 
 def caller_of(context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
-    """Who calls. Raises `ServiceError` through the interceptor when the principal is malformed."""
+    """Who calls. Raises `ServiceError` when the principal is malformed."""
     supplied = getattr(context, "caller", None)
     if isinstance(supplied, Caller):
         return supplied
@@ -50,7 +50,11 @@ def caller_of(context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
     principal = metadata.get(PRINCIPAL_METADATA, ANONYMOUS)
     text = principal.decode(errors="replace") if isinstance(principal, bytes) else str(principal)
     if not PRINCIPAL_PATTERN.fullmatch(text):
-        text = ANONYMOUS
+        raise ServiceError(
+            grpc.StatusCode.UNAUTHENTICATED,
+            "PRINCIPAL_MALFORMED",
+            f"metadata {PRINCIPAL_METADATA} is not a principal such as user:alice",
+        )
     return Caller(text, context.peer(), context.time_remaining())
 
 
@@ -63,9 +67,9 @@ class RefusalAudit:
         self._filled_s = time.monotonic()
         self._suppressed = 0
 
-    async def note(self, method: str, caller: Caller, error: BaseException) -> None:
+    async def note(self, method: str, caller: Caller, error: FederationError) -> None:
         """Takes note of a refusal; never raises."""
-        if not isinstance(error, FederationError) or not self._replica.is_master:
+        if not self._replica.is_master:
             return
         now = time.monotonic()
         self._tokens = min(REFUSALS_BURST, self._tokens + (now - self._filled_s) * REFUSALS_PER_S)
@@ -158,6 +162,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             raise error
         if status_of(error).code == code_pb2.INTERNAL:
             _log.exception("a call failed", extra={"method": method}, exc_info=error)
-        if not method.rpartition("/")[2].startswith(READING):
+        if isinstance(error, FederationError) and not method.rpartition("/")[2].startswith(READING):
             await self._audit.note(method, caller_of(context), error)
         await abort(context, error)

@@ -141,7 +141,7 @@ class SessionDriver:
                 if self.closed is not None:
                     return
         except (OSError, InvalidWrite) as error:
-            _log.info("sync stream failed", extra={"peer": self.session.peer, "error": str(error)})
+            self.closed = Close(sync_pb2.GOODBYE_REASON_UNSPECIFIED, str(error))
         self._end()
 
     async def _tick(self) -> None:
