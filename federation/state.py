@@ -18,7 +18,7 @@ from federation.chain import Verifier, chain_start
 from federation.codec import ASPECTS, EventDecoder, Term, Write, stream_from_message
 from federation.conflicts import ConflictLedger
 from federation.errors import CorruptLog, InvalidWrite
-from federation.identifiers import Key, Lane, Origin, StreamId
+from federation.identifiers import Dot, Key, Lane, Origin, StreamId
 from federation.merge import Siblings, merge, rivals_of, winner_of
 from souverix.event.v1 import event_pb2
 
@@ -108,6 +108,8 @@ class State:
         self.clock = 0
         #: Offsets of commits that hold runs of the control lane, in order.
         self.control_offsets = array("Q")
+        #: domain -> stamp of the record by which its present master's unbroken mastership began.
+        self._mastery_began: dict[str, int] = {}
         self._blocked: set[StreamId] = set()
         #: A control fact came into effect that blocked streams may have waited for.
         self._judge_again = False
@@ -303,7 +305,7 @@ class State:
             if len(held) > 1 or len(siblings) > 1:
                 self.conflicts.saw_rivals(key, rivals_of(key, siblings, self.rank))
         if write[10]:
-            self.conflicts.saw_resolution(key, write, held or ())
+            self.conflicts.saw_resolution(key, write, held or (), self._is_applied)
         applied.keys.append(key)
         if write[7]:
             self._remember(stream, write, offset)
@@ -320,11 +322,15 @@ class State:
         self.domains_of_subject.setdefault(key.subject, {})[key.domain] = None
 
     def _note_superseded(self, key: Key, write: Write, applied: Applied) -> None:
-        record = self.authority.records.get(key.domain)
-        below_rank = self.authority.rank_term(key.domain, write) < self.authority.term_of(
-            key.domain
-        )
-        if record is not None and below_rank and not write.optimistic and key.aspect != "authority":
+        """A superseded master's write is late when it was made after its successor's mastership began; what it wrote
+        before that may arrive at any time.
+        """
+        if write.optimistic or key.aspect == "authority":
+            return
+        term = self.authority.term_of(key.domain)
+        if self.authority.rank_term(
+            key.domain, write
+        ) < term and write.stamp > self._mastery_began.get(key.domain, 0):
             applied.superseded.append((key, write))
 
     def _remember(self, stream: StreamId, write: Write, offset: int) -> None:
@@ -336,10 +342,16 @@ class State:
             if len(self.requests) > MAX_REMEMBERED_REQUESTS:
                 self.requests.popitem(last=False)
 
+    def _is_applied(self, key: Key, dot: Dot) -> bool:
+        lane = ASPECTS[key.aspect].lane
+        stream = self.streams.get(StreamId(key.domain, dot.origin, lane))
+        return stream is not None and dot.sequence <= stream.applied
+
     def _note_conflict_record(self, write: Write) -> None:
         record = write.body()
         key = Key(record.domain, record.subject, record.aspect)
-        self.conflicts.saw_record(record.conflict_id, key, write)
+        dots = tuple(Dot(Origin(s.controller, s.incarnation), s.sequence) for s in record.siblings)
+        self.conflicts.saw_record(record.conflict_id, key, write, dots)
 
     def _control(self, stream: StreamId, key: Key, write: Write, applied: Applied) -> None:
         """Facts that others rest on. Waiting streams are judged again once the run at hand is through: one of them
@@ -351,9 +363,7 @@ class State:
             self._rivals_may_turn(capped, applied)
             return
         if aspect == "authority":
-            winner = self.winner(key)
-            if winner is not None:
-                self.authority.put(winner.body())
+            self._put_authority(key, applied)
         elif aspect == "key_grant":
             self.keys.put(write.body())
         elif aspect == "genesis":
@@ -362,6 +372,21 @@ class State:
             return
         applied.authority_changed = True
         self._judge_again = True
+
+    def _put_authority(self, key: Key, applied: Applied) -> None:
+        winner = self.winner(key)
+        if winner is None:
+            return
+        record = winner.body()
+        before = self.authority.records.get(record.domain)
+        if before is None or before.since != record.since:
+            self._mastery_began[record.domain] = winner.stamp
+        self.authority.put(record)
+        applied.keys.extend(
+            open_key
+            for open_key in self.conflicts.open_keys
+            if self.authority.is_within(open_key.domain, record.domain)
+        )
 
     def _rivals_may_turn(self, capped: StreamId, applied: Applied) -> None:
         """An admission may change who wins where rivals stand."""
