@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from federation.acceptance import GRANTING_ASPECTS
-from federation.causality import Context
-from federation.chain import Signer, chain_start, extend, seal
+from federation.causality import Context, covers
+from federation.chain import Signer, extend
 from federation.clock import HybridClock
-from federation.codec import ASPECTS, Write, dot_to_message, stream_from_message, stream_to_message
+from federation.codec import ASPECTS, Write, dot_to_message, stream_from_message
 from federation.conflicts import resolves_of
 from federation.errors import InvalidWrite
 from federation.identifiers import Key, Origin, StreamId
-from federation.merge import Siblings, context_of, rivals_of, winner_of
+from federation.merge import Siblings, context_of, merge, rivals_of, winner_of
+from federation.sealing import sealed_runs
 from federation.state import ReceivedRun, State
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2
@@ -34,6 +35,12 @@ MAX_RUN_BYTES = 512 * 1024
 #: A proposal takes no further request beyond this, so that the commit stays below the log's limit of 1 MiB even after
 #: one more run of the largest size.
 FULL_BYTES = 448 * 1024
+
+
+#: What a commit holds beside its events, estimated from above: tags and lengths of one event, and of one run its
+#: stream's name, numbers and seal.
+EVENT_OVERHEAD_BYTES = 8
+RUN_OVERHEAD_BYTES = 384
 
 
 class Receipt(enum.Enum):
@@ -74,8 +81,27 @@ class Mark(NamedTuple):
     """A point to revert to."""
 
     drafts: int
-    undo: int
+    received: int
+    refused: int
     size: int
+    grants: bool
+
+
+class _Drafted(NamedTuple):
+    stream: StreamId
+    write: Write
+    key: Key
+    #: What the overlay held of the key before; None: nothing.
+    before: Siblings | None
+    #: The first draft of its request, by which the request is found again.
+    is_first: bool
+
+
+class _Received(NamedTuple):
+    stream: StreamId
+    run: event_pb2.Run
+    #: Number and chain hash the stream stood at in this proposal before; None: where the state has it.
+    before: tuple[int, bytes] | None
 
 
 class Proposal:
@@ -87,15 +113,15 @@ class Proposal:
         self.state = state
         self.identity = identity
         self.wall_ms = wall_ms
+        #: Bytes of the commit, estimated from above.
         self.size = 0
         self._clock = clock
         self._signer = signer
         self._overlay: dict[Key, Siblings] = {}
-        self._drafts: list[tuple[StreamId, Write]] = []
-        self._undo: list[tuple[Key, Siblings | None]] = []
+        self._drafts: list[_Drafted] = []
         self._next: dict[StreamId, int] = {}
-        self._runs: list[event_pb2.Run] = []
-        self._quarantined: list[event_pb2.QuarantinedRun] = []
+        self._received: list[_Received] = []
+        self._refused: list[event_pb2.QuarantinedRun] = []
         self._prepared: dict[tuple[StreamId, int], ReceivedRun] = {}
         self._heads: dict[StreamId, tuple[int, bytes]] = {}
         self._requests: dict[tuple[str, str], str] = {}
@@ -106,7 +132,7 @@ class Proposal:
     @property
     def empty(self) -> bool:
         """Tells whether there is nothing to append."""
-        return not (self._drafts or self._runs or self._quarantined)
+        return not (self._drafts or self._received or self._refused)
 
     @property
     def full(self) -> bool:
@@ -137,7 +163,11 @@ class Proposal:
 
     def drafts(self) -> list[tuple[StreamId, Write]]:
         """This commit's local writes, in order."""
-        return list(self._drafts)
+        return self.drafts_since(Mark(0, 0, 0, 0, grants=False))
+
+    def drafts_since(self, mark: Mark) -> list[tuple[StreamId, Write]]:
+        """Local writes drafted after a mark, in order."""
+        return [(drafted.stream, drafted.write) for drafted in self._drafts[mark.drafts :]]
 
     # Local writes.
 
@@ -154,23 +184,26 @@ class Proposal:
         report: tuple[str, int] | None = None,
         moved_from: event_pb2.MovedFrom | None = None,
         stamp: int | None = None,
+        context: Context | None = None,
     ) -> Write:
         """Drafts one event that has seen all that stands here of its key.
 
-        `report` is (source, number) of a node's report. A moved event keeps its `stamp` and sees nothing of the old
-        domain. Raises `InvalidWrite` when the event is larger than `MAX_EVENT_BYTES`.
+        `report` is (source, number) of a node's report. A moved event keeps its `stamp`, sees nothing of the old
+        domain, and names as its `context` what it has seen of the new one. Raises `InvalidWrite` when the event is
+        larger than `MAX_EVENT_BYTES`.
         """
         key = Key(domain, subject, aspect)
         lane = ASPECTS[aspect].lane
         stream = StreamId(domain, self.identity.origin, lane)
         held: Siblings = self.siblings(key) if aspect != "audit" else ()
-        context: Context = context_of(held)
-        resolves = resolves_of(rivals_of(key, held, self.state.rank)) if len(held) > 1 else ()
+        seen = context_of(held) if context is None else context
+        sees_all = len(held) > 1 and all(covers(seen, sibling.dot) for sibling in held)
+        resolves = resolves_of(rivals_of(key, held, self.state.rank)) if sees_all else ()
         sequence = self._next.get(stream) or self.state.received(stream) + 1
         event = event_pb2.Event(
             stamp=stamp if stamp is not None else self._clock.tick(self.wall_ms),
             subject=subject,
-            context=[dot_to_message(d) for d in context],
+            context=[dot_to_message(d) for d in seen],
             term=self.state.authority.term_of(domain),
             request_id=request_id,
             principal=principal,
@@ -193,7 +226,7 @@ class Proposal:
             event.stamp,
             subject,
             aspect,
-            context,
+            seen,
             tuple(event.term),
             request_id,
             principal,
@@ -201,39 +234,52 @@ class Proposal:
             resolves,
             raw,
         )
+        request = (principal, request_id)
+        is_first = bool(request_id) and request not in self._requests
+        if is_first:
+            self._requests[request] = subject
+        self.size += len(raw) + EVENT_OVERHEAD_BYTES
+        if stream not in self._next:
+            self.size += RUN_OVERHEAD_BYTES
         self._next[stream] = sequence + 1
-        self._drafts.append((stream, write))
-        if request_id:
-            self._requests.setdefault((principal, request_id), subject)
+        self._drafts.append(_Drafted(stream, write, key, self._overlay.get(key), is_first))
+        self._overlay[key] = merge(held, write).siblings
         self._grants = self._grants or aspect in GRANTING_ASPECTS
-        self._undo.append((key, self._overlay.get(key)))
-        self._overlay[key] = (write,)
-        self.size += len(raw) + 8
         return write
 
     def mark(self) -> Mark:
-        """A point to revert to when a request is refused after it drafted something."""
-        return Mark(len(self._drafts), len(self._undo), self.size)
+        """A point to revert to when a request is refused after it drafted or received something."""
+        return Mark(
+            len(self._drafts), len(self._received), len(self._refused), self.size, self._grants
+        )
 
     def revert(self, mark: Mark) -> None:
-        """Drops every draft since the mark."""
-        for stream, write in self._drafts[mark.drafts :]:
-            self._next[stream] = min(self._next[stream], write.sequence)
-            self._requests.pop((write.principal, write.request_id), None)
-        del self._drafts[mark.drafts :]
-        for key, before in reversed(self._undo[mark.undo :]):
+        """Drops everything drafted and received since the mark."""
+        for stream, write, key, before, is_first in reversed(self._drafts[mark.drafts :]):
+            self._next[stream] = write.sequence
+            if is_first:
+                del self._requests[(write.principal, write.request_id)]
             if before is None:
-                self._overlay.pop(key, None)
+                del self._overlay[key]
             else:
                 self._overlay[key] = before
-        del self._undo[mark.undo :]
-        self._grants = any(w.aspect in GRANTING_ASPECTS for _, w in self._drafts)
+        for stream, run, head in reversed(self._received[mark.received :]):
+            del self._prepared[(stream, run.first_sequence)]
+            if head is None:
+                del self._heads[stream]
+            else:
+                self._heads[stream] = head
+        del self._drafts[mark.drafts :]
+        del self._received[mark.received :]
+        del self._refused[mark.refused :]
         self.size = mark.size
+        self._grants = mark.grants
 
     # Receipt.
 
     def receive(self, peer: str, run: event_pb2.Run) -> Receipt:
-        """Takes in a run from a peer: checks numbers, chain and seal; a part held already is skipped.
+        """Takes in a run from a peer: checks numbers, chain and seal; a part held already is skipped. Of this
+        controller's own streams only those of earlier incarnations are taken back, and only under a known key.
 
         Raises `InvalidWrite` for a run that is malformed or too large.
         """
@@ -247,7 +293,8 @@ class Proposal:
             raise InvalidWrite(
                 f"run of {stream} is {size} bytes; at most {MAX_RUN_BYTES} are allowed"
             )
-        received, chain_hash = self._heads.get(stream) or (
+        head = self._heads.get(stream)
+        received, chain_hash = head or (
             self.state.received(stream),
             self.state.chain_hash(stream),
         )
@@ -255,7 +302,8 @@ class Proposal:
             return Receipt.REPEATED
         if run.first_sequence > received + 1:
             return Receipt.GAP
-        if stream.origin.controller == self.identity.controller:
+        own = stream.origin.controller == self.identity.controller
+        if own and stream.origin.incarnation >= self.identity.incarnation:
             return self._quarantine(peer, run, "OWN_STREAM_AHEAD")
         if run.first_sequence <= received:
             run = event_pb2.Run(
@@ -269,13 +317,15 @@ class Proposal:
         verified = self.state.keys.knows(stream.origin.controller, run.seal.key_id)
         if verified and not self.state.keys.seal_is_good(stream, run.seal):
             return self._quarantine(peer, run, "SEAL_INVALID")
+        if own and not verified:
+            return self._quarantine(peer, run, "KEY_UNKNOWN")
         writes = self._decode(stream, run)
         if writes is None:
             return self._quarantine(peer, run, "UNDECODABLE")
         self._heads[stream] = (run.seal.sequence, run.seal.chain_hash)
-        self._runs.append(run)
+        self._received.append(_Received(stream, run, head))
         self._prepared[(stream, run.first_sequence)] = ReceivedRun(run.seal, writes, verified)
-        self.size += size
+        self.size += size + len(run.events) * EVENT_OVERHEAD_BYTES + RUN_OVERHEAD_BYTES
         self._observe_stamps(stream, run, writes)
         return Receipt.TAKEN
 
@@ -290,8 +340,10 @@ class Proposal:
             return None
 
     def _quarantine(self, peer: str, run: event_pb2.Run, reason: str) -> Receipt:
-        self._quarantined.append(event_pb2.QuarantinedRun(run=run, reason=reason, peer=peer))
-        self.size += run.ByteSize()
+        evidence = event_pb2.QuarantinedRun(run=run, reason=reason, peer=peer)
+        if self.state.wants_evidence(run) and evidence not in self._refused:
+            self._refused.append(evidence)
+            self.size += evidence.ByteSize() + EVENT_OVERHEAD_BYTES
         return Receipt.QUARANTINED
 
     def _observe_stamps(
@@ -343,35 +395,27 @@ class Proposal:
 
     def build(self, commit_id: bytes, replica: str, fencing_token: int) -> Built:
         """Seals the drafts and makes the commit for `state.next_offset`."""
-        drafted: dict[StreamId, list[Write]] = {}
-        for stream, write in self._drafts:
-            drafted.setdefault(stream, []).append(write)
+        by_stream: dict[StreamId, list[Write]] = {}
+        for drafted in self._drafts:
+            by_stream.setdefault(drafted.stream, []).append(drafted.write)
         prepared = dict(self._prepared)
         own_runs = []
-        for stream, writes in sorted(drafted.items(), key=lambda item: item[0].lane):
-            run = self._seal(stream, writes)
-            own_runs.append(run)
-            prepared[(stream, run.first_sequence)] = ReceivedRun(run.seal, writes, verified=True)
+        for stream, writes in sorted(by_stream.items(), key=lambda item: item[0].lane):
+            for run, sealed in sealed_runs(
+                self._signer, stream, self.state.chain_hash(stream), writes
+            ):
+                own_runs.append(run)
+                prepared[(stream, run.first_sequence)] = ReceivedRun(
+                    run.seal, sealed, verified=True
+                )
         commit = event_pb2.Commit(
             commit_id=commit_id,
             offset=self.state.next_offset,
             time_ms=self.wall_ms,
             replica=replica,
             fencing_token=fencing_token,
-            runs=[*self._runs, *own_runs],
-            quarantined=self._quarantined,
+            runs=[*(received.run for received in self._received), *own_runs],
+            quarantined=self._refused,
             clock=self._clock.last,
         )
         return Built(commit.SerializeToString(), commit, prepared)
-
-    def _seal(self, stream: StreamId, writes: list[Write]) -> event_pb2.Run:
-        held = self.state.streams.get(stream)
-        start = held.chain_hash if held else chain_start(stream)
-        events = [w.raw for w in writes]
-        last = writes[-1].sequence
-        return event_pb2.Run(
-            stream=stream_to_message(stream),
-            first_sequence=writes[0].sequence,
-            events=events,
-            seal=seal(self._signer, stream, last, extend(start, events)),
-        )

@@ -25,6 +25,10 @@ from souverix.event.v1 import event_pb2
 #: Requests remembered for idempotency: at 1,000 writes a second a quarter of an hour, on a quiet controller months.
 MAX_REMEMBERED_REQUESTS = 1_000_000
 
+#: Refused runs of one stream kept in the log: enough to see what went wrong, too few for a peer that repeats them at
+#: each contact to fill it.
+MAX_EVIDENCE_A_STREAM = 16
+
 #: Audit entries kept at hand for listing; older ones are read from the log by verification and export.
 MAX_AUDIT_AT_HAND = 100_000
 
@@ -108,6 +112,7 @@ class State:
         self.clock = 0
         #: Offsets of commits that hold runs of the control lane, in order.
         self.control_offsets = array("Q")
+        self._evidence: dict[StreamId, set[bytes]] = {}
         #: domain -> stamp of the record by which its present master's unbroken mastership began.
         self._mastery_began: dict[str, int] = {}
         self._blocked: set[StreamId] = set()
@@ -145,6 +150,11 @@ class State:
         held = self.streams.get(stream)
         return held.chain_hash if held else chain_start(stream)
 
+    def wants_evidence(self, refused: event_pb2.Run) -> bool:
+        """Tells whether a refused run is to be kept: not when it is held already, nor without bound."""
+        held = self._evidence.get(stream_from_message(refused.stream), ())
+        return len(held) < MAX_EVIDENCE_A_STREAM and refused.seal.chain_hash not in held
+
     def own_incarnation(self) -> int:
         """The highest incarnation this log holds of its own controller; 0 when it wrote nothing yet."""
         return max(
@@ -179,6 +189,7 @@ class State:
             self._take(stream, run, ready, offset, commit.time_ms, applied)
         for refused in commit.quarantined:
             stream = stream_from_message(refused.run.stream)
+            self._evidence.setdefault(stream, set()).add(refused.run.seal.chain_hash)
             state = self.streams.get(stream)
             if state is not None:
                 state.quarantined_runs += 1
