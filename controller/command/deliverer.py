@@ -68,9 +68,10 @@ class CancelSeen:
 
 @dataclass(frozen=True, slots=True)
 class LinkOpened:
-    """Input: a node can be reached."""
+    """Input: a node can be reached, as one of a domain."""
 
     node: str
+    domain: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ class Deliverer:
         self._open: dict[Target, _Open] = {}
         self._by_node: dict[str, dict[Target, _Open]] = {}
         self._by_command: dict[tuple[str, str], dict[str, _Open]] = {}
-        self._linked: set[str] = set()
+        self._linked: dict[str, str] = {}
         self._timers: list[tuple[int, Target]] = []
 
     def open_count(self) -> int:
@@ -173,9 +174,9 @@ class Deliverer:
             case CancelSeen():
                 return list(self._cancel_seen(given, now_ms))
             case LinkOpened():
-                return list(self._link_opened(given.node, now_ms))
+                return list(self._link_opened(given, now_ms))
             case LinkClosed():
-                self._linked.discard(given.node)
+                self._linked.pop(given.node, None)
                 for held in self._by_node.get(given.node, {}).values():
                     held.on_this_link = False
                 return []
@@ -232,7 +233,7 @@ class Deliverer:
         """A command that cannot leave at once is recorded as arrived, so that its issuer sees where it waits."""
         if held.is_recorded or held.delivery.state is not DeliveryState.PENDING:
             return
-        linked = held.delivery.target.node in self._linked
+        linked = self._is_linked(held.delivery.target)
         reason = "WAITS_FOR_EARLIER_COMMANDS" if linked else "NODE_NOT_LINKED"
         held.delivery = replace(held.delivery, reason=reason)
         held.is_recorded = True
@@ -244,21 +245,25 @@ class Deliverer:
             target = held.delivery.target
             if held.delivery.state is DeliveryState.PENDING:
                 yield from self._move(held, Trigger.CANCEL, now_ms)
-            elif target.node in self._linked:
+            elif self._is_linked(target):
                 yield SendCancel(target)
 
-    def _link_opened(self, node: str, now_ms: int) -> Iterator[Effect]:
-        self._linked.add(node)
-        for held in self._by_node.get(node, {}).values():
+    def _link_opened(self, opened: LinkOpened, now_ms: int) -> Iterator[Effect]:
+        self._linked[opened.node] = opened.domain
+        for held in self._by_node.get(opened.node, {}).values():
             held.on_this_link = False
-            if held.delivery.state is not DeliveryState.DISPATCHED:
+            dispatched = held.delivery.state is DeliveryState.DISPATCHED
+            if not dispatched or not self._is_linked(held.delivery.target):
                 continue
             if held.cancel_asked:
                 yield SendCancel(held.delivery.target)
             elif held.command.semantics is Semantics.AT_LEAST_ONCE:
                 held.due_ms = max(now_ms, held.delivery.update_ms + RESEND_AFTER_RELINK_MS)
                 self._wake_at(held.due_ms, held.delivery.target)
-        yield from self._pump(node, now_ms)
+        yield from self._pump(opened.node, now_ms)
+
+    def _is_linked(self, target: Target) -> bool:
+        return self._linked.get(target.node) == target.domain
 
     def _answered(self, given: Answered, now_ms: int) -> Iterator[Effect]:
         trigger = ANSWERS.get(given.answer.state)
@@ -278,11 +283,11 @@ class Deliverer:
 
     def _pump(self, node: str, now_ms: int) -> Iterator[Effect]:
         """Sends what is due to a node, oldest first, as far as its window allows."""
-        if node not in self._linked:
-            return
-        waiting = self._by_node.get(node, {})
-        room = MAX_IN_FLIGHT_A_NODE - sum(held.on_this_link for held in waiting.values())
-        for held in list(waiting.values()):
+        waiting = [
+            h for h in self._by_node.get(node, {}).values() if self._is_linked(h.delivery.target)
+        ]
+        room = MAX_IN_FLIGHT_A_NODE - sum(held.on_this_link for held in waiting)
+        for held in waiting:
             if held.due_ms > now_ms or held.cancel_asked or now_ms >= held.command.expire_ms:
                 continue
             if held.delivery.state is DeliveryState.PENDING:

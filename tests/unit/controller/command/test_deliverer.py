@@ -76,7 +76,7 @@ def answered(state: DeliveryState, recorded: Delivery | None = None) -> Answered
 
 def test_a_command_for_a_linked_node_is_recorded_and_then_sent() -> None:
     core = deliverer()
-    assert core.step(LinkOpened("n1"), NOW_MS) == []
+    assert core.step(LinkOpened("n1", "zone"), NOW_MS) == []
     effects = core.step(seen(command()), NOW_MS)
     assert [type(e) for e in effects] == [Record, SendCommand]
     assert states(effects) == [("n1", S.DISPATCHED, "")]
@@ -88,17 +88,17 @@ def test_a_command_for_a_node_that_is_away_waits_and_says_so() -> None:
     effects = core.step(seen(command()), NOW_MS)
     assert states(effects) == [("n1", S.PENDING, "NODE_NOT_LINKED")]
     assert sent(effects) == []
-    assert sent(core.step(LinkOpened("n1"), NOW_MS + 1)) == [("n1", "c1", 1)]
+    assert sent(core.step(LinkOpened("n1", "zone"), NOW_MS + 1)) == [("n1", "c1", 1)]
 
 
 def test_at_most_once_is_never_sent_twice_whatever_happens_to_the_link() -> None:
     core = deliverer()
-    core.step(LinkOpened("n1"), NOW_MS)
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
     assert len(sent(core.step(seen(command(Semantics.AT_MOST_ONCE)), NOW_MS))) == 1
     effects: list[Effect] = []
     for at_ms in range(NOW_MS, EXPIRE_MS, 5_000):
         effects += core.step(LinkClosed("n1"), at_ms)
-        effects += core.step(LinkOpened("n1"), at_ms)
+        effects += core.step(LinkOpened("n1", "zone"), at_ms)
         effects += core.tick(at_ms)
     assert effects == []
     assert states(core.tick(EXPIRE_MS)) == [("n1", S.EXPIRED, "NO_ANSWER")]
@@ -106,7 +106,7 @@ def test_at_most_once_is_never_sent_twice_whatever_happens_to_the_link() -> None
 
 def test_at_least_once_is_sent_again_until_answered_with_growing_pauses() -> None:
     core = deliverer()
-    core.step(LinkOpened("n1"), NOW_MS)
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
     core.step(seen(command()), NOW_MS)
     times, attempts = [], []
     for at_ms in range(NOW_MS, EXPIRE_MS, 100):
@@ -124,10 +124,10 @@ def test_at_least_once_is_sent_again_until_answered_with_growing_pauses() -> Non
 
 def test_at_least_once_is_sent_again_over_a_new_link() -> None:
     core = deliverer()
-    core.step(LinkOpened("n1"), NOW_MS)
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
     core.step(seen(command()), NOW_MS)
     core.step(LinkClosed("n1"), NOW_MS + 10)
-    assert sent(core.step(LinkOpened("n1"), NOW_MS + 20)) == []
+    assert sent(core.step(LinkOpened("n1", "zone"), NOW_MS + 20)) == []
     assert sent(core.tick(NOW_MS + RESEND_AFTER_RELINK_MS)) == [("n1", "c1", 2)]
 
 
@@ -136,13 +136,13 @@ def test_an_unconfirmed_at_most_once_dispatch_of_an_earlier_master_is_indetermin
     once = Semantics.AT_MOST_ONCE
     effects = core.step(seen(command(once), n1=dispatched(mine=False, semantics=once)), NOW_MS)
     assert states(effects) == [("n1", S.INDETERMINATE, "MASTER_CHANGED")]
-    assert core.step(LinkOpened("n1"), NOW_MS) == []
+    assert core.step(LinkOpened("n1", "zone"), NOW_MS) == []
 
 
 def test_ones_own_at_most_once_dispatch_stands_when_facts_are_read_anew() -> None:
     core = deliverer()
     once = Semantics.AT_MOST_ONCE
-    core.step(LinkOpened("n1"), NOW_MS)
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
     assert core.step(seen(command(once), n1=dispatched(mine=True, semantics=once)), NOW_MS) == []
     assert core.open_count() == 1
 
@@ -151,7 +151,7 @@ def test_an_at_least_once_dispatch_of_an_earlier_master_is_sent_again() -> None:
     core = deliverer()
     more = Semantics.AT_LEAST_ONCE
     assert core.step(seen(command(more), n1=dispatched(mine=False, semantics=more)), NOW_MS) == []
-    core.step(LinkOpened("n1"), NOW_MS)
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
     effects = core.tick(NOW_MS + RESEND_AFTER_RELINK_MS)
     assert sent(effects) == [("n1", "c1", 2)]
     assert [e.delivery.fencing_token for e in effects if isinstance(e, Record)] == [TOKEN]
@@ -159,7 +159,7 @@ def test_an_at_least_once_dispatch_of_an_earlier_master_is_sent_again() -> None:
 
 def test_after_a_rewind_an_older_at_most_once_command_is_indeterminate_and_never_sent() -> None:
     core = deliverer(rewound_ms=NOW_MS)
-    core.step(LinkOpened("n1"), NOW_MS)
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
     effects = core.step(seen(command(Semantics.AT_MOST_ONCE)), NOW_MS)
     assert states(effects) == [("n1", S.INDETERMINATE, "LOG_REWOUND")]
     assert sent(effects) == []
@@ -167,14 +167,14 @@ def test_after_a_rewind_an_older_at_most_once_command_is_indeterminate_and_never
 
 def test_after_a_rewind_what_this_incarnation_recorded_as_waiting_is_sent() -> None:
     core = deliverer(rewound_ms=NOW_MS)
-    core.step(LinkOpened("n1"), NOW_MS)
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
     waiting = Recorded(Delivery(Target("zone", "c1", "n1"), update_ms=NOW_MS), False, True)
     assert len(sent(core.step(seen(command(Semantics.AT_MOST_ONCE), n1=waiting), NOW_MS))) == 1
 
 
 def test_after_a_rewind_at_least_once_and_newer_commands_are_sent() -> None:
     core = deliverer(rewound_ms=NOW_MS)
-    core.step(LinkOpened("n1"), NOW_MS)
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
     assert len(sent(core.step(seen(command()), NOW_MS))) == 1
     newer = replace(command(Semantics.AT_MOST_ONCE, "c2"), stamp_ms=NOW_MS)
     assert len(sent(core.step(seen(newer), NOW_MS))) == 1
@@ -185,19 +185,19 @@ def test_a_command_expires_where_it_waits() -> None:
     core.step(seen(command()), NOW_MS)
     assert core.next_due_ms() == EXPIRE_MS
     assert states(core.tick(EXPIRE_MS)) == [("n1", S.EXPIRED, "NOT_SENT")]
-    assert core.step(LinkOpened("n1"), EXPIRE_MS) == []
+    assert core.step(LinkOpened("n1", "zone"), EXPIRE_MS) == []
 
 
 def test_an_expired_command_is_not_sent_even_when_the_tick_comes_late() -> None:
     core = deliverer()
     core.step(seen(command()), NOW_MS)
-    assert core.step(LinkOpened("n1"), EXPIRE_MS) == []
+    assert core.step(LinkOpened("n1", "zone"), EXPIRE_MS) == []
     assert states(deliverer().step(seen(command()), EXPIRE_MS)) == [("n1", S.EXPIRED, "NOT_SENT")]
 
 
 def test_a_cancel_takes_effect_before_dispatch_and_is_a_wish_after_it() -> None:
     core = deliverer()
-    core.step(LinkOpened("n1"), NOW_MS)
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
     core.step(seen(command(nodes=("n1", "n2"))), NOW_MS)
     effects = core.step(CancelSeen("zone", "c1"), NOW_MS)
     assert states(effects) == [("n2", S.CANCELLED, "CANCELLED_BEFORE_DISPATCH")]
@@ -208,17 +208,17 @@ def test_a_cancel_takes_effect_before_dispatch_and_is_a_wish_after_it() -> None:
 
 def test_a_cancel_is_asked_again_over_a_new_link_and_the_command_is_not_sent_again() -> None:
     core = deliverer()
-    core.step(LinkOpened("n1"), NOW_MS)
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
     core.step(seen(command()), NOW_MS)
     core.step(LinkClosed("n1"), NOW_MS)
     assert core.step(CancelSeen("zone", "c1"), NOW_MS) == []
-    assert core.step(LinkOpened("n1"), NOW_MS) == [SendCancel(Target("zone", "c1", "n1"))]
+    assert core.step(LinkOpened("n1", "zone"), NOW_MS) == [SendCancel(Target("zone", "c1", "n1"))]
     assert core.tick(EXPIRE_MS - 1) == []
 
 
 def test_a_cancel_that_arrived_before_its_command_stops_it() -> None:
     core = deliverer()
-    core.step(LinkOpened("n1"), NOW_MS)
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
     effects = core.step(seen(command(), cancel=True), NOW_MS)
     assert states(effects) == [("n1", S.CANCELLED, "CANCELLED_BEFORE_DISPATCH")]
     assert sent(effects) == []
@@ -226,7 +226,7 @@ def test_a_cancel_that_arrived_before_its_command_stops_it() -> None:
 
 def test_an_answer_is_acknowledged_after_its_record() -> None:
     core = deliverer()
-    core.step(LinkOpened("n1"), NOW_MS)
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
     core.step(seen(command()), NOW_MS)
     effects = core.step(answered(S.FAILED), NOW_MS)
     assert [type(e) for e in effects] == [Record, AcknowledgeAnswer]
@@ -248,7 +248,7 @@ def test_an_answer_to_a_command_not_known_here_is_not_acknowledged() -> None:
 
 def test_an_answer_in_a_state_that_is_none_changes_nothing() -> None:
     core = deliverer()
-    core.step(LinkOpened("n1"), NOW_MS)
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
     core.step(seen(command()), NOW_MS)
     assert core.step(answered(S.INDETERMINATE), NOW_MS) == []
     assert core.open_count() == 1
@@ -256,7 +256,7 @@ def test_an_answer_in_a_state_that_is_none_changes_nothing() -> None:
 
 def test_a_node_gets_no_more_at_a_time_than_its_window_and_the_rest_in_order() -> None:
     core = deliverer()
-    core.step(LinkOpened("n1"), NOW_MS)
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
     ids = [f"c{i}" for i in range(1, MAX_IN_FLIGHT_A_NODE + 3)]
     effects = [e for i in ids for e in core.step(seen(command(command_id=i)), NOW_MS)]
     assert [c for _, c, _ in sent(effects)] == ids[:MAX_IN_FLIGHT_A_NODE]
@@ -264,16 +264,22 @@ def test_a_node_gets_no_more_at_a_time_than_its_window_and_the_rest_in_order() -
     assert [c for _, c, _ in sent(core.step(answered(S.SUCCEEDED), NOW_MS))] == [ids[-2]]
 
 
+def test_a_node_linked_as_one_of_another_domain_gets_no_command_of_this_one() -> None:
+    core = deliverer()
+    core.step(LinkOpened("n1", "elsewhere"), NOW_MS)
+    assert states(core.step(seen(command()), NOW_MS)) == [("n1", S.PENDING, "NODE_NOT_LINKED")]
+
+
 def test_a_command_seen_again_is_not_sent_again() -> None:
     core = deliverer()
-    core.step(LinkOpened("n1"), NOW_MS)
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
     core.step(seen(command()), NOW_MS)
     assert core.step(seen(command()), NOW_MS) == []
 
 
 def test_a_finished_delivery_is_not_opened_again() -> None:
     core = deliverer()
-    core.step(LinkOpened("n1"), NOW_MS)
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
     done = Recorded(Delivery(Target("zone", "c1", "n1"), S.SUCCEEDED), False, True)
     assert core.step(seen(command(), n1=done), NOW_MS) == []
     assert core.open_count() == 0
@@ -281,7 +287,7 @@ def test_a_finished_delivery_is_not_opened_again() -> None:
 
 def test_timers_of_finished_deliveries_do_not_pile_up() -> None:
     core = deliverer()
-    core.step(LinkOpened("n1"), NOW_MS)
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
     for i in range(25_000):
         core.step(seen(command(command_id=f"c{i}")), NOW_MS)
         core.step(Answered(Target("zone", f"c{i}", "n1"), Answer(S.SUCCEEDED), None), NOW_MS)
