@@ -20,6 +20,8 @@ from souverix.federation.v1 import authority_pb2
 #: Facts that only a controller above the governed domain may state.
 GRANTING_ASPECTS = frozenset({"authority", "key_grant"})
 
+_LANES = frozenset(int(lane) for lane in Lane)
+
 
 class Outcome(enum.Enum):
     """What becomes of a run."""
@@ -148,6 +150,25 @@ def judge_event(stream: StreamId, write: Write, keys: KeyRing, table: AuthorityT
             known = table.records.get(stream.domain)
             if known is not None and known.parent != body.parent:
                 return Verdict(Outcome.QUARANTINED, "PARENT_CHANGED")
+    if write.aspect == "admission":
+        verdict = _judge_admission(stream, write.body(), keys, table)
+        if verdict.outcome is not Outcome.ACCEPTED:
+            return verdict
     if write.term and write.term > table.term_of(stream.domain):
         return Verdict(Outcome.PENDING, "TERM_UNKNOWN")
+    return ACCEPTED
+
+
+def _judge_admission(
+    stream: StreamId, record: authority_pb2.Admission, keys: KeyRing, table: AuthorityTable
+) -> Verdict:
+    """Only a controller above an origin may cap its stamps: a peer of it would win every conflict so."""
+    if record.lane not in _LANES:
+        return Verdict(Outcome.QUARANTINED, "LANE_UNKNOWN")
+    above = keys.domain_of(stream.origin.controller)
+    below = keys.domain_of(record.controller)
+    if below is None:
+        return Verdict(Outcome.PENDING, "KEY_UNKNOWN")
+    if above is None or above == below or not table.is_within(below, above):
+        return Verdict(Outcome.QUARANTINED, "NOT_ABOVE_ORIGIN")
     return ACCEPTED

@@ -22,6 +22,9 @@ from souverix.sync.v1 import sync_pb2
 #: Joined runs are cut at this size: half the largest run a receiver takes, so that one more commit's run still fits.
 MAX_JOINED_BYTES = 256 * 1024
 
+#: Runs in one frame: small runs of many streams weigh more in names and seals than in events.
+MAX_RUNS_A_FRAME = 512
+
 #: Events in one joined run unless the sync strategy says otherwise: at 380 bytes an event, the size limit's equal.
 DEFAULT_BATCH_EVENTS = 2000
 
@@ -86,13 +89,14 @@ class Outbox:
         end = self._state.next_offset
         control = self._control_position()
         if control < end and control > self._cursor:
+            self._control_cursor = control
             return LogReading(control, control_only=True)
         if self._cursor < end:
             return LogReading(self._cursor, control_only=False)
         return None
 
     def take(self, reading: LogReading, commits: Iterable[event_pb2.Commit]) -> None:
-        """Turns what was read into frames, and moves the cursor past it."""
+        """Turns what was read into frames, and moves the cursors past it, unless `reposition` moved them meanwhile."""
         joined: dict[StreamId, _Joined] = {}
         next_offset = reading.first_offset
         for commit in commits:
@@ -103,9 +107,10 @@ class Outbox:
                 self._join(run, joined)
         for stream in list(joined):
             self._flush(joined, stream)
-        if not reading.control_only:
-            self._cursor = max(self._cursor, next_offset)
-        self._control_cursor = max(self._control_cursor, next_offset)
+        if not reading.control_only and self._cursor == reading.first_offset:
+            self._cursor = next_offset
+        if reading.first_offset <= self._control_cursor < next_offset:
+            self._control_cursor = next_offset
 
     def _control_position(self) -> int:
         """Offset of the next commit with control runs; the log's end when there is none."""
@@ -118,6 +123,8 @@ class Outbox:
         sent = self.sent.get(stream, 0)
         if run.seal.sequence <= sent or not self._wanted(stream):
             return
+        if run.first_sequence > sent + 1:
+            return  # Wanted since a moment ago: `reposition` comes back for it from its first event on.
         events = list(run.events)
         first = run.first_sequence
         if first <= sent:
@@ -153,7 +160,11 @@ class Outbox:
             seal=done.seal,
         )
         last = self.ready[-1] if self.ready else None
-        if last is not None and last[1] + done.size <= MAX_JOINED_BYTES:
+        if (
+            last is not None
+            and last[1] + done.size <= MAX_JOINED_BYTES
+            and len(last[0].runs.runs) < MAX_RUNS_A_FRAME
+        ):
             last[0].runs.runs.append(run)
             last[0].runs.interns.extend(interns)
             self.ready[-1] = (last[0], last[1] + done.size)

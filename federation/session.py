@@ -16,11 +16,12 @@ from collections.abc import Iterable, Mapping
 
 from federation.backlog import RateMeter, SyncDebt, sync_debt
 from federation.clock import wall_ms_of
-from federation.codec import BACKLOG_KINDS, stream_from_message, stream_to_message
-from federation.comparison import Comparison
+from federation.codec import BACKLOG_KINDS, stream_from_message
+from federation.comparison import POSITIONS_A_FRAME, Comparison
 from federation.errors import InvalidWrite, PeerError
 from federation.greeting import CREDIT_BYTES, VERSIONS, hello_of, refusal_of
 from federation.identifiers import StreamId
+from federation.inbox import MAX_STREAMS, Inbox
 from federation.link_scope import LinkScope
 from federation.outbox import LogReading, Outbox
 from federation.session_effects import (
@@ -65,9 +66,6 @@ __all__ = [
 #: A peer silent for this many heartbeats is gone.
 SILENT_HEARTBEATS = 3
 
-#: Streams one session may name: more than any domain tree on record, less than a hostile peer needs to fill memory.
-MAX_INTERNED_STREAMS = 100_000
-
 
 class Session:
     """The machine. Every input returns the effects to be carried out in order."""
@@ -94,8 +92,7 @@ class Session:
         self._outbox = Outbox(state, self._scope.is_sent, settings.batch_events)
         self._reading: LogReading | None = None
         self._credit = 0
-        self._incoming: list[StreamId] = []
-        self._incoming_index: dict[StreamId, int] = {}
+        self._inbox = Inbox(self._scope.may_bring)
         self._last_sent_ms = 0
         self._last_received_ms = 0
         self._pong_ms = 0
@@ -150,11 +147,8 @@ class Session:
         if self.phase is Phase.CLOSED:
             return []
         acks = [
-            sync_pb2.StreamAck(
-                stream_index=self._incoming_index[stream], sequence=self._state.received(stream)
-            )
-            for stream in streams
-            if stream in self._incoming_index
+            self._inbox.ack(stream, self._state.received(stream))
+            for stream in dict.fromkeys(streams)
         ]
         ack = sync_pb2.Ack(durable_at=self._settings.domain, streams=acks)
         effects: list[Effect] = [
@@ -171,14 +165,16 @@ class Session:
             return []
         table = self._state.authority
         acks = [
-            self._stream_ack(stream, sequence)
+            self._inbox.ack(stream, sequence)
             for stream, sequence in positions.items()
             if table.is_within(stream.domain, self.peer_domain)
         ]
-        if not acks:
-            return []
-        frame = sync_pb2.Frame(ack=sync_pb2.Ack(durable_at=domain, streams=acks))
-        return self._out([Send(frame)], now_ms)
+        pages = [acks[i : i + POSITIONS_A_FRAME] for i in range(0, len(acks), POSITIONS_A_FRAME)]
+        effects: list[Effect] = [
+            Send(sync_pb2.Frame(ack=sync_pb2.Ack(durable_at=domain, streams=page)))
+            for page in pages
+        ]
+        return self._out(effects, now_ms)
 
     def tick(self, now_ms: int, clock: int) -> list[Effect]:
         """Time has passed."""
@@ -220,7 +216,10 @@ class Session:
         return (
             self.phase is Phase.SYNCING
             and self._outbox.exhausted
-            and all(self.acked.get(s, 0) >= n for s, n in self._outbox.sent.items())
+            and all(
+                self.acked.get(stream, 0) >= min(sent, self._state.received(stream))
+                for stream, sent in self._outbox.sent.items()
+            )
         )
 
     def debt(self, now_ms: int) -> SyncDebt:
@@ -291,41 +290,28 @@ class Session:
         return [Send(sync_pb2.Frame(have_positions=page)) for page in self._comparison.positions()]
 
     def _on_positions(self, have: sync_pb2.HavePositions, now_ms: int) -> list[Effect]:
+        if len(self.acked) + len(have.positions) > MAX_STREAMS:
+            raise PeerError(f"more than {MAX_STREAMS} streams were named")
         for position in have.positions:
             self._peer_holds(stream_from_message(position.stream), position.sequence)
         if not have.last:
             return []
         self._take(Step.POSITIONED)
         self._outbox.reposition()
-        held = {s: n for s, n in self.acked.items() if self._scope.is_sent(s)}
+        held = {
+            stream: min(sequence, self._state.received(stream))
+            for stream, sequence in self.acked.items()
+            if self._scope.is_sent(stream)
+        }
         return [Live(), Acknowledged(self.peer_domain, held), *self._pump(now_ms)]
 
     def _on_runs(self, runs: sync_pb2.Runs) -> list[Effect]:
-        for intern in runs.interns:
-            if intern.index != len(self._incoming) or intern.index >= MAX_INTERNED_STREAMS:
-                raise PeerError(f"stream number {intern.index} is not the next")
-            stream = stream_from_message(intern.stream)
-            self._incoming_index[stream] = intern.index
-            self._incoming.append(stream)
-        taken = []
-        size = 0
-        for run in runs.runs:
-            if run.stream_index >= len(self._incoming):
-                raise PeerError(f"stream number {run.stream_index} was not named")
-            stream = self._incoming[run.stream_index]
-            if not self._scope.may_bring(stream):
-                raise PeerError(f"{self.peer} may not bring events of domain {stream.domain}")
-            taken.append(
-                event_pb2.Run(
-                    stream=stream_to_message(stream),
-                    first_sequence=run.first_sequence,
-                    events=run.events,
-                    seal=run.seal,
-                )
-            )
-            size += sum(map(len, run.events))
+        self.peer_level = False
+        taken = self._inbox.take(runs)
+        for stream, run in taken:
             self._peer_holds(stream, run.seal.sequence)
-        return [Ingest(taken, size)]
+        size = sum(len(event) for _, run in taken for event in run.events)
+        return [Ingest([run for _, run in taken], size)]
 
     def _on_ack(self, ack: sync_pb2.Ack, now_ms: int) -> list[Effect]:
         positions: dict[StreamId, int] = {}
@@ -377,12 +363,6 @@ class Session:
                 clock=clock, ping_ms=now_ms, pong_ms=self._pong_ms, level=self.is_level
             )
         )
-
-    def _stream_ack(self, stream: StreamId, sequence: int) -> sync_pb2.StreamAck:
-        index = self._incoming_index.get(stream)
-        if index is not None:
-            return sync_pb2.StreamAck(stream_index=index, sequence=sequence)
-        return sync_pb2.StreamAck(stream=stream_to_message(stream), sequence=sequence)
 
     def _protocol_error(self, message: str) -> list[Effect]:
         return self._end(Step.BROKEN, sync_pb2.GOODBYE_REASON_PROTOCOL_ERROR, message)
