@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 
 from controller.bootstrap import bootstrap
 from controller.config import ConfigError, ControllerConfig
+from controller.duties import Duties
 from controller.etcd.access import Access, Password, TlsFiles
 from controller.journal import Journal
 from controller.local_calls import LocalCalls
@@ -27,11 +28,15 @@ from controller.log.port import Log
 from controller.log.sqlite_log import SqliteLog
 from controller.replica import Replica
 from controller.services.calls import CallInterceptor, RefusalAudit
+from controller.services.federation import FederationService
+from controller.services.fleet import FleetService
 from controller.signing import Ed25519Signer
 from controller.sync.dialer import Dialer
 from controller.sync.links import Links
 from controller.sync.service import SyncService
 from controller.values import ValueStore
+from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc
+from souverix.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
 
 _log = logging.getLogger(__name__)
@@ -118,6 +123,7 @@ class Application:
         if config.parent is not None:
             replica.add_duty(Dialer(replica, links, config.parent).run)
         replica.add_duty(self._end_sessions_after)
+        replica.add_duty(Duties(replica).run)
         self._add_services()
 
     async def serve_when_replayed(self) -> None:
@@ -138,8 +144,15 @@ class Application:
             await self._admin.stop(STOP_GRACE_S)
 
     def _add_services(self) -> None:
-        sync_pb2_grpc.add_SyncServiceServicer_to_server(self._sync, self._server)
+        server, replica = self._server, self._replica
+        sync_pb2_grpc.add_SyncServiceServicer_to_server(self._sync, server)
         self._name(sync_pb2.DESCRIPTOR)
+        fleet = FleetService(replica, self.values)
+        fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
+        self._name(fleet_service_pb2.DESCRIPTOR, fleet)
+        federation = FederationService(replica, self._links, lambda: 0)
+        federation_service_pb2_grpc.add_FederationServiceServicer_to_server(federation, server)
+        self._name(federation_service_pb2.DESCRIPTOR, federation)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
