@@ -18,6 +18,7 @@ from controller.etcd.errors import Compacted
 from controller.log.errors import Fenced, LogError
 from controller.log.port import CommitAt
 from controller.log.witness import Continuity, Witness, check_continuity
+from deploy.tcp_proxy import TcpProxy
 from tests.e2e.etcd_logs import (
     PATIENCE_S,
     PREFIX,
@@ -30,7 +31,6 @@ from tests.e2e.etcd_logs import (
 )
 from tests.etcd_process import EtcdProcess
 from tests.processes import ProcessStarter, free_port
-from tests.tcp_proxy import TcpProxy
 
 
 @pytest.fixture

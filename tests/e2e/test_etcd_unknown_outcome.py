@@ -11,10 +11,10 @@ import pytest
 from controller.etcd import connection
 from controller.log import etcd_log
 from controller.log.errors import Fenced, LogUnavailable, OutcomeUnknown
+from deploy.tcp_proxy import TcpProxy
 from tests.e2e.etcd_logs import PATIENCE_S, TTL_S, opened, read_all, until, until_stored
 from tests.etcd_process import EtcdProcess
 from tests.processes import ProcessStarter
-from tests.tcp_proxy import TcpProxy
 
 
 @pytest.fixture

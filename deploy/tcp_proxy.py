@@ -17,7 +17,12 @@ import enum
 from collections.abc import Iterator
 from typing import Self
 
+#: Bytes carried at once: a frame of a sync session, or a handful of small calls.
 CHUNK_BYTES = 64 * 1024
+
+
+class ProxyNotOpen(Exception):
+    """The proxy does not listen; the caller must enter its context first."""
 
 
 class Fault(enum.Enum):
@@ -53,28 +58,29 @@ class TcpProxy:
         self._flowing.set()
         self._connections: set[_Connection] = set()
         self._serving: set[asyncio.Task[None]] = set()
+        #: Bytes lost so far; it grows when a loss has happened.
         self.swallowed_bytes = 0
-        """Bytes lost so far: a test waits for this to grow to know that a loss has happened."""
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
+        server = self._listening()
+        server.close()
         self.cut()
         await asyncio.gather(*self._serving, return_exceptions=True)
-        await self._server.wait_closed()
+        await server.wait_closed()
 
     @property
     def port(self) -> int:
-        assert self._server is not None
-        port: int = self._server.sockets[0].getsockname()[1]
+        """Port it listens on. Raises `ProxyNotOpen`."""
+        port: int = self._listening().sockets[0].getsockname()[1]
         return port
 
     @property
     def endpoint(self) -> str:
+        """Address to dial instead of the target's, HOST:PORT. Raises `ProxyNotOpen`."""
         return f"127.0.0.1:{self.port}"
 
     @property
@@ -112,6 +118,11 @@ class TcpProxy:
                 connection.reset()
         self._set(Fault.NONE)
 
+    def _listening(self) -> asyncio.Server:
+        if self._server is None:
+            raise ProxyNotOpen("the proxy does not listen yet; use it as an async context manager")
+        return self._server
+
     def _set(self, fault: Fault) -> None:
         self._fault = fault
         if fault is Fault.STALLED:
@@ -121,9 +132,9 @@ class TcpProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
+        if task is not None:
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
         with self._tracked() as connection:
             connection.writers.append(writer)
             if self._fault is Fault.CUT:
