@@ -100,9 +100,14 @@ def _winners(facts: Facts, domain: str, subject: str) -> dict[str, Write]:
 def _fill_declared(node: node_pb2.Node, winners: dict[str, Write]) -> None:
     for aspect, field in (("node_spec", "spec"), ("desired_state", "desired_state")):
         winner = winners.get(aspect)
-        if winner is not None:
-            getattr(node, field).CopyFrom(winner.body())
-            node.optimistic = node.optimistic or winner.optimistic
+        if winner is None:
+            continue
+        body = winner.body()
+        # An empty desired state declares nothing; an empty spec is a description all the same.
+        if aspect == "node_spec" or body.ListFields():
+            getattr(node, field).CopyFrom(body)
+        if winner.optimistic:
+            node.optimistic = True
     if node.spec.HasField("hardware"):
         node.supply_chain.CopyFrom(supply_chain_pb2.SupplyChain(hardware=node.spec.hardware))
 

@@ -1,0 +1,113 @@
+"""FleetService: nodes and domains. Owns nothing but the way from each method to the module that does it."""
+
+# The methods bear the contract's names.
+# ruff: noqa: N802
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from controller.replica import Replica
+from controller.services import fleet_observations, fleet_reads, fleet_watches
+from controller.services.fleet_batches import NodeBatches
+from controller.services.fleet_domains import DomainWrites
+from controller.services.fleet_nodes import NodeWrites
+from controller.values import ValueStore
+from souverix.fleet.v1 import fleet_service_pb2 as fleet
+from souverix.fleet.v1 import fleet_service_pb2_grpc
+
+
+class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
+    """The service of one replica. `values` holds the large values that nodes reported."""
+
+    def __init__(self, replica: Replica, values: ValueStore) -> None:
+        self._replica = replica
+        self._values = values
+        self._nodes = NodeWrites(replica)
+        self._batches = NodeBatches(replica)
+        self._domains = DomainWrites(replica)
+
+    async def CreateNode(self, request: Any, context: Any) -> fleet.CreateNodeResponse:
+        """Registers a node."""
+        return await self._nodes.create(request, context)
+
+    async def BatchCreateNodes(self, request: Any, context: Any) -> fleet.BatchCreateNodesResponse:
+        """Registers many nodes."""
+        return await self._batches.create(request, context)
+
+    async def GetNode(self, request: Any, context: Any) -> fleet.GetNodeResponse:
+        """Returns one node."""
+        return fleet_reads.get_node(self._replica, request)
+
+    async def ListNodes(self, request: Any, context: Any) -> fleet.ListNodesResponse:
+        """Returns a page of nodes."""
+        return fleet_reads.list_nodes(self._replica, request)
+
+    async def UpdateNode(self, request: Any, context: Any) -> fleet.UpdateNodeResponse:
+        """Changes a node's declared description."""
+        return await self._nodes.update(request, context)
+
+    async def DeleteNode(self, request: Any, context: Any) -> fleet.DeleteNodeResponse:
+        """Deletes a node."""
+        return await self._nodes.delete(request, context)
+
+    async def MoveNode(self, request: Any, context: Any) -> fleet.MoveNodeResponse:
+        """Moves a node to another domain."""
+        return await self._nodes.move(request, context)
+
+    async def SetDesiredState(self, request: Any, context: Any) -> fleet.SetDesiredStateResponse:
+        """Declares what one node should be."""
+        return await self._nodes.set_desired_state(request, context)
+
+    async def BatchSetDesiredStates(
+        self, request: Any, context: Any
+    ) -> fleet.BatchSetDesiredStatesResponse:
+        """Declares what many nodes should be."""
+        return await self._batches.set_desired_states(request, context)
+
+    async def WatchNodes(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[fleet.WatchNodesResponse]:
+        """Follows the nodes of a domain."""
+        async for reply in fleet_watches.watch_nodes(self._replica, request):
+            yield reply
+
+    async def ListObservations(self, request: Any, context: Any) -> fleet.ListObservationsResponse:
+        """Returns a node's newest observations."""
+        return fleet_observations.list_observations(self._replica, request)
+
+    async def DownloadLargeValue(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[fleet.DownloadLargeValueResponse]:
+        """Returns a large value in pieces."""
+        pieces = fleet_observations.download_large_value(self._replica, self._values, request)
+        async for piece in pieces:
+            yield piece
+
+    async def CreateDomain(self, request: Any, context: Any) -> fleet.CreateDomainResponse:
+        """Creates a domain."""
+        return await self._domains.create(request, context)
+
+    async def GetDomain(self, request: Any, context: Any) -> fleet.GetDomainResponse:
+        """Returns one domain."""
+        return fleet_reads.get_domain(self._replica, request)
+
+    async def ListDomains(self, request: Any, context: Any) -> fleet.ListDomainsResponse:
+        """Returns a page of domains."""
+        return fleet_reads.list_domains(self._replica, request)
+
+    async def UpdateDomain(self, request: Any, context: Any) -> fleet.UpdateDomainResponse:
+        """Changes a domain's declared description."""
+        return await self._domains.update(request, context)
+
+    async def DeleteDomain(self, request: Any, context: Any) -> fleet.DeleteDomainResponse:
+        """Deletes a domain."""
+        return await self._domains.delete(request, context)
+
+    async def WatchDomains(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[fleet.WatchDomainsResponse]:
+        """Follows domains."""
+        async for reply in fleet_watches.watch_domains(self._replica, request):
+            yield reply
