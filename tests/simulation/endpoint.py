@@ -1,0 +1,231 @@
+"""One end of a connection: the core's session and what carries out its effects. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from federation.clock import stamp_of
+from federation.codec import stream_from_message
+from federation.identifiers import StreamId
+from federation.proposal import Proposal, Receipt
+from federation.session import (
+    Acknowledged,
+    Close,
+    Effect,
+    Ingest,
+    Live,
+    PeerRole,
+    Phase,
+    Read,
+    Send,
+    Session,
+    Settings,
+)
+from souverix.sync.v1 import sync_pb2
+from tests.simulation.network import DOWN, UP, Connection
+from tests.simulation.world import InvariantViolated
+
+if TYPE_CHECKING:
+    from tests.simulation.replica import Replica
+
+#: Silence after which a heartbeat is sent: a third of the partitions last longer than three of them.
+HEARTBEAT_MS = 700
+
+#: Chance that the log takes its time to be read, so that other things happen in between.
+SLOW_READ = 0.15
+
+
+class Endpoint:
+    """A session of one replica over one connection."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        connection: Connection,
+        role: PeerRole,
+        peers: Mapping[str, str],
+        *,
+        keep_open: bool,
+        batch_events: int,
+    ) -> None:
+        self.replica = replica
+        self.role = role
+        self.open = True
+        self.child = connection.link.child
+        self.session = Session(
+            replica.state,
+            Settings(
+                controller=replica.controller.name,
+                replica=replica.name,
+                domain=replica.controller.domain,
+                incarnation=1,
+                peer_role=role,
+                peers=peers,
+                keep_open=keep_open,
+                batch_events=batch_events,
+                heartbeat_ms=HEARTBEAT_MS,
+            ),
+        )
+        self._connection = connection
+        self._direction = UP if role is PeerRole.PARENT else DOWN
+        connection.ends.append(self)
+        replica.endpoints.append(self)
+
+    @property
+    def is_syncing(self) -> bool:
+        """Tells whether events flow."""
+        return self.open and self.session.phase is Phase.SYNCING
+
+    # Inputs.
+
+    def start(self) -> None:
+        """The connection stands."""
+        self._perform(self.session.opened(self._now(), self._clock()))
+
+    def arrive(self, frames: Sequence[bytes]) -> None:
+        """Frames came; a replica that is paused sees them when it wakes."""
+        self.replica.when_awake(self._take, frames)
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self.replica.when_awake(self._end)
+
+    def tick(self) -> None:
+        """Time has passed."""
+        if self.open:
+            self._perform(self.session.tick(self._now(), self._clock()))
+            self._perform(self.session.level_told(self._now(), self._clock()))
+
+    def advanced(self, *, tree_changed: bool) -> None:
+        """The log has grown."""
+        if self.open:
+            self._perform(self.session.advanced(self._now(), tree_changed=tree_changed))
+            self._tell_level()
+
+    def durable_above(self, domain: str, positions: Mapping[StreamId, int]) -> None:
+        """A level above the parent acknowledged events."""
+        if self.open:
+            self._perform(self.session.durable_above(domain, positions, self._now()))
+
+    def close(self, message: str) -> None:
+        """Ends the session from this side."""
+        if self.open:
+            self._perform(self.session.close(sync_pb2.GOODBYE_REASON_UNSPECIFIED, message))
+
+    def connection_lost(self) -> None:
+        """This end's process died: the other end finds out by itself, or is told by its host."""
+        self._connection.cut(silently=self.replica.world.happens(0.3))
+
+    # Effects.
+
+    def _take(self, frames: Sequence[bytes]) -> None:
+        for data in frames:
+            if not self.open:
+                return
+            frame = sync_pb2.Frame.FromString(data)
+            self._perform(self.session.received(frame, self._now(), self._clock()))
+
+    def _perform(self, effects: Iterable[Effect]) -> None:
+        sends: list[bytes] = []
+        pending = list(effects)
+        closed = False
+        for effect in pending:
+            if isinstance(effect, Send):
+                sends.append(effect.frame.SerializeToString())
+            elif isinstance(effect, Read):
+                pending.extend(self._read(effect))
+            elif isinstance(effect, Ingest):
+                self._ingest(effect)
+            elif isinstance(effect, Acknowledged):
+                self._acknowledged(effect)
+            elif isinstance(effect, Live):
+                self.replica.controller.dial_attempts = 0
+            elif isinstance(effect, Close):
+                closed = True
+                self._note_protocol_error(effect)
+        if sends:
+            self._connection.send(self._direction, sends)
+        if closed:
+            self._connection.cut()
+            self._end()
+
+    def _read(self, effect: Read) -> Iterable[Effect]:
+        world = self.replica.world
+        if world.happens(SLOW_READ):
+            self.replica.later(world.between(1, 8), self._read_late, effect)
+            return ()
+        return self._read_now(effect)
+
+    def _read_late(self, effect: Read) -> None:
+        if self.open:
+            self._perform(self._read_now(effect))
+            self._tell_level()
+
+    def _read_now(self, effect: Read) -> Iterable[Effect]:
+        first = effect.reading.first_offset
+        commits = self.replica.controller.log.commits[
+            first : first + self.replica.controller.read_commits
+        ]
+        return self.session.read(commits, self._now())
+
+    def _ingest(self, effect: Ingest) -> None:
+        peer = self.session.peer
+
+        def receive(proposal: Proposal) -> list[Receipt]:
+            return [proposal.receive(peer, run) for run in effect.runs]
+
+        def answer(receipts: list[Receipt] | None, error: Exception | None) -> None:
+            if not self.open:
+                return
+            if receipts is None:
+                self.close(f"runs were not taken: {error}")
+                return
+            if Receipt.QUARANTINED in receipts:
+                raise InvariantViolated(
+                    "I15", f"{self.replica.name} refuses an honest run of {peer}"
+                )
+            if Receipt.GAP in receipts:
+                self.replica.controller.gaps += 1
+                self.close("events are missing before a run")
+                return
+            streams = [stream_from_message(run.stream) for run in effect.runs]
+            self._perform(self.session.ingested(streams, effect.size, self._now()))
+
+        self.replica.submit(receive, answer)
+
+    def _acknowledged(self, effect: Acknowledged) -> None:
+        fleet = self.replica.controller.fleet
+        durable = fleet.controller_of_domain[effect.domain].log.durable
+        for stream, sequence in effect.positions.items():
+            if durable.get(stream, 0) < sequence:
+                raise InvariantViolated(
+                    "I3",
+                    f"{stream} {sequence} was acknowledged for {effect.domain}, which holds {durable.get(stream, 0)}",
+                )
+        if self.role is PeerRole.PARENT:
+            for endpoint in list(self.replica.endpoints):
+                if endpoint.role is PeerRole.CHILD:
+                    endpoint.durable_above(effect.domain, effect.positions)
+
+    def _note_protocol_error(self, effect: Close) -> None:
+        if effect.reason == sync_pb2.GOODBYE_REASON_PROTOCOL_ERROR:
+            raise InvariantViolated(
+                "I15", f"{self.replica.name} and {self.session.peer}: {effect.message}"
+            )
+
+    def _tell_level(self) -> None:
+        if self.open and not self.replica.controller.keep_open:
+            self._perform(self.session.level_told(self._now(), self._clock()))
+
+    def _end(self) -> None:
+        if self.open:
+            self.open = False
+            self.replica.forget(self)
+
+    def _now(self) -> int:
+        return self.replica.world.now_ms
+
+    def _clock(self) -> int:
+        replica = self.replica
+        return max(replica.clock.last, stamp_of(replica.controller.wall_ms()))

@@ -1,0 +1,79 @@
+"""One simulated fleet from start to judgement. Owns the course of a simulation: build up, workload and faults, healing,
+rest, checks.
+"""
+
+from __future__ import annotations
+
+import gc
+
+from tests.simulation import invariants
+from tests.simulation.clients import Clients
+from tests.simulation.faults import Faults
+from tests.simulation.fleet import TICK_MS, Fleet
+from tests.simulation.history import Figures
+from tests.simulation.world import InvariantViolated, World
+
+#: Simulated time in which clients write and faults strike.
+FAULTY_MS = 5_000
+
+#: Rounds of ticks in which a healed fleet must come to rest: silent sessions end after three heartbeats.
+REST_ROUNDS = 20
+
+#: Shares of runs: some are calm, so that faults do not hide what breaks without them.
+CALM = 0.1
+
+
+def simulate(seed: int, *, verbose: bool = False, size: int | None = None) -> Figures:
+    """Simulates the fleet of one seed; returns its figures. Raises `InvariantViolated`."""
+    world = World(seed, verbose=verbose)
+    fleet = Fleet(world, size)
+    faults = Faults(fleet)
+    clients = Clients(fleet)
+    fleet.start()
+    _plan(world, clients, faults)
+    world.run_until(FAULTY_MS)
+    faults.heal()
+    world.trace("the fleet is healed")
+    _come_to_rest(world, fleet)
+    world.trace("the fleet is at rest")
+    invariants.check(fleet)
+    figures = fleet.history.figures
+    figures.events = world.events
+    return figures
+
+
+def _plan(world: World, clients: Clients, faults: Faults) -> None:
+    calm = world.happens(CALM)
+    for _ in range(world.between(8, 16)):
+        at_ms = world.between(300, FAULTY_MS - 300)
+        for _ in range(world.between(1, 4)):
+            world.after(at_ms + world.between(0, 30), clients.ask)
+    for _ in range(world.between(2, 6)):
+        world.after(world.between(0, FAULTY_MS - 100), clients.report)
+    for _ in range(world.between(0, 4)):
+        world.after(world.between(500, FAULTY_MS - 300), clients.transfer)
+    for _ in range(0 if calm else world.between(1, 8)):
+        world.after(world.between(200, FAULTY_MS - 200), faults.strike)
+
+
+def _come_to_rest(world: World, fleet: Fleet) -> None:
+    for _ in range(REST_ROUNDS):
+        world.run_until(world.now_ms + TICK_MS)
+        fleet.tick()
+        if _is_quiet(fleet):
+            world.drain()
+            if _is_quiet(fleet):
+                return
+    raise InvariantViolated("I15", f"the fleet is not at rest {REST_ROUNDS} ticks after healing")
+
+
+def _is_quiet(fleet: Fleet) -> bool:
+    return all(
+        controller.is_linked and all(e.session.is_level for e in controller.level_ends())
+        for controller in fleet.controllers[1:]
+    ) and not any(r.is_busy for c in fleet.controllers for r in c.replicas)
+
+
+def collect() -> None:
+    """Frees what one simulation left; cyclic garbage is not collected while it runs."""
+    gc.collect(1)
