@@ -17,7 +17,7 @@ SEEDS ?= 1000
 START ?= 0
 BENCH ?=
 
-.PHONY: setup tools proto lint test sim bench demo demo-check constraints clean help
+.PHONY: setup tools proto lint test sim bench demo demo-check docs constraints clean help
 .DEFAULT_GOAL := help
 
 help: ## name each target in a line
@@ -69,6 +69,10 @@ demo: setup $(TOOLS) ## play the demonstration, then stay up to be tried
 
 demo-check: setup $(TOOLS) ## play the demonstration, assert each step, exit
 	$(BIN)/python -m deploy.demo --check
+
+docs: setup ## write docs/api/ and docs/state-machines.md anew from protos and transition tables
+	$(BIN)/python -m scripts.api_reference
+	$(BIN)/python -m scripts.diagrams
 
 constraints: setup ## write constraints.txt anew from what .venv holds
 	{ sed -n 1p constraints.txt; $(BIN)/pip freeze --exclude-editable; } > constraints.new
