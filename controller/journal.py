@@ -2,12 +2,14 @@
 
 While one append is in flight, all arriving requests gather for the next: no timer. A request is a function that
 reads and drafts through a `Proposal`; it runs between appends, so that it sees all that is committed and the drafts
-gathered before it. Nothing is answered before its commit stands (design §4).
+gathered before it. Nothing is answered before its commit stands, not even a refusal that rests on drafts of that
+commit (design §4).
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections import deque
@@ -15,13 +17,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from controller.log.errors import CommitTooLarge, LogError, LogUnavailable
-from controller.log.port import Head, Log, Mastership
+from controller.log.errors import (
+    CommitTooLarge,
+    Fenced,
+    HeadMoved,
+    LogError,
+    LogRefused,
+    LogUnavailable,
+)
+from controller.log.port import MAX_COMMIT_BYTES, Head, Log, Mastership
 from federation.chain import Signer
 from federation.clock import HybridClock
 from federation.proposal import Identity, Proposal
 from federation.state import Applied, State
 from souverix.event.v1 import event_pb2
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -31,6 +42,9 @@ MAX_WAITING = 4096
 
 #: Most requests in one commit, so that one commit's work stays well below the lease's renewal interval.
 MAX_REQUESTS_A_COMMIT = 1024
+
+#: A request that would make the commit larger than this waits for the next one; a sixteenth is left for estimates.
+MAX_PROPOSED_BYTES = MAX_COMMIT_BYTES - MAX_COMMIT_BYTES // 16
 
 
 class JournalError(Exception):
@@ -51,7 +65,7 @@ class WriteOutcomeUnknown(JournalError):
 
 @dataclass(frozen=True, slots=True)
 class Committed(Generic[T]):
-    """What a request returned, and the commit that holds its drafts (None: it drafted nothing)."""
+    """What a request returned, and the commit that holds what it drafted or received (None: there was nothing)."""
 
     value: T
     offset: int | None
@@ -61,6 +75,15 @@ class Committed(Generic[T]):
 class _Waiting:
     decide: Callable[[Proposal], Any]
     done: asyncio.Future[Committed[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    waiting: _Waiting
+    value: Any = None
+    drafted: bool = False
+    #: It was refused, for reasons that may rest on drafts of the same commit.
+    refusal: Exception | None = None
 
 
 class Journal:
@@ -92,8 +115,10 @@ class Journal:
         self._on_applied = on_applied
         self._waiting: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
+        self._in_flight: list[_Gathered] = []
         self._closed: JournalError | None = None
-        #: Set when the journal can write no more; holds the reason.
+        #: Set when the journal can write no more; holds the reason. An exception in it is a fault of this process,
+        #: whose state is not to be relied on any more.
         self.failed: asyncio.Future[JournalError] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._run(), name="journal")
 
@@ -105,8 +130,9 @@ class Journal:
     async def submit(self, decide: Callable[[Proposal], T]) -> Committed[T]:
         """Runs `decide` on the next proposal and returns once its commit is durable and applied.
 
-        Whatever `decide` raises is raised here, and its drafts are dropped. Raises `JournalClosed`, `JournalFull`,
-        `WriteOutcomeUnknown`, `LogUnavailable`.
+        Whatever `decide` raises is raised here, and what it drafted is dropped. It runs again when what it drafts
+        does not fit any more. Raises `JournalClosed`, `JournalFull`, `WriteOutcomeUnknown`, `LogUnavailable`,
+        `CommitTooLarge`.
         """
         if self._closed is not None:
             raise self._closed
@@ -124,55 +150,103 @@ class Journal:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        while self._closed is None:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._waiting and self._closed is None:
-                await self._commit_next()
+        try:
+            while self._closed is None:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._waiting and self._closed is None:
+                    await self._commit_next()
+        except Exception as error:  # noqa: BLE001 the replica must hear of it, whatever it is
+            _log.exception("the journal failed")
+            if not self.failed.done():
+                self.failed.set_exception(error)
+            self._fail(JournalClosed(f"this replica failed ({type(error).__name__})"))
+        finally:
+            self._refuse_in_flight(
+                WriteOutcomeUnknown(
+                    "this replica ceased to be the master before the log answered; repeat the write with the same "
+                    "request_id"
+                )
+            )
 
     async def _commit_next(self) -> None:
         proposal = Proposal(
             self._state, self.identity, self.clock, self._signer, time.time_ns() // 1_000_000
         )
-        gathered: list[tuple[_Waiting, Any]] = []
-        while self._waiting and not proposal.full and len(gathered) < MAX_REQUESTS_A_COMMIT:
-            waiting = self._waiting.popleft()
-            if waiting.done.cancelled():
-                continue
-            mark = proposal.mark()
-            try:
-                value = waiting.decide(proposal)
-            except Exception as error:  # noqa: BLE001 whatever a request raises belongs to its caller
-                proposal.revert(mark)
-                _refuse(waiting, error)
-                continue
-            if proposal.mark() == mark and proposal.empty:
-                _answer(waiting, Committed(value, None))
-                continue
-            gathered.append((waiting, value))
+        self._in_flight = self._gather(proposal)
         if proposal.empty:
-            for waiting, value in gathered:
-                _answer(waiting, Committed(value, None))
+            self._answer_in_flight(None)
             return
         built = proposal.build(os.urandom(16), self._replica, self.fencing_token)
         try:
             self.head = await self._log.append(self._mastership, self.head, built.data)
         except (LogUnavailable, CommitTooLarge) as error:
-            for waiting, _ in gathered:
-                _refuse(waiting, error)
+            self._refuse_in_flight(error)
+            return
+        except (Fenced, HeadMoved, LogRefused) as error:
+            closed = JournalClosed(f"the mastership is lost, and nothing was written: {error}")
+            self._refuse_in_flight(closed)
+            self._fail(closed)
             return
         except LogError as error:
-            unknown = WriteOutcomeUnknown(
-                f"the log did not say whether the write stands ({error}); repeat it with the same request_id"
+            self._refuse_in_flight(
+                WriteOutcomeUnknown(
+                    f"the log did not say whether the write stands ({error}); repeat it with the same request_id"
+                )
             )
-            for waiting, _ in gathered:
-                _refuse(waiting, unknown)
-            self._fail(JournalClosed(f"the mastership is lost: {error}"))
+            self._fail(JournalClosed(f"the mastership is given up: {error}"))
             return
         applied = self._state.apply(built.commit.offset, built.commit, built.prepared)
         self._on_applied(applied, built.commit, len(built.data))
-        for waiting, value in gathered:
-            _answer(waiting, Committed(value, built.commit.offset))
+        self._answer_in_flight(built.commit.offset)
+
+    def _gather(self, proposal: Proposal) -> list[_Gathered]:
+        """Runs waiting requests on the proposal until it is full; those that need no commit are answered at once."""
+        gathered: list[_Gathered] = []
+        while self._waiting and not proposal.full and len(gathered) < MAX_REQUESTS_A_COMMIT:
+            waiting = self._waiting.popleft()
+            if waiting.done.done():
+                continue
+            mark = proposal.mark()
+            alone = proposal.empty
+            try:
+                value = waiting.decide(proposal)
+            except Exception as error:  # noqa: BLE001 whatever a request raises belongs to its caller
+                proposal.revert(mark)
+                if alone:
+                    _refuse(waiting, error)
+                else:
+                    gathered.append(_Gathered(waiting, refusal=error))
+                continue
+            drafted = proposal.mark() != mark
+            if drafted and proposal.size > MAX_PROPOSED_BYTES:
+                size = proposal.size
+                proposal.revert(mark)
+                if not alone:
+                    self._waiting.appendleft(waiting)
+                    break
+                _refuse(
+                    waiting, CommitTooLarge(f"{size} bytes exceed one commit; split the request")
+                )
+            elif alone and not drafted:
+                _answer(waiting, Committed(value, None))
+            else:
+                gathered.append(_Gathered(waiting, value, drafted))
+        return gathered
+
+    def _answer_in_flight(self, offset: int | None) -> None:
+        for gathered in self._in_flight:
+            if gathered.refusal is not None:
+                _refuse(gathered.waiting, gathered.refusal)
+            else:
+                at = offset if gathered.drafted else None
+                _answer(gathered.waiting, Committed(gathered.value, at))
+        self._in_flight = []
+
+    def _refuse_in_flight(self, error: Exception) -> None:
+        for gathered in self._in_flight:
+            _refuse(gathered.waiting, error)
+        self._in_flight = []
 
     def _fail(self, error: JournalError) -> None:
         if self._closed is None:
