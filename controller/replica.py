@@ -22,7 +22,7 @@ from controller.changes import Changes
 from controller.config import ControllerConfig
 from controller.durability import Durability
 from controller.journal import Journal, JournalClosed
-from controller.log.errors import LogError
+from controller.log.errors import LogError, LogUnavailable
 from controller.log.port import Head, Log, MastershipLease
 from controller.log.witness import Continuity, Witness, WitnessFile, check_continuity
 from controller.signing import Ed25519Signer, Ed25519Verifier
@@ -203,28 +203,37 @@ class Replica:
         """Follows the log and campaigns, until this replica is elected and has read all that was written."""
         address = self.config.listen.address
         follower = asyncio.create_task(self._follow(), name="follow")
+        campaign = asyncio.create_task(
+            self.log.campaign(
+                f"{self.config.controller.replica}@{address}", self.config.log.lease_ttl_s
+            ),
+            name="campaign",
+        )
         try:
-            campaign = asyncio.create_task(
-                self.log.campaign(
-                    f"{self.config.controller.replica}@{address}", self.config.log.lease_ttl_s
-                ),
-                name="campaign",
-            )
-            done, _ = await asyncio.wait({follower, campaign}, return_when=asyncio.FIRST_COMPLETED)
-            if campaign not in done:
-                campaign.cancel()
-                await asyncio.gather(campaign, return_exceptions=True)
-                follower.result()
-            lease = campaign.result()
+            await asyncio.wait({follower, campaign}, return_when=asyncio.FIRST_COMPLETED)
+            if not follower.done():
+                return campaign.result()
+            follower.result()
+            raise RuntimeError("following the log ended by itself")
+        except BaseException:
+            await self._withdraw(campaign)
+            raise
         finally:
             follower.cancel()
             await asyncio.gather(follower, return_exceptions=True)
-        return lease
+
+    async def _withdraw(self, campaign: asyncio.Task[MastershipLease]) -> None:
+        """Ends a campaign that nobody waits for any more; a mastership won meanwhile is given up."""
+        campaign.cancel()
+        await asyncio.gather(campaign, return_exceptions=True)
+        if not campaign.cancelled() and campaign.exception() is None:
+            with contextlib.suppress(LogError):
+                await campaign.result().release()
 
     async def _follow(self) -> None:
-        async for commits in self.log.follow(self.state.next_offset):
-            for offset, data in commits:
-                if offset == self.state.next_offset:
+        async with contextlib.aclosing(self.log.follow(self.state.next_offset)) as pages:
+            async for commits in pages:
+                for offset, data in commits:
                     self._apply(offset, data)
 
     async def _be_master(self, lease: MastershipLease) -> None:
@@ -233,10 +242,12 @@ class Replica:
             head = await self.log.head()
             while self.state.next_offset < head.next_offset:
                 await self._replay()
-        except LogError as error:
+        except LogUnavailable as error:
             _log.warning("cannot read the log after the election", extra={"error": str(error)})
             await asyncio.sleep(RETRY_S)
             return
+        # Another replica may have begun a new incarnation since this one opened the log.
+        self._incarnation = max(self._incarnation, self.state.own_incarnation())
         identity = Identity(
             self.config.controller.id, self.config.controller.domain, self._incarnation
         )
@@ -259,11 +270,14 @@ class Replica:
         lost = asyncio.create_task(lease.lost())
         ends: list[asyncio.Future[Any]] = [lost, journal.failed]
         try:
-            done, _ = await asyncio.wait([*tasks, *ends], return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                if task in tasks:
-                    task.result()
-                    raise RuntimeError("a duty of the master ended by itself")
+            await asyncio.wait([*tasks, *ends], return_when=asyncio.FIRST_COMPLETED)
+            if journal.failed.done():
+                _log.warning("the journal ended", extra={"reason": str(journal.failed.result())})
+            elif not lost.done():
+                for task in tasks:
+                    if task.done():
+                        task.result()
+                        raise RuntimeError("a duty of the master ended by itself")
         finally:
             self._journal = None
             self._lease = None
@@ -280,8 +294,11 @@ class Replica:
             journal = self._journal
             head = journal.head if journal is not None else None
             if head is not None and head.next_offset != stored:
-                await asyncio.to_thread(self._witness.store, Witness(self.log.identity, head))
-                stored = head.next_offset
+                try:
+                    await asyncio.to_thread(self._witness.store, Witness(self.log.identity, head))
+                    stored = head.next_offset
+                except OSError as error:
+                    _log.error("the witness of the log was not stored", extra={"error": str(error)})
 
 
 async def _as_coroutine(duty: Duty, journal: Journal) -> None:
