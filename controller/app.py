@@ -27,16 +27,21 @@ from controller.log.etcd_log import EtcdLog
 from controller.log.port import Log
 from controller.log.sqlite_log import SqliteLog
 from controller.replica import Replica
+from controller.services.audit import AuditService
 from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.federation import FederationService
 from controller.services.fleet import FleetService
+from controller.services.policy import PolicyService
 from controller.signing import Ed25519Signer
 from controller.sync.dialer import Dialer
 from controller.sync.links import Links
 from controller.sync.service import SyncService
+from controller.tasks import end
 from controller.values import ValueStore
+from souverix.audit.v1 import audit_service_pb2, audit_service_pb2_grpc
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc
 from souverix.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
+from souverix.policy.v1 import policy_service_pb2, policy_service_pb2_grpc
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
 
 _log = logging.getLogger(__name__)
@@ -89,9 +94,7 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
             raise
         finally:
             await application.stop()
-            for task in (serving, life):
-                task.cancel()
-            await asyncio.gather(serving, life, return_exceptions=True)
+            await end(serving, life)
 
 
 class Application:
@@ -150,6 +153,12 @@ class Application:
         fleet = FleetService(replica, self.values)
         fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
         self._name(fleet_service_pb2.DESCRIPTOR, fleet)
+        policies = PolicyService(replica)
+        policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
+        self._name(policy_service_pb2.DESCRIPTOR, policies)
+        audit = AuditService(replica)
+        audit_service_pb2_grpc.add_AuditServiceServicer_to_server(audit, server)
+        self._name(audit_service_pb2.DESCRIPTOR, audit)
         federation = FederationService(replica, self._links, lambda: 0)
         federation_service_pb2_grpc.add_FederationServiceServicer_to_server(federation, server)
         self._name(federation_service_pb2.DESCRIPTOR, federation)

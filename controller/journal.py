@@ -26,6 +26,7 @@ from controller.log.errors import (
     LogUnavailable,
 )
 from controller.log.port import MAX_COMMIT_BYTES, Head, Log, Mastership
+from controller.tasks import end
 from federation.chain import Signer
 from federation.clock import HybridClock
 from federation.proposal import Identity, Proposal
@@ -146,8 +147,7 @@ class Journal:
     async def close(self) -> None:
         """Stops writing; whoever still waits is told so."""
         self._fail(JournalClosed("this replica ceased to be the master"))
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
 
     async def _run(self) -> None:
         try:

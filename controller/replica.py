@@ -26,6 +26,7 @@ from controller.log.errors import LogError, LogUnavailable
 from controller.log.port import Head, Log, MastershipLease
 from controller.log.witness import Continuity, Witness, WitnessFile, check_continuity
 from controller.signing import Ed25519Signer, Ed25519Verifier
+from controller.tasks import end
 from controller.writes import Forwarder, Writer
 from federation.proposal import Identity
 from federation.state import Applied, State
@@ -148,8 +149,7 @@ class Replica:
                     with contextlib.suppress(LogError):
                         await lease.release()
         finally:
-            witness.cancel()
-            await asyncio.gather(witness, return_exceptions=True)
+            await end(witness)
 
     async def _open(self) -> None:
         self.config.controller.data_dir.mkdir(parents=True, exist_ok=True)
@@ -219,13 +219,11 @@ class Replica:
             await self._withdraw(campaign)
             raise
         finally:
-            follower.cancel()
-            await asyncio.gather(follower, return_exceptions=True)
+            await end(follower)
 
     async def _withdraw(self, campaign: asyncio.Task[MastershipLease]) -> None:
         """Ends a campaign that nobody waits for any more; a mastership won meanwhile is given up."""
-        campaign.cancel()
-        await asyncio.gather(campaign, return_exceptions=True)
+        await end(campaign)
         if not campaign.cancelled() and campaign.exception() is None:
             with contextlib.suppress(LogError):
                 await campaign.result().release()
@@ -281,10 +279,8 @@ class Replica:
         finally:
             self._journal = None
             self._lease = None
-            for task in [*tasks, lost]:
-                task.cancel()
             await journal.close()
-            await asyncio.gather(*tasks, lost, return_exceptions=True)
+            await end(*tasks, lost)
             _log.warning("mastership has ended")
 
     async def _keep_witness(self) -> None:

@@ -17,6 +17,7 @@ from controller.journal import Journal
 from controller.replica import Replica
 from controller.sync.driver import SessionDriver
 from controller.sync.links import Links
+from controller.tasks import end
 from federation.backoff import Backoff
 from federation.session import HEARTBEAT_MS, Close, PeerRole, Session, Settings
 from souverix.federation.v1 import authority_pb2
@@ -150,8 +151,7 @@ class Dialer:
                     if close.reason == sync_pb2.GOODBYE_REASON_LEVEL:
                         await sender
                 finally:
-                    sender.cancel()
-                    await asyncio.gather(sender, return_exceptions=True)
+                    await end(sender)
                     call.cancel()
         finally:
             self._links.ended(driver, close.message)

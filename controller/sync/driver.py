@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from controller.journal import Journal, JournalError
 from controller.log.errors import LogError
 from controller.replica import Replica
+from controller.tasks import end
 from federation.clock import stamp_of
 from federation.codec import stream_from_message
 from federation.errors import InvalidWrite
@@ -95,9 +96,7 @@ class SessionDriver:
             try:
                 await self._ended.wait()
             finally:
-                for task in self._tasks:
-                    task.cancel()
-                await asyncio.gather(*self._tasks, return_exceptions=True)
+                await end(*self._tasks)
         return self.closed or Close(sync_pb2.GOODBYE_REASON_UNSPECIFIED, "the connection was lost")
 
     def send(self, frame: sync_pb2.Frame) -> None:

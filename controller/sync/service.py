@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,6 +13,7 @@ from controller.journal import JournalClosed
 from controller.replica import Replica
 from controller.sync.driver import SessionDriver
 from controller.sync.links import Links
+from controller.tasks import end
 from federation.session import PeerRole, Session, Settings
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
 
@@ -97,9 +97,7 @@ class SyncService(sync_pb2_grpc.SyncServiceServicer):
             while (frame := await driver.outgoing.get()) is not None:
                 yield sync_pb2.ConnectResponse(frame=frame)
         finally:
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+            await end(running)
             self._drivers.discard(driver)
             self._admission.ended(session.peer)
             message = driver.closed.message if driver.closed else "the connection was lost"
