@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 
 from controller.errors import ServiceError, abort, status_of
@@ -56,6 +57,29 @@ def caller_of(context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
             f"metadata {PRINCIPAL_METADATA} is not a principal such as user:alice",
         )
     return Caller(text, context.peer(), context.time_remaining())
+
+
+class _Malformed:
+    """Stands for a request whose bytes are no message, so that the refusal is made where all are."""
+
+
+def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def parse(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return _Malformed()
+
+    return parse
+
+
+def _check_parsed(request: Any) -> None:
+    if isinstance(request, _Malformed):
+        raise ServiceError(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "MALFORMED",
+            "the request is not a message of this method; is the client of another version?",
+        )
 
 
 class RefusalAudit:
@@ -117,19 +141,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
                 self._unary(method, handler.unary_unary),
-                request_deserializer=handler.request_deserializer,
+                request_deserializer=_tolerant(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         if handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(
                 self._stream(method, handler.unary_stream),
-                request_deserializer=handler.request_deserializer,
+                request_deserializer=_tolerant(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         if handler.stream_stream:
             return grpc.stream_stream_rpc_method_handler(
                 self._stream(method, handler.stream_stream),
-                request_deserializer=handler.request_deserializer,
+                request_deserializer=_tolerant(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         return handler
@@ -137,6 +161,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _unary(self, method: str, inner: Any) -> Any:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
+                _check_parsed(request)
                 return await inner(request, context)
             except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
                 await self._refuse(method, context, error)
@@ -148,6 +173,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             request: Any, context: grpc.aio.ServicerContext[Any, Any]
         ) -> AsyncIterator[Any]:
             try:
+                _check_parsed(request)
                 async for response in inner(request, context):
                     yield response
             except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status

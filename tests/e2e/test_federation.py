@@ -257,10 +257,8 @@ def test_garbage_is_refused_with_a_clean_status(federation: LocalFederation) -> 
         )
         with pytest.raises(grpc.RpcError) as refused:
             call(b"\xff\xff\xff\xff", timeout=DEADLINE_S)
-        assert refused.value.code() in (
-            grpc.StatusCode.INTERNAL,
-            grpc.StatusCode.INVALID_ARGUMENT,
-        )
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert reason_of(refused.value) == "MALFORMED"
 
 
 def _run(program: Path, *arguments: str) -> str:
