@@ -23,6 +23,9 @@ ERROR_DOMAIN = "souverix.controller"
 #: Wait before a retry where nothing more is known: one lease renewal, or a burst of writes, will have passed.
 DEFAULT_RETRY_MS = 500
 
+#: Reason of a write that may or may not stand.
+OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+
 Code = grpc.StatusCode
 
 
@@ -84,7 +87,7 @@ def status_of(error: BaseException) -> status_pb2.Status:
     if isinstance(error, JournalFull):
         return _status(Code.RESOURCE_EXHAUSTED, "OVERLOADED", str(error), {}, DEFAULT_RETRY_MS)
     if isinstance(error, WriteOutcomeUnknown):
-        return _status(Code.UNAVAILABLE, "OUTCOME_UNKNOWN", str(error), {}, DEFAULT_RETRY_MS)
+        return _status(Code.UNAVAILABLE, OUTCOME_UNKNOWN, str(error), {}, DEFAULT_RETRY_MS)
     if isinstance(error, SlowWatcher):
         return _status(Code.RESOURCE_EXHAUSTED, "SLOW_WATCHER", str(error), {})
     if isinstance(error, CommitTooLarge):

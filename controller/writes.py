@@ -4,20 +4,23 @@ order of these steps; what a write means is its service's, where it may be made 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import grpc
 from google.protobuf.message import Message
 
 from controller.durability import Durability, Position
+from controller.errors import OUTCOME_UNKNOWN, ForwardedStatus, ServiceError
 from controller.journal import Journal
 from federation.authority import Permission, Placement, WriteDecision
 from federation.codec import Write
-from federation.errors import InvalidWrite, OutOfReach, RequestIdReused
+from federation.errors import AuthorityError, InvalidWrite, OutOfReach, RequestIdReused
 from federation.identifiers import StreamId
 from federation.proposal import Proposal
-from federation.state import State
+from federation.state import State, own_stream
 from souverix.audit.v1 import audit_pb2
 from souverix.receipt.v1 import receipt_pb2
 
@@ -26,6 +29,9 @@ MAX_REQUEST_ID_BYTES = 128
 
 #: Longest wait for a higher level of durability when the caller set no deadline.
 DEFAULT_DURABILITY_WAIT_S = 30.0
+
+#: Requests passed on whose outcome may still be unknown here: many more than can be under way when a link breaks.
+MAX_PASSED_ON = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,7 @@ class Writer:
         self._durability = durability
         self._forwarder = forwarder
         self._own_domain = own_domain
+        self._passed_on: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     async def execute(self, call: WriteCall) -> Executed | Forwarded:
         """Makes the write, or has it made by the master-of-record.
@@ -150,12 +157,32 @@ class Writer:
         committed = await journal.submit(lambda proposal: self._decide(call, journal, proposal))
         decided = committed.value
         if decided.forward_to:
-            response = await self._forwarder.forward(
-                decided.forward_to, call.method, call.request.SerializeToString(), call.caller
-            )
-            return Forwarded(response)
+            return Forwarded(await self._forward(call, decided.forward_to))
+        offset = committed.offset
+        if decided.repeated:
+            decided, offset = self._earlier(call)
         await self._wait_durable(call, decided.positions)
-        return Executed(self._receipt(call, journal, decided, committed.offset, levels))
+        return Executed(self._receipt(call, journal, decided, offset, levels))
+
+    async def _forward(self, call: WriteCall, master: str) -> bytes:
+        """Has the write made by the master-of-record. While it may have been made there, it is not made here."""
+        request = (call.caller.principal, call.request_id)
+        if call.request_id:
+            self._passed_on[request] = master
+            if len(self._passed_on) > MAX_PASSED_ON:
+                self._passed_on.popitem(last=False)
+        try:
+            return await self._forwarder.forward(
+                master, call.method, call.request.SerializeToString(), call.caller
+            )
+        except ServiceError as error:
+            if error.reason != OUTCOME_UNKNOWN:
+                self._passed_on.pop(request, None)
+            raise
+        except ForwardedStatus as error:
+            if error.code != grpc.StatusCode.UNAVAILABLE.value[0]:
+                self._passed_on.pop(request, None)
+            raise
 
     def _check_forwarder(self, call: WriteCall) -> None:
         """A controller's word for its users counts within its own subtree only (design §6)."""
@@ -181,10 +208,12 @@ class Writer:
             if decision.place is Placement.FORWARD:
                 return _Decided(forward_to=decision.master)
             optimistic = decision.place is Placement.LOCAL_OPTIMISTIC
+            if optimistic:
+                self._check_not_passed_on(call)
         mark = proposal.mark()
         draft = Draft(proposal, call.caller.principal, call.request_id, optimistic)
         call.decide(draft)
-        positions = tuple((stream, w.sequence) for stream, w in proposal.drafts()[mark.drafts :])
+        positions = tuple((stream, w.sequence) for stream, w in proposal.drafts_since(mark))
         if call.validate_only:
             proposal.revert(mark)
             return _Decided(optimistic=optimistic)
@@ -200,18 +229,34 @@ class Writer:
         link_up = bool(master) and master != me and self._forwarder.link_up(master)
         return table.decide_write(me, self._own_domain, call.domain, permission, link_up=link_up)
 
+    def _check_not_passed_on(self, call: WriteCall) -> None:
+        """A forwarded write of unknown outcome is never executed here in its place (design §5)."""
+        master = self._passed_on.get((call.caller.principal, call.request_id))
+        if master is not None:
+            raise AuthorityError(
+                f"request_id {call.request_id!r} was passed on to {master} before the link went down, and may have "
+                "been executed there; repeat it when the link is up, or use a new request_id for a new write",
+                domain=call.domain,
+                master=master,
+                request_id=call.request_id,
+            )
+
     def _repeat(self, call: WriteCall, subject: str) -> _Decided:
-        expected = call.subject or call.resource
-        if expected != subject and not expected.endswith("/" + subject):
+        if subject.rpartition("/")[2] not in call.resource.split("/"):
             raise RequestIdReused(
                 f"request_id {call.request_id!r} was used for {subject}; use a new one for another request",
                 request_id=call.request_id,
                 subject=subject,
             )
+        return _Decided(repeated=True)
+
+    def _earlier(self, call: WriteCall) -> tuple[_Decided, int | None]:
+        """What a repeated request did the first time, and in which commit; it may have been this one's own."""
         outcome = self._state.requests.get((call.caller.principal, call.request_id))
         if outcome is None:
-            return _Decided(repeated=True)
-        return _Decided(repeated=True, positions=((outcome.stream, outcome.sequence),))
+            return _Decided(repeated=True), None
+        positions = self._state.positions_at(outcome.stream, outcome.offset)
+        return _Decided(repeated=True, positions=positions), outcome.offset
 
     def _audit(self, call: WriteCall, proposal: Proposal, optimistic: bool) -> None:
         write_audit(
@@ -250,9 +295,6 @@ class Writer:
             optimistic=decided.optimistic,
         )
         receipt.repeated_request = decided.repeated
-        if decided.repeated:
-            outcome = self._state.requests.get((call.caller.principal, call.request_id))
-            offset = outcome.offset if outcome else None
         if decided.positions:
             receipt.incarnation = journal.identity.incarnation
             receipt.durable_at.append(self._own_domain)
@@ -277,4 +319,4 @@ def write_audit(proposal: Proposal, record: audit_pb2.AuditRecord, *, domain: st
     proposal.write(
         target, f"audit/{identity.controller}", "audit", record, principal=record.principal
     )
-    return proposal.drafts()[-1][0]
+    return own_stream(target, identity.origin, "audit")

@@ -38,6 +38,11 @@ class StreamIndex:
         at = bisect_left(self._last, sequence)
         return self._offset[at] if at < len(self._last) else None
 
+    def last_at(self, offset: int) -> int | None:
+        """Number of the last event that the commit at an offset holds; None when it holds none."""
+        at = bisect_right(self._offset, offset) - 1
+        return self._last[at] if at >= 0 and self._offset[at] == offset else None
+
     def time_ms_of(self, sequence: int) -> int | None:
         """When the commit that holds an event was made here; None when it is not held."""
         at = bisect_left(self._last, sequence)

@@ -150,6 +150,17 @@ class State:
         held = self.streams.get(stream)
         return held.chain_hash if held else chain_start(stream)
 
+    def positions_at(self, stream: StreamId, offset: int) -> tuple[tuple[StreamId, int], ...]:
+        """How far the commit at an offset brought a stream and its origin's others of the domain, without audit."""
+        found = []
+        for lane in (Lane.CONTROL, Lane.STATE, Lane.TELEMETRY):
+            sibling = StreamId(stream.domain, stream.origin, lane)
+            held = self.streams.get(sibling)
+            last = held.index.last_at(offset) if held is not None else None
+            if last is not None:
+                found.append((sibling, last))
+        return tuple(found)
+
     def wants_evidence(self, refused: event_pb2.Run) -> bool:
         """Tells whether a refused run is to be kept: not when it is held already, nor without bound."""
         held = self._evidence.get(stream_from_message(refused.stream), ())
