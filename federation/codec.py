@@ -4,6 +4,7 @@ names; it never changes bytes that came from elsewhere.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Final, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -14,6 +15,9 @@ from federation.identifiers import Dot, Lane, Origin, StreamId
 from souverix.event.v1 import event_pb2
 
 Term = tuple[int, ...]
+
+#: Names of streams kept from one message to the next: they come with every run and acknowledgement.
+STREAMS_KEPT: Final = 16_384
 
 
 class AspectRule(NamedTuple):
@@ -147,13 +151,18 @@ def stream_to_message(stream: StreamId) -> event_pb2.StreamId:
 
 def stream_from_message(message: event_pb2.StreamId) -> StreamId:
     """The stream a wire form names. Raises `InvalidWrite` where a part is missing or the lane unknown."""
+    return _stream_named(message.domain, message.controller, message.incarnation, message.lane)
+
+
+@functools.lru_cache(STREAMS_KEPT)
+def _stream_named(domain: str, controller: str, incarnation: int, number: int) -> StreamId:
     try:
-        lane = Lane(message.lane)
+        lane = Lane(number)
     except ValueError as error:
-        raise InvalidWrite(f"lane {message.lane} is not known") from error
-    if not message.domain or not message.controller or message.incarnation < 1:
+        raise InvalidWrite(f"lane {number} is not known") from error
+    if not domain or not controller or incarnation < 1:
         raise InvalidWrite("a stream needs a domain, a controller and an incarnation from 1")
-    return StreamId(message.domain, Origin(message.controller, message.incarnation), lane)
+    return StreamId(domain, Origin(controller, incarnation), lane)
 
 
 def dot_to_message(dot: Dot) -> event_pb2.Dot:
