@@ -32,6 +32,9 @@ REPLY_LOST = 0.1
 #: Longest chain of forwards: a tree of depth 3 has no longer way.
 MAX_FORWARDS = 3
 
+#: Domains that clients of one fleet write in, at most.
+MAX_DOMAINS = 3
+
 #: What clients write: aspect, subject, and the permission that autonomy must grant.
 TARGETS: tuple[tuple[str, str, Permission], ...] = (
     ("policy", "policies/p0", Permission.POLICIES),
@@ -75,8 +78,9 @@ class Clients:
         self._world = fleet.world
         self._count = 0
         #: Few domains, so that writers meet.
-        self._domains = [c.domain for c in fleet.controllers if self._world.happens(0.5)] or [
-            fleet.controllers[-1].domain
+        self._domains = [
+            self._world.chance.choice(fleet.controllers[1:]).domain
+            for _ in range(self._world.between(1, MAX_DOMAINS))
         ]
 
     def ask(self) -> None:
@@ -284,7 +288,7 @@ class Clients:
         controller = self._fleet.controller_of_domain[domain]
         if self._world.happens(0.1):
             return self._world.chance.choice(self._fleet.controllers)
-        return self._world.chance.choice([controller, controller, *self._above(controller)])
+        return self._world.chance.choice([controller, self._world.chance.choice(self._above(controller))])
 
     def _body(self, aspect: str) -> Any:
         version = f"v{self._count}"

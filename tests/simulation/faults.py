@@ -23,7 +23,7 @@ class Faults:
     def strike(self) -> None:
         """One fault happens."""
         chosen = self._world.chance.random()
-        if chosen < 0.25:
+        if chosen < 0.15:
             self._cut()
         elif chosen < 0.55:
             self._partition()
@@ -69,7 +69,7 @@ class Faults:
         world.trace(f"the link of c{child} is partitioned, directions {directions}")
         if world.happens(0.5):
             self._fleet.network.cut(child, silently=world.happens(0.5))
-        world.after(world.between(100, 4000), self._fleet.network.clear, child)
+        world.after(world.between(300, 4000), self._fleet.network.clear, child)
 
     def _crash(self) -> None:
         replica = self._any_master()

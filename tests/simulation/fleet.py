@@ -46,7 +46,7 @@ class Controller:
         self.log = SimulatedLog(self.name)
         world = fleet.world
         chance = world.happens
-        self.first_master = self.name if parent is None or chance(0.75) else f"c{parent}"
+        self.first_master = self.name if parent is None or chance(0.5) else f"c{parent}"
         self.autonomy = authority_pb2.Autonomy(
             can_operate_isolated=chance(0.8),
             can_modify_policies=chance(0.8),
@@ -93,11 +93,11 @@ class Controller:
             self.fleet.world.chance.choice(running).become_master()
             self.dial_soon()
 
-    def note_receipts(self, built: Built, clock: int) -> None:
+    def note_receipts(self, built: Built) -> None:
         """Remembers at the root what honest clocks could have stamped when a run came (I7)."""
         if self.parent is not None:
             return
-        bound = max(clock, stamp_of(self.wall_ms() + MAX_AHEAD_MS))
+        bound = max(built.commit.clock, stamp_of(built.commit.time_ms + MAX_AHEAD_MS))
         for run in built.commit.runs:
             stream = stream_from_message(run.stream)
             if stream.origin.controller != self.name:
@@ -252,12 +252,16 @@ class Fleet:
         genesis.signature = ROOT.sign(genesis_message(genesis))
 
         def write(proposal: Proposal) -> None:
-            if not proposal.state.table:
+            if root.domain not in proposal.state.authority.records:
                 proposal.write(
                     root.domain, f"domains/{root.domain}", "genesis", genesis, principal="operator"
                 )
 
-        master.submit(write, lambda value, error: None)
+        def done(value: None, error: Exception | None) -> None:
+            if error is not None:
+                self.world.after(50, self._begin)
+
+        master.submit(write, done)
 
     def _tick(self) -> None:
         self.tick()

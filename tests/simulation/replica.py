@@ -197,7 +197,7 @@ class Replica:
         controller = self.controller
         if controller.log.append(built.commit.fencing_token, built):
             controller.fleet.history.note_commit(controller.name, built)
-            controller.note_receipts(built, self.clock.last)
+            controller.note_receipts(built)
             self.world.after(1, self._wake_for, life, self._committed, (built,))
         else:
             self.world.after(1, self._wake_for, life, self._refused, (built,))

@@ -25,7 +25,14 @@ CALM = 0.1
 
 def simulate(seed: int, *, verbose: bool = False, size: int | None = None) -> Figures:
     """Simulates the fleet of one seed; returns its figures. Raises `InvariantViolated`."""
-    world = World(seed, verbose=verbose)
+    gc.disable()
+    try:
+        return _simulate(World(seed, verbose=verbose), size)
+    finally:
+        gc.enable()
+
+
+def _simulate(world: World, size: int | None) -> Figures:
     fleet = Fleet(world, size)
     faults = Faults(fleet)
     clients = Clients(fleet)
@@ -44,16 +51,21 @@ def simulate(seed: int, *, verbose: bool = False, size: int | None = None) -> Fi
 
 def _plan(world: World, clients: Clients, faults: Faults) -> None:
     calm = world.happens(CALM)
-    for _ in range(world.between(8, 16)):
+    strikes = [
+        world.between(200, FAULTY_MS - 200) for _ in range(0 if calm else world.between(1, 8))
+    ]
+    for at_ms in strikes:
+        world.after(at_ms, faults.strike)
+    for _ in range(world.between(8, 14)):
         at_ms = world.between(300, FAULTY_MS - 300)
+        if strikes and world.happens(0.5):
+            at_ms = world.chance.choice(strikes) + world.between(20, 600)
         for _ in range(world.between(1, 4)):
             world.after(at_ms + world.between(0, 30), clients.ask)
     for _ in range(world.between(2, 6)):
         world.after(world.between(0, FAULTY_MS - 100), clients.report)
     for _ in range(world.between(0, 4)):
         world.after(world.between(500, FAULTY_MS - 300), clients.transfer)
-    for _ in range(0 if calm else world.between(1, 8)):
-        world.after(world.between(200, FAULTY_MS - 200), faults.strike)
 
 
 def _come_to_rest(world: World, fleet: Fleet) -> None:
@@ -73,7 +85,3 @@ def _is_quiet(fleet: Fleet) -> bool:
         for controller in fleet.controllers[1:]
     ) and not any(r.is_busy for c in fleet.controllers for r in c.replicas)
 
-
-def collect() -> None:
-    """Frees what one simulation left; cyclic garbage is not collected while it runs."""
-    gc.collect(1)
