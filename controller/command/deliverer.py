@@ -156,7 +156,12 @@ class Deliverer:
         self._by_node: dict[str, dict[Target, _Open]] = {}
         self._by_command: dict[tuple[str, str], dict[str, _Open]] = {}
         self._linked: dict[str, str] = {}
+        self._ended: dict[Target, Delivery] = {}
         self._timers: list[tuple[int, Target]] = []
+
+    def committed(self) -> None:
+        """All records up to now stand in the log, and inputs made from it will show them."""
+        self._ended.clear()
 
     def open_count(self) -> int:
         """Deliveries that are not terminal."""
@@ -270,13 +275,15 @@ class Deliverer:
         if trigger is None:
             return
         held = self._open.get(given.target)
-        standing = held.delivery if held is not None else given.recorded
+        standing = held.delivery if held is not None else self._ended.get(given.target)
+        standing = standing or given.recorded
         if standing is None:
             return
         moved = advance(standing, trigger, now_ms, answer=given.answer)
         if moved is not None:
             if held is not None:
                 self._leave(held)
+            self._ended[given.target] = moved
             yield Record(moved)
         yield AcknowledgeAnswer(given.target)
         yield from self._pump(given.target.node, now_ms)
@@ -319,6 +326,7 @@ class Deliverer:
         held.is_recorded = True
         if moved.is_terminal:
             self._leave(held)
+            self._ended[moved.target] = moved
         yield Record(moved)
 
     def _enter(self, held: _Open) -> None:

@@ -5,7 +5,7 @@ are the log's.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from controller.command.delivery import TERMINAL, DeliveryState, Target
 from controller.command.messages import subject_of_command, subject_of_delivery, wire_name
@@ -17,6 +17,12 @@ from souverix.command.v1 import command_pb2
 
 #: Reason shown for a target of which its delivering controller has said nothing yet.
 NOT_HEARD_OF = "NOT_CONFIRMED_BY_DELIVERING_CONTROLLER"
+
+#: Reason shown where an answer is there but was left out of the view for its size; a command to fewer nodes shows it.
+ANSWER_LEFT_OUT = "ANSWER_LEFT_OUT_OF_LARGE_VIEW"
+
+#: Answers shown in one view, so that a command with the most targets fits into one message.
+MAX_ANSWERS_BYTES = 1024 * 1024
 
 #: Numbers of the terminal states, as messages carry them.
 FINISHED = frozenset(int(state) for state in TERMINAL)
@@ -35,32 +41,35 @@ def view_of(facts: Facts, command_id: str) -> command_pb2.Command | None:
     """The command; None when it is not known here."""
     view: command_pb2.Command | None = None
     digest = hashlib.sha256()
+    budget = MAX_ANSWERS_BYTES
     for domain, write in command_facts(facts, command_id):
         fact: command_pb2.CommandFact = write.body()
-        if view is None:
-            view = command_pb2.Command(
-                name=f"commands/{command_id}",
-                id=command_id,
-                action=fact.action,
-                semantics=fact.semantics,
-                principal=write.principal,
-                issuing_controller=fact.issuing_controller,
-                issue_time=fact.issue_time,
-                expire_time=fact.expire_time,
-                total_targets=fact.total_targets,
-                reason=fact.reason,
-            )
+        view = view or _blank(fact, write.principal)
         cancel = Key(domain, subject_of_command(command_id), "command_cancel")
         if facts.winner(cancel) is not None:
             view.cancel_requested = True
             _take_etag(facts, cancel, digest)
         for node in fact.nodes:
-            view.deliveries.append(_delivery(facts, Target(domain, command_id, node), digest))
+            delivery = _delivery(facts, Target(domain, command_id, node), digest)
+            budget -= delivery.output.ByteSize() + len(delivery.error_message)
+            if budget < 0:
+                delivery.ClearField("output")
+                delivery.ClearField("error_message")
+                delivery.reason = delivery.reason or ANSWER_LEFT_OUT
+            view.deliveries.append(delivery)
     if view is None:
         return None
     view.finished_targets = sum(d.state in FINISHED for d in view.deliveries)
     view.done = view.finished_targets >= view.total_targets
     view.etag = digest.hexdigest()[:20]
+    return view
+
+
+def preview_of(facts: Mapping[str, command_pb2.CommandFact], principal: str) -> command_pb2.Command:
+    """The command as these facts, one a domain, would make it."""
+    view = _blank(next(iter(facts.values())), principal)
+    for fact in facts.values():
+        view.deliveries.extend(_unheard_of(fact.command_id, node) for node in fact.nodes)
     return view
 
 
@@ -109,11 +118,31 @@ def _delivery(facts: Facts, target: Target, digest: hashlib._Hash) -> command_pb
         _take_etag(facts, key, digest)
         return body
     digest.update(target.node.encode())
+    return _unheard_of(target.command_id, target.node)
+
+
+def _unheard_of(command_id: str, node: str) -> command_pb2.Delivery:
     return command_pb2.Delivery(
-        command_id=target.command_id,
-        node=target.node,
+        command_id=command_id,
+        node=node,
         state=wire_name(DeliveryState.PENDING),
         reason=NOT_HEARD_OF,
+    )
+
+
+def _blank(fact: command_pb2.CommandFact, principal: str) -> command_pb2.Command:
+    """The command without its targets."""
+    return command_pb2.Command(
+        name=subject_of_command(fact.command_id),
+        id=fact.command_id,
+        action=fact.action,
+        semantics=fact.semantics,
+        principal=principal,
+        issuing_controller=fact.issuing_controller,
+        issue_time=fact.issue_time,
+        expire_time=fact.expire_time,
+        total_targets=fact.total_targets,
+        reason=fact.reason,
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from controller.journal import Journal, JournalClosed, JournalFull, WriteOutcomeUnknown
-from controller.log.errors import LogUnavailable
+from controller.log.errors import LogRefused, LogUnavailable
 from federation.proposal import Proposal
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ MAX_SUBMISSION_FACTS = 500
 
 
 async def commit(journal: Journal, decide: Callable[[Proposal], T]) -> T:
-    """What `decide` returns, once its drafts are durable; tries again for as long as the log is away.
+    """What `decide` returns, once its drafts are durable; tries again for as long as the log takes none.
 
     When the mastership ends it waits to be cancelled: whoever runs it does so as part of that mastership. `decide`
     may run several times. Raises what it raises.
@@ -37,7 +37,7 @@ async def commit(journal: Journal, decide: Callable[[Proposal], T]) -> T:
     while True:
         try:
             return (await journal.submit(decide)).value
-        except (JournalFull, LogUnavailable) as error:
+        except (JournalFull, LogUnavailable, LogRefused) as error:
             _log.warning("facts of nodes wait for the log", extra={"error": str(error)})
             await asyncio.sleep(RETRY_S)
         except (JournalClosed, WriteOutcomeUnknown):
