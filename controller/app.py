@@ -26,9 +26,11 @@ from controller.log.embedded import EmbeddedEtcd
 from controller.log.etcd_log import EtcdLog
 from controller.log.port import Log
 from controller.log.sqlite_log import SqliteLog
+from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
 from controller.services.audit import AuditService
 from controller.services.calls import CallInterceptor, RefusalAudit
+from controller.services.command import CommandService
 from controller.services.federation import FederationService
 from controller.services.fleet import FleetService
 from controller.services.policy import PolicyService
@@ -39,8 +41,10 @@ from controller.sync.service import SyncService
 from controller.tasks import end
 from controller.values import ValueStore
 from souverix.audit.v1 import audit_service_pb2, audit_service_pb2_grpc
+from souverix.command.v1 import command_service_pb2, command_service_pb2_grpc
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc
 from souverix.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
+from souverix.nodelink.v1 import nodelink_pb2, nodelink_pb2_grpc
 from souverix.policy.v1 import policy_service_pb2, policy_service_pb2_grpc
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
 
@@ -159,7 +163,14 @@ class Application:
         audit = AuditService(replica)
         audit_service_pb2_grpc.add_AuditServiceServicer_to_server(audit, server)
         self._name(audit_service_pb2.DESCRIPTOR, audit)
-        federation = FederationService(replica, self._links, lambda: 0)
+        commands = CommandService(replica)
+        command_service_pb2_grpc.add_CommandServiceServicer_to_server(commands, server)
+        self._name(command_service_pb2.DESCRIPTOR, commands)
+        nodes = NodeLinkService(replica, self.values)
+        nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(nodes, server)
+        self._name(nodelink_pb2.DESCRIPTOR)
+        replica.add_duty(nodes.duty)
+        federation = FederationService(replica, self._links, lambda: len(nodes.links))
         federation_service_pb2_grpc.add_FederationServiceServicer_to_server(federation, server)
         self._name(federation_service_pb2.DESCRIPTOR, federation)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
