@@ -242,6 +242,21 @@ def test_a_late_answer_is_recorded_once_and_acknowledged_always() -> None:
     assert [type(e) for e in again] == [AcknowledgeAnswer]
 
 
+def test_an_answer_that_comes_with_the_expiry_does_not_change_what_was_just_decided() -> None:
+    core = deliverer()
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
+    core.step(seen(command()), NOW_MS)
+    core.committed()
+    stale = dispatched(mine=True, semantics=Semantics.AT_LEAST_ONCE).delivery
+    effects = core.tick(EXPIRE_MS)
+    effects += core.step(answered(S.SUCCEEDED, stale), EXPIRE_MS)
+    effects += core.step(answered(S.FAILED, stale), EXPIRE_MS)
+    assert states(effects) == [
+        ("n1", S.EXPIRED, "NO_ANSWER"),
+        ("n1", S.EXPIRED, "NO_ANSWER_THEN_SUCCEEDED"),
+    ]
+
+
 def test_an_answer_to_a_command_not_known_here_is_not_acknowledged() -> None:
     assert deliverer().step(answered(S.SUCCEEDED), NOW_MS) == []
 
