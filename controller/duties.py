@@ -153,13 +153,13 @@ class Duties:
                 return
 
     def _conflict_audit(self, record: conflict_pb2.ConflictRecord) -> audit_pb2.AuditRecord:
-        winner = record.siblings[0]
+        winner = next((f"{s.controller}:{s.sequence}" for s in record.siblings if s.winner), "")
         left_out = sum(1 for sibling in record.siblings if not sibling.event)
         details = {
             "conflict": record.conflict_id,
             "aspect": record.aspect,
             "siblings": str(len(record.siblings)),
-            "winner": f"{winner.controller}:{winner.sequence}",
+            "winner": winner,
         }
         if left_out:
             details["values_left_out"] = str(left_out)

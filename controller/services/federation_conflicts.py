@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import Any
 
-from google.protobuf import json_format, struct_pb2
+from google.protobuf import json_format
 
 from controller.replica import Replica
 from controller.services.fleet_fields import id_in_name
@@ -30,9 +30,13 @@ from federation.identifiers import Key
 from federation.merge import Siblings, conflict_id_of, etag_of, rivals_of, winner_of
 from federation.state import Applied, State
 from souverix.event.v1 import event_pb2
+from souverix.federation.v1 import conflict_pb2
 from souverix.federation.v1 import federation_service_pb2 as service
 
 METHOD = "/souverix.federation.v1.FederationService/RestoreConflictValue"
+
+#: A page ends early beyond this: conflicts carry their values, and clients take messages up to 4 MiB.
+MAX_PAGE_BYTES = 2 * 1024 * 1024
 
 #: Above every stamp: turns newest first into the ascending order of page tokens.
 END_OF_TIME = 1 << 64
@@ -54,10 +58,18 @@ def list_conflicts(
     def newest_first(conflict_id: str) -> str:
         return f"{END_OF_TIME - ledger.recorded[conflict_id][1].stamp:017x}/{conflict_id}"
 
-    shown, token = cut(found, page, newest_first)
-    return service.ListConflictsResponse(
-        conflicts=[_shown(state, conflict_id) for conflict_id in shown], next_page_token=token
-    )
+    on_page, token = cut(found, page, newest_first)
+    response = service.ListConflictsResponse(next_page_token=token)
+    size = 0
+    for conflict_id in on_page:
+        conflict = _shown(state, conflict_id)
+        size += conflict.ByteSize()
+        if size > MAX_PAGE_BYTES and response.conflicts:
+            last = response.conflicts[-1].record.conflict_id
+            response.next_page_token = page.token(newest_first(last))
+            break
+        response.conflicts.append(conflict)
+    return response
 
 
 def get_conflict(state: State, name: str) -> service.Conflict:
@@ -93,8 +105,9 @@ async def restore_value(
             f"the authority of {key.domain} is moved by TransferAuthority; the record it writes settles this conflict",
             domain=key.domain,
         )
-    chosen = _chosen(_standing_rivals(state, conflict_id, key), request)
-    permissions = _permissions(key, chosen)
+    sibling = _chosen(state.conflicts.recorded[conflict_id][1].body(), request)
+    # From the record, for a repeated request finds its conflict over.
+    permissions = _permissions(key, _event_of(state, key, sibling))
 
     def decide(draft: Draft) -> None:
         check_autonomy(draft, permissions)
@@ -102,7 +115,7 @@ async def restore_value(
         held = draft.proposal.siblings(key)
         etag = etag_of(held, winner_of(key, held, state.rank))
         check_etag(request.etag, etag, f"{key.subject} {key.aspect}")
-        draft.write(*key, _restored_body(key, chosen, rivals))
+        draft.write(*key, _restored_body(key, sibling, rivals))
 
     done = await replica.writer.execute(
         WriteCall(
@@ -179,23 +192,26 @@ def _shown(state: State, conflict_id: str) -> service.Conflict:
         open=state.conflicts.open_keys.get(key) == conflict_id,
         record_time=timestamp(wall_ms_of(write.stamp)),
     )
-    standing = {
-        (w.origin.controller, w.origin.incarnation, w.sequence): w.raw for w in state.siblings(key)
-    }
     for sibling in record.siblings:
-        place = (sibling.controller, sibling.incarnation, sibling.sequence)
-        raw = sibling.event or standing.get(place, b"")
-        conflict.values.append(_readable(raw, record.aspect))
+        value = conflict.values.add()
+        event = _event_of(state, key, sibling)
+        if event.WhichOneof("body") == key.aspect:
+            value.update(json_format.MessageToDict(getattr(event, key.aspect)))
     return conflict
 
 
-def _readable(raw: bytes, aspect: str) -> struct_pb2.Struct:
-    """A value by its JSON names; empty for one that is not here, or that this version cannot read."""
-    value = struct_pb2.Struct()
-    event = event_pb2.Event.FromString(raw)
-    if event.WhichOneof("body") == aspect:
-        value.update(json_format.MessageToDict(getattr(event, aspect)))
-    return value
+def _event_of(state: State, key: Key, sibling: conflict_pb2.ConflictSibling) -> event_pb2.Event:
+    """A sibling's event, from the record or from what stands; empty when neither holds it."""
+    raw = sibling.event or next(
+        (w.raw for w in state.siblings(key) if _is_write_of(w, sibling)), b""
+    )
+    return event_pb2.Event.FromString(raw)
+
+
+def _is_write_of(write: Write, sibling: conflict_pb2.ConflictSibling) -> bool:
+    return write.origin == (sibling.controller, sibling.incarnation) and (
+        write.sequence == sibling.sequence
+    )
 
 
 def _standing_rivals(facts: Facts, conflict_id: str, key: Key) -> Siblings:
@@ -216,15 +232,17 @@ def _standing_rivals(facts: Facts, conflict_id: str, key: Key) -> Siblings:
     return rivals
 
 
-def _chosen(rivals: Siblings, request: service.RestoreConflictValueRequest) -> Write:
+def _chosen(
+    record: conflict_pb2.ConflictRecord, request: service.RestoreConflictValueRequest
+) -> conflict_pb2.ConflictSibling:
     found = [
-        r
-        for r in rivals
-        if r.origin.controller == request.controller and request.sequence in (0, r.sequence)
+        s
+        for s in record.siblings
+        if s.controller == request.controller and request.sequence in (0, s.sequence)
     ]
     if len(found) == 1:
         return found[0]
-    known = ", ".join(f"{r.origin.controller}:{r.sequence}" for r in rivals)
+    known = ", ".join(f"{s.controller}:{s.sequence}" for s in record.siblings)
     which = "several siblings are" if found else "no sibling is"
     raise InvalidWrite(
         f"{which} {request.controller}:{request.sequence or 'any'}; the siblings are {known}: name one by controller "
@@ -233,18 +251,18 @@ def _chosen(rivals: Siblings, request: service.RestoreConflictValueRequest) -> W
     )
 
 
-def _permissions(key: Key, chosen: Write) -> Permissions:
+def _permissions(key: Key, event: event_pb2.Event) -> Permissions:
     """What autonomy must allow for the value to be written in the master's place: the same as for any such write."""
     if key.aspect == "policy":
-        return permissions_for_policy(chosen.body())
+        return permissions_for_policy(event.policy)
     if key.aspect == "desired_state":
-        return permissions_to_declare(chosen.body())
+        return permissions_to_declare(event.desired_state)
     return (Permission.OPERATE,)
 
 
-def _restored_body(key: Key, chosen: Write, rivals: Siblings) -> Any:
+def _restored_body(key: Key, sibling: conflict_pb2.ConflictSibling, rivals: Siblings) -> Any:
     """The value to write. A placement takes the next epoch: nodes refuse frames under one they have left behind."""
-    body = chosen.body()
+    body = next(r for r in rivals if _is_write_of(r, sibling)).body()
     if key.aspect == "placement":
         body.epoch = max(rival.body().epoch for rival in rivals) + 1
     return body
