@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
@@ -53,8 +53,7 @@ MAX_ITEMS = 500
 MAX_SUBMISSION_BYTES = 128 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One item, checked as far as it can be without the proposal."""
 
     number: int
@@ -63,6 +62,8 @@ class Item:
     permissions: Permissions
     message: Message
     decide: Callable[[Draft], None]
+    #: The message is the one that was sent, nothing filled in.
+    as_sent: bool = False
 
     @property
     def subject(self) -> str:
@@ -136,19 +137,22 @@ class NodeBatches:
         desired = accept_desired_state(item.desired_state, f"items[{number}].desired_state")
         state = self._replica.state
         domain = required_node(state, subject).home.domain
-        keys = (Key(domain, subject, "existence"), Key(domain, subject, "placement"))
-        basis = [state.winner(key) for key in keys]
+        existence, placement = Key(domain, subject, "existence"), Key(domain, subject, "placement")
+        seen = state.siblings(existence), state.siblings(placement)
 
         def decide(draft: Draft) -> None:
             proposal = draft.proposal
             # The node was looked at above; only when it was written to since must it be looked at again.
-            if any(proposal.winner(key) is not seen for key, seen in zip(keys, basis, strict=True)):
+            if (
+                proposal.siblings(existence) is not seen[0]
+                or proposal.siblings(placement) is not seen[1]
+            ):
                 node_in(proposal, subject, domain)
             if item.etag:
                 check_etag(item.etag, node_etag(proposal, domain, subject), subject)
             draft.write(domain, subject, "desired_state", desired)
 
-        return Item(number, node_id, domain, permissions_to_declare(desired), item, decide)
+        return Item(number, node_id, domain, permissions_to_declare(desired), item, decide, True)
 
     async def _run(
         self,
@@ -308,6 +312,9 @@ def _parts(group: list[Item]) -> list[list[Item]]:
 
 def _request_of(request: Any, items: list[Item]) -> Message:
     """The request for some of the items alone, in the form in which it can be forwarded."""
+    if len(items) == len(request.items) and items[0].as_sent:
+        whole: Message = request
+        return whole
     part: Message = type(request)(
         items=[item.message for item in items],
         request_id=request.request_id,

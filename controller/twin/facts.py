@@ -89,16 +89,18 @@ def digest_of(facts: Facts, domain: str, subject: str, aspects: Iterable[str]) -
     for aspect in aspects:
         key = Key(domain, subject, aspect)
         held = facts.siblings(key)
-        if not held:
-            parts.append(aspect)
-            continue
-        dots = sorted((w.origin.controller, w.origin.incarnation, w.sequence) for w in held)
-        parts.append(f"{aspect}{dots}")
+        parts.append(aspect)
         if len(held) > 1:
-            winner = winner_of(key, held, state_of(facts).rank)
-            parts.append(f"{winner.origin}{winner.sequence}")
+            parts.extend(sorted(map(_number, held)))
+            held = (winner_of(key, held, state_of(facts).rank),)
+        parts.extend(map(_number, held))
     text = f"{domain}/{subject}:{';'.join(parts)}"
     return hashlib.sha256(text.encode()).hexdigest()[:ETAG_DIGITS]
+
+
+def _number(write: Write) -> str:
+    origin, sequence = write[0], write[1]
+    return f"{origin[0]}/{origin[1]}/{sequence}"
 
 
 def conflicted(facts: Facts, domain: str, subject: str, aspects: Iterable[str]) -> list[str]:
