@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
+from google.protobuf.message import Message
 
 from federation.errors import InvalidWrite, NotFound, WrongState
+from federation.identifiers import Key
+from federation.proposal import Proposal
 from federation.transfers import (
     authority_key,
     claims_due,
@@ -27,15 +32,18 @@ def begin(top: MemoryController, to: str, *, force: bool = False) -> authority_p
 
 def settle(controller: MemoryController) -> int:
     """Writes what is due; how much it was."""
-    releases = releases_due(controller.state, controller.name)
-    claims = claims_due(controller.state, controller.name)
-    for release in releases:
-        key = release_key(release.domain)
-        controller.submit(lambda p: p.write(*key, release, principal="duty"))
-    for claim in claims:
-        key = authority_key(claim.domain)
-        controller.submit(lambda p: p.write(*key, claim, principal="duty"))
-    return len(releases) + len(claims)
+    me, state = controller.name, controller.state
+    due: list[tuple[Key, Message]] = [
+        (release_key(release.domain), release) for release in releases_due(state, me)
+    ]
+    due += [(authority_key(record.domain), record) for record in claims_due(state, me)]
+    for key, body in due:
+        controller.submit(partial(_write, key=key, body=body))
+    return len(due)
+
+
+def _write(proposal: Proposal, key: Key, body: Message) -> None:
+    proposal.write(*key, body, principal="controller:duty")
 
 
 def test_each_side_owes_its_part_of_a_planned_transfer_once() -> None:
