@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from federation.acceptance import GRANTING_ASPECTS
+from federation.admissions import admission_key, admission_of, stands_above
 from federation.causality import Context, covers
 from federation.chain import Signer, extend
 from federation.clock import HybridClock
@@ -24,7 +25,6 @@ from federation.merge import Siblings, context_of, merge, rivals_of, winner_of
 from federation.sealing import sealed_runs
 from federation.state import ReceivedRun, State
 from souverix.event.v1 import event_pb2
-from souverix.federation.v1 import authority_pb2
 
 #: Largest body of one event: an event, its run and its commit must fit into one etcd request (design §4).
 MAX_EVENT_BYTES = 256 * 1024
@@ -361,35 +361,14 @@ class Proposal:
             for w in writes
             if w is not None and self._clock.is_from_future(w.stamp, self.wall_ms)
         ]
-        received_stamp = self._clock.tick(self.wall_ms)
-        origin = stream.origin
-        self.write(
-            stream.domain,
-            f"admissions/{origin.controller}.{origin.incarnation}.{int(stream.lane)}.{ahead[0]}",
-            "admission",
-            authority_pb2.Admission(
-                controller=origin.controller,
-                incarnation=origin.incarnation,
-                lane=int(stream.lane),
-                first_sequence=ahead[0],
-                last_sequence=ahead[-1],
-                chain_hash=run.seal.chain_hash,
-                received_stamp=received_stamp,
-            ),
-            principal=f"controller:{self.identity.controller}",
-        )
+        record = admission_of(stream, ahead, run.seal.chain_hash, self._clock.tick(self.wall_ms))
+        principal = f"controller:{self.identity.controller}"
+        self.write(*admission_key(stream.domain, record), record, principal=principal)
 
     def _stands_above(self, stream: StreamId) -> bool:
-        """Tells whether this controller may cap the stream: its domain holds the events' and is above the origin's."""
-        own = self.identity.domain
-        served = self.state.keys.domain_of(stream.origin.controller)
-        table = self.state.authority
-        return (
-            served is not None
-            and served != own
-            and table.is_within(served, own)
-            and table.is_within(stream.domain, own)
-        )
+        state = self.state
+        served = state.keys.domain_of(stream.origin.controller)
+        return stands_above(state.authority, self.identity.domain, served, stream)
 
     # The commit.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from federation.acceptance import KeyRing, Outcome, Verdict, adopt_genesis, judge_event, judge_run
-from federation.admissions import Admissions
+from federation.admissions import Admissions, admission_key, stands_above
 from federation.authority import AuthorityTable
 from federation.backlog import StreamIndex
 from federation.chain import Verifier, chain_start
@@ -21,6 +21,7 @@ from federation.errors import CorruptLog, InvalidWrite
 from federation.identifiers import Dot, Key, Lane, Origin, StreamId
 from federation.merge import Siblings, merge, rivals_of, winner_of
 from souverix.event.v1 import event_pb2
+from souverix.federation.v1 import authority_pb2
 
 #: Requests remembered for idempotency: at 1,000 writes a second a quarter of an hour, on a quiet controller months.
 MAX_REMEMBERED_REQUESTS = 1_000_000
@@ -28,6 +29,9 @@ MAX_REMEMBERED_REQUESTS = 1_000_000
 #: Refused runs of one stream kept in the log: enough to see what went wrong, too few for a peer that repeats them at
 #: each contact to fill it.
 MAX_EVIDENCE_A_STREAM = 16
+
+#: Facts that hold for good, whatever is written after them: of admissions the lowest counts, and a key's seals stand.
+ACCUMULATING_ASPECTS = frozenset({"admission", "key_grant"})
 
 #: Audit entries kept at hand for listing; older ones are read from the log by verification and export.
 MAX_AUDIT_AT_HAND = 100_000
@@ -177,6 +181,17 @@ class State:
         """Subjects of one kind ("nodes", "policies", …) something was written of in a domain."""
         return iter(self.subjects.get((domain, kind), ()))
 
+    def admissions_due(self, own_domain: str) -> list[tuple[Key, authority_pb2.Admission]]:
+        """Admissions the controller of `own_domain` owes for events that came before it knew whose they were."""
+        return [
+            (admission_key(stream.domain, record), record)
+            for stream, waiting in self.admissions.unadmitted.items()
+            if stands_above(
+                self.authority, own_domain, self.keys.domain_of(stream.origin.controller), stream
+            )
+            for record in waiting
+        ]
+
     # Folding.
 
     def apply(
@@ -197,7 +212,7 @@ class State:
             ready = prepared.get((stream, run.first_sequence)) if prepared else None
             if ready is None:
                 ready = self._decode(stream, run)
-            self._take(stream, run, ready, offset, commit.time_ms, applied)
+            self._take(stream, run, ready, commit, applied)
         for refused in commit.quarantined:
             stream = stream_from_message(refused.run.stream)
             self._evidence.setdefault(stream, set()).add(refused.run.seal.chain_hash)
@@ -223,10 +238,10 @@ class State:
         stream: StreamId,
         run: event_pb2.Run,
         ready: ReceivedRun,
-        offset: int,
-        time_ms: int,
+        commit: event_pb2.Commit,
         applied: Applied,
     ) -> None:
+        offset = applied.offset
         state = self.streams.get(stream)
         if state is None:
             state = self.streams[stream] = StreamState(0, chain_start(stream))
@@ -238,8 +253,12 @@ class State:
         for write in ready.writes:
             kind = ASPECTS[write[4]][2] if write is not None else "message"
             kinds[kind] = kinds.get(kind, 0) + 1
-        state.index.add(state.received, offset, time_ms, kinds)
+        state.index.add(state.received, offset, commit.time_ms, kinds)
         state.waiting.append(ready)
+        if stream.origin.controller != self.controller:
+            self.admissions.note_ahead(
+                stream, run.seal.chain_hash, ready.writes, commit.time_ms, commit.clock
+            )
         applied.streams.add(stream)
         control = self.control_offsets
         if stream.lane is Lane.CONTROL and not (control and control[-1] == offset):
@@ -321,7 +340,7 @@ class State:
         else:
             siblings, changed = merge(held, write)
             if not changed:
-                self.conflicts.saw_covered(key, write)
+                self._note_covered(stream, key, write, held, offset, applied)
                 return
             self.table[key] = siblings
             if len(held) > 1 or len(siblings) > 1:
@@ -337,6 +356,24 @@ class State:
             self._control(stream, key, write, applied)
         elif aspect == "conflict":
             self._note_conflict_record(write)
+
+    def _note_covered(
+        self,
+        stream: StreamId,
+        key: Key,
+        write: Write,
+        held: Siblings,
+        offset: int,
+        applied: Applied,
+    ) -> None:
+        """A write came after one that had seen it. Its value counts no more; what it says beside its value does."""
+        self.conflicts.saw_covered(key, write)
+        if write.resolves:
+            self.conflicts.saw_resolution(key, write, held, self._is_applied)
+        if write.request_id:
+            self._remember(stream, write, offset)
+        if write.aspect in ACCUMULATING_ASPECTS:
+            self._control(stream, key, write, applied)
 
     def _note_subject(self, key: Key) -> None:
         kind = key.subject.partition("/")[0]
@@ -411,10 +448,15 @@ class State:
         )
 
     def _rivals_may_turn(self, capped: StreamId, applied: Applied) -> None:
-        """An admission may change who wins where rivals stand."""
+        """An admission may change who wins where rivals stand; among them may be records of authority."""
         for key in self.conflicts.open_keys:
             if key.domain == capped.domain and ASPECTS[key.aspect].lane is capped.lane:
                 applied.keys.append(key)
+        authority = Key(capped.domain, f"domains/{capped.domain}", "authority")
+        if authority in self.conflicts.open_keys and capped.lane is Lane.CONTROL:
+            self._put_authority(authority, applied)
+            applied.authority_changed = True
+            self._judge_again = True
 
 
 def own_stream(domain: str, origin: Origin, aspect: str) -> StreamId:
