@@ -102,9 +102,7 @@ class Clients:
         body = node_pb2.ActualState(reported_version=f"v{self._count}")
 
         def write(proposal: Proposal) -> None:
-            proposal.write(
-                controller.domain, "nodes/n0", "actual_state", body, principal="node:n0"
-            )
+            proposal.write(controller.domain, "nodes/n0", "actual_state", body, principal="node:n0")
 
         if replica is not None:
             replica.submit(write, lambda value, error: None)
@@ -201,9 +199,7 @@ class Clients:
             return
 
         def back(place: Place | None) -> None:
-            fleet.network.call(
-                target.number, source.number, fleet.is_linked, lambda: reply(place)
-            )
+            fleet.network.call(target.number, source.number, fleet.is_linked, lambda: reply(place))
 
         def there() -> None:
             master = target.master
@@ -288,7 +284,9 @@ class Clients:
         controller = self._fleet.controller_of_domain[domain]
         if self._world.happens(0.1):
             return self._world.chance.choice(self._fleet.controllers)
-        return self._world.chance.choice([controller, self._world.chance.choice(self._above(controller))])
+        return self._world.chance.choice(
+            [controller, self._world.chance.choice(self._above(controller))]
+        )
 
     def _body(self, aspect: str) -> Any:
         version = f"v{self._count}"

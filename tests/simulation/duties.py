@@ -28,6 +28,8 @@ def perform(replica: Replica, applied: Applied | None) -> None:
         me = replica.controller.name
         if releases_due(state, me) or claims_due(state, me):
             replica.submit(lambda proposal: _write_transfers(replica, proposal), _ignore)
+    if state.admissions_due(replica.controller.domain):
+        replica.submit(lambda proposal: _write_admissions(replica, proposal), _ignore)
     if state.conflicts.due and _conflicts_due(replica):
         replica.submit(lambda proposal: _record_conflicts(replica, proposal), _ignore)
 
@@ -86,6 +88,12 @@ def _write_transfers(replica: Replica, proposal: Proposal) -> None:
         proposal.write(*release_key(release.domain), release, principal=principal)
     for record in claims_due(replica.state, me):
         proposal.write(*authority_key(record.domain), record, principal=principal)
+
+
+def _write_admissions(replica: Replica, proposal: Proposal) -> None:
+    principal = f"controller:{replica.controller.name}"
+    for key, record in replica.state.admissions_due(replica.controller.domain):
+        proposal.write(*key, record, principal=principal)
 
 
 def _conflicts_due(replica: Replica) -> list[DueConflict]:

@@ -200,14 +200,10 @@ class Fleet:
             parents.append(parent)
             depths.append(depths[parent] + 1)
         self.parents = parents
-        self.controllers = [
-            Controller(self, n, parents[n] if n else None) for n in range(chosen)
-        ]
+        self.controllers = [Controller(self, n, parents[n] if n else None) for n in range(chosen)]
         self.by_name = {c.name: c for c in self.controllers}
         self.controller_of_domain = {c.domain: c for c in self.controllers}
-        links = {
-            n: Link(n, world.between(1, 30), world.between(0, 20)) for n in range(1, chosen)
-        }
+        links = {n: Link(n, world.between(1, 30), world.between(0, 20)) for n in range(1, chosen)}
         self.network = Network(world, links, parents)
 
     @property

@@ -88,7 +88,8 @@ class History:
             held = state.streams.get(stream)
             if held is not None and held.applied >= sequence:
                 raise InvariantViolated(
-                    "I9", f"{state.controller} executes {request_id} again, having {stream} {sequence}"
+                    "I9",
+                    f"{state.controller} executes {request_id} again, having {stream} {sequence}",
                 )
 
     def note_received_at_root(self, stream: StreamId, last: int, bound: int) -> None:

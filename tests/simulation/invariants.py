@@ -172,10 +172,7 @@ def _recorded(state: State, key: Key) -> list[set[tuple[Origin, int]]]:
     for recorded_key, write in state.conflicts.recorded.values():
         if recorded_key == key:
             found.append(
-                {
-                    (Origin(s.controller, s.incarnation), s.sequence)
-                    for s in write.body().siblings
-                }
+                {(Origin(s.controller, s.incarnation), s.sequence) for s in write.body().siblings}
             )
     return found
 

@@ -25,6 +25,10 @@ Decide = Callable[[Proposal], Any]
 Answer = Callable[[Any, Exception | None], None]
 
 
+#: Longest time in which a replica that slept past its lease goes on believing in it.
+LEASE_NOTICE_MS = 400
+
+
 class NotMaster(Exception):
     """This replica may not write, or ceased to while the request waited: its outcome is unknown."""
 
@@ -64,9 +68,7 @@ class Replica:
         """Has this process do something now, or when it wakes from a pause; never once it died."""
         self._wake_for(self._life if self.alive else -1, action, arguments)
 
-    def _wake_for(
-        self, life: int, action: Callable[..., None], arguments: tuple[Any, ...]
-    ) -> None:
+    def _wake_for(self, life: int, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         if life != self._life or not self.alive:
             return
         if self.paused:
@@ -105,6 +107,12 @@ class Replica:
         stalled, self._stalled = self._stalled, []
         for action, arguments in stalled:
             self._wake_for(self._life, action, arguments)
+        self.later(self.world.between(20, LEASE_NOTICE_MS), self._mind_lease)
+
+    def _mind_lease(self) -> None:
+        """Whoever slept past its lease learns so in time, even if it has nothing to write."""
+        if self.is_master and self.token != self.controller.log.token:
+            self.step_down()
 
     def become_master(self) -> None:
         """Elected: reads all that was written, and takes its clock from it."""
@@ -184,9 +192,7 @@ class Replica:
             if self._waiting:
                 self.later(0, self._commit_next)
             return
-        built = proposal.build(
-            self.world.events.to_bytes(8, "big"), self.name, self.token
-        )
+        built = proposal.build(self.world.events.to_bytes(8, "big"), self.name, self.token)
         self._in_flight = (built, gathered)
         self.world.after(self.world.between(1, 3), self._reach_log, self._life, built)
 

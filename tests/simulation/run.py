@@ -84,4 +84,3 @@ def _is_quiet(fleet: Fleet) -> bool:
         controller.is_linked and all(e.session.is_level for e in controller.level_ends())
         for controller in fleet.controllers[1:]
     ) and not any(r.is_busy for c in fleet.controllers for r in c.replicas)
-
