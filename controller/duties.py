@@ -17,7 +17,7 @@ from controller.observed import ObservedFacts
 from controller.replica import Replica
 from controller.writes import write_audit
 from federation.conflicts import DueConflict, conflict_record
-from federation.identifiers import Lane
+from federation.identifiers import Key, Lane
 from federation.proposal import Proposal
 from federation.state import Applied
 from federation.transfers import authority_key, claims_due, release_key, releases_due
@@ -66,6 +66,7 @@ class Duties:
             self._due.clear()
             try:
                 await self._transfer(journal)
+                await self._admit(journal)
                 await self._record_conflicts(journal)
                 await self._audit_observed(journal)
             except (JournalError, LogError) as error:
@@ -80,6 +81,7 @@ class Duties:
             applied.authority_changed
             or self._observed.untold
             or self._state.conflicts.due
+            or self._admissions_due()
             or self._released(applied)
         ):
             self._due.set()
@@ -119,6 +121,21 @@ class Duties:
             details=details,
         )
         write_audit(proposal, record, domain=domain)
+
+    # Stamps from the future.
+
+    def _admissions_due(self) -> list[tuple[Key, authority_pb2.Admission]]:
+        return self._state.admissions_due(self._replica.config.controller.domain)
+
+    async def _admit(self, journal: Journal) -> None:
+        if self._admissions_due():
+            await journal.submit(self._write_admissions)
+
+    def _write_admissions(self, proposal: Proposal) -> None:
+        for key, record in self._admissions_due():
+            proposal.write(*key, record, principal=f"controller:{self._me}")
+            if proposal.full:
+                return
 
     # Conflicts.
 
