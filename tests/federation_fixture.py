@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from controller.signing import Ed25519Signer, Ed25519Verifier
 from federation.acceptance import genesis_message
 from federation.clock import HybridClock
+from federation.codec import Write
 from federation.domains import DomainDeclaration, declare_domain
 from federation.proposal import Identity, Proposal, Receipt
 from federation.state import Applied, State
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2
 from souverix.fleet.v1 import domain_pb2
+from souverix.policy.v1 import policy_pb2
 
 T = TypeVar("T")
 
@@ -87,6 +89,22 @@ class MemoryController:
         """Takes in one run."""
         receipt = self.submit(lambda proposal: proposal.receive(peer, run))
         assert receipt in (Receipt.TAKEN, Receipt.REPEATED), receipt
+
+    def write_policy(
+        self, domain: str, version: str, *, subject: str = "policies/p1", **claims: Any
+    ) -> Write:
+        """Writes a policy's version; `claims` as those of `Proposal.write`."""
+        claims.setdefault("principal", "user:test")
+        spec = policy_pb2.PolicySpec(version=version)
+        return self.submit(lambda p: p.write(domain, subject, "policy", spec, **claims))
+
+    def replayed(self) -> State:
+        """A state made anew from the log's bytes, as after a restart."""
+        state = State(self.name, Ed25519Verifier(), self.root_signer.public_key)
+        for commit in self.commits:
+            again = event_pb2.Commit.FromString(commit.SerializeToString())
+            state.apply(commit.offset, again)
+        return state
 
     def declare(
         self,
