@@ -84,6 +84,11 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
             self._journal = None
             self.links.end_all(nodelink_pb2.LINK_END_NOT_MASTER, NOT_MASTER_MESSAGE, "master_lost")
 
+    @property
+    def is_serving(self) -> bool:
+        """Tells whether agents are welcome: this replica is the master, and its duty runs."""
+        return self._journal is not None and self._replica.is_master
+
     def stop(self) -> None:
         """The process stops: takes leave of all agents."""
         self._journal = None
@@ -116,7 +121,7 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
         self, requests: AsyncIterator[Request], peer: str
     ) -> tuple[Link, ReportIntake, Journal]:
         journal = self._journal
-        if journal is None or not self._replica.is_master:
+        if journal is None or not self.is_serving:
             master = await self._master_address()
             raise NotWelcome(
                 nodelink_pb2.LINK_END_NOT_MASTER,

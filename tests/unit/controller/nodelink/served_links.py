@@ -1,0 +1,197 @@
+"""A controller with commands and node links on a real gRPC server over a real SQLite log, and an agent by script."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from controller.config import AgentsSection, ControllerConfig, ControllerSection, TrustSection
+from controller.log.sqlite_log import SqliteLog
+from controller.nodelink.service import NodeLinkService
+from controller.replica import Replica
+from controller.services.calls import CallInterceptor, RefusalAudit
+from controller.services.command import CommandService
+from controller.signing import Ed25519Signer
+from controller.values import ValueStore
+from federation.domains import DomainDeclaration, declare_domain
+from federation.identifiers import Key
+from federation.proposal import Proposal
+from souverix.command.v1 import command_service_pb2_grpc
+from souverix.federation.v1 import authority_pb2
+from souverix.fleet.v1 import domain_pb2, node_pb2
+from souverix.nodelink.v1 import nodelink_pb2, nodelink_pb2_grpc
+from tests.federation_fixture import ROOT, genesis_of
+from tests.unit.controller.services.served import ScriptedForwarder
+
+DEADLINE_S = 20.0
+CONTROLLER = "global-control"
+
+
+@dataclass
+class Served:
+    """A running controller and stubs that call it."""
+
+    replica: Replica
+    service: NodeLinkService
+    commands: Any
+    channel: grpc.aio.Channel
+    port: int
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def submit(self, decide: Callable[[Proposal], Any]) -> Any:
+        return (await self.replica.journal().submit(decide)).value
+
+    async def create_node(self, node: str, domain: str = ROOT, epoch: int = 1) -> None:
+        def decide(proposal: Proposal) -> None:
+            for aspect, body in (
+                ("existence", domain_pb2.Existence(exists=True)),
+                ("placement", node_pb2.Placement(domain=domain, epoch=epoch)),
+                ("node_spec", node_pb2.NodeSpec()),
+            ):
+                proposal.write(domain, f"nodes/{node}", aspect, body, principal="user:test")
+
+        await self.submit(decide)
+
+    async def declare(self, domain: str, parent: str = ROOT, controller: str = "") -> None:
+        declaration = DomainDeclaration(
+            domain=domain,
+            spec=domain_pb2.DomainSpec(parent=parent),
+            master_of_record=CONTROLLER,
+            level=authority_pb2.AUTHORITY_LEVEL_LOCAL,
+            controller=controller,
+            public_key=Ed25519Signer.generate().public_key if controller else b"",
+        )
+        await self.submit(
+            lambda proposal: declare_domain(
+                lambda d, s, a, body: proposal.write(d, s, a, body, principal="user:test"),
+                declaration,
+                self.replica.state.authority.term_of(parent),
+                time.time_ns() // 1_000_000,
+            )
+        )
+
+    def body(self, domain: str, subject: str, aspect: str) -> Any:
+        winner = self.replica.state.winner(Key(domain, subject, aspect))
+        return winner.body() if winner is not None else None
+
+
+class Directory:
+    """What one controller leaves on disk: served again, it is the same controller under its next master."""
+
+    def __init__(self, path: Path, **agents: Any) -> None:
+        self.path = path
+        self.signer = Ed25519Signer.generate()
+        self.root_signer = Ed25519Signer.generate()
+        self.agents = {"heartbeat_interval_s": 0.5, **agents}
+        path.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.asynccontextmanager
+    async def served(self, replica_name: str = "r1", *, wait: bool = True) -> AsyncIterator[Served]:
+        """A replica that serves; with `wait`, once it is master and its genesis stands."""
+        config = ControllerConfig(
+            ControllerSection(CONTROLLER, ROOT, self.path / replica_name, replica_name),
+            TrustSection(self.path / "key.pem", self.root_signer.public_key.hex()),
+            agents=AgentsSection(**self.agents),
+        )
+        log = SqliteLog(self.path / "log.sqlite", str(uuid.uuid4()))
+        replica = Replica(config, log, self.signer, ScriptedForwarder())
+        service = NodeLinkService(replica, ValueStore(self.path / "values"))
+        server = grpc.aio.server(interceptors=[CallInterceptor(RefusalAudit(replica))])
+        nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(service, server)
+        command_service_pb2_grpc.add_CommandServiceServicer_to_server(
+            CommandService(replica), server
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        life = asyncio.create_task(replica.run())
+        await server.start()
+        channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        stub = command_service_pb2_grpc.CommandServiceStub(channel)
+        controller = Served(replica, service, stub, channel, port)
+        try:
+            if wait:
+                await until(lambda: replica.is_master and service.is_serving)
+                await self._begin(controller)
+            yield controller
+        finally:
+            service.stop()
+            await channel.close()
+            await server.stop(None)
+            life.cancel()
+            await asyncio.gather(life, return_exceptions=True)
+            await log.close()
+
+    async def _begin(self, controller: Served) -> None:
+        if ROOT not in controller.replica.state.authority.records:
+            genesis = genesis_of(self.root_signer, CONTROLLER, self.signer)
+            await controller.submit(
+                lambda proposal: proposal.write(
+                    ROOT, f"domains/{ROOT}", "genesis", genesis, principal="controller:test"
+                )
+            )
+
+
+class ScriptedAgent:
+    """An agent's side of one stream, saying what a test has it say."""
+
+    def __init__(self, controller: Served, node: str = "n1", source: str = "s1") -> None:
+        self.node = node
+        self.source = source
+        stub = nodelink_pb2_grpc.NodeLinkServiceStub(controller.channel)
+        self.call = stub.Connect()
+
+    async def say(self, **frame: Any) -> None:
+        await self.call.write(nodelink_pb2.ConnectRequest(**frame))
+
+    async def greet(self, **fields: Any) -> Any:
+        """Says hello; the answer."""
+        await self.say(hello=nodelink_pb2.AgentHello(node=self.node, source=self.source, **fields))
+        return await self.hear()
+
+    async def report(self, sequence: int, **body: Any) -> None:
+        await self.say(report=nodelink_pb2.Report(sequence=sequence, **body))
+
+    async def report_version(self, sequence: int, version: str) -> None:
+        await self.report(sequence, actual_state=node_pb2.ActualState(reported_version=version))
+
+    async def hear(self, kind: str = "") -> Any:
+        """The next frame; with `kind`, the next of that kind."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                frame = await self.call.read()
+                if frame is grpc.aio.EOF:
+                    return None
+                if not kind or frame.WhichOneof("kind") == kind:
+                    return frame
+
+    async def hears_nothing_for(self, seconds: float) -> bool:
+        """Tells whether no frame but answers to heartbeats comes for a while. Ends the stream."""
+        try:
+            async with asyncio.timeout(seconds):
+                frame = await self.call.read()
+        except TimeoutError:
+            return True
+        return frame is grpc.aio.EOF
+
+    def vanish(self) -> None:
+        self.call.cancel()
+
+
+async def until(condition: Callable[[], Any]) -> Any:
+    """The first true value of a condition; fails when there is none in time."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            value = condition()
+            if value:
+                return value
+            await asyncio.sleep(0.01)
