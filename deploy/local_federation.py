@@ -236,13 +236,17 @@ class LocalFederation:
 
     # Processes.
 
-    def start_all(self) -> None:
-        """Starts every etcd and every replica, and waits until all serve and know their place in the tree."""
+    def start_processes(self) -> None:
+        """Starts every etcd and every replica; waits for nothing."""
         for plan in self.plans:
             self.start_etcd(plan.domain)
         for plan in self.plans:
             for replica in range(1, plan.replicas + 1):
                 self.start_controller(plan.domain, replica)
+
+    def start_all(self) -> None:
+        """Starts every etcd and every replica, and waits until all serve and know their place in the tree."""
+        self.start_processes()
         for plan in self.plans:
             self.wait_for_master(plan.domain)
         for plan in self.plans:
