@@ -17,6 +17,7 @@ from controller.observed import ObservedFacts
 from controller.replica import Replica
 from controller.writes import write_audit
 from federation.conflicts import DueConflict, conflict_record
+from federation.errors import FederationError
 from federation.identifiers import Key, Lane
 from federation.proposal import Proposal
 from federation.state import Applied
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 #: looking at the screen.
 PAUSE_S = 0.05
 
-#: Wait after a failure of the log.
+#: Wait after a failure. What the core refuses stays due and is said again: it must not end the mastership.
 RETRY_S = 0.5
 
 #: Conflicts recorded in one request to the journal, so that clients' writes get their turn in between.
@@ -69,8 +70,8 @@ class Duties:
                 await self._admit(journal)
                 await self._record_conflicts(journal)
                 await self._audit_observed(journal)
-            except (JournalError, LogError) as error:
-                _log.warning("a duty waits for the log", extra={"error": str(error)})
+            except (JournalError, LogError, FederationError) as error:
+                _log.warning("a duty could not be done now", extra={"error": str(error)})
                 self._due.set()
                 await asyncio.sleep(RETRY_S)
             await asyncio.sleep(PAUSE_S)

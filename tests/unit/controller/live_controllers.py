@@ -16,6 +16,7 @@ from controller.config import ControllerConfig, ControllerSection, ParentSection
 from controller.duties import Duties
 from controller.journal import JournalClosed
 from controller.local_calls import ForwardedContext, LocalCalls
+from controller.log.port import Log
 from controller.log.sqlite_log import SqliteLog
 from controller.replica import Replica
 from controller.services.audit import AuditService
@@ -86,6 +87,8 @@ class LiveController:
             TrustSection(self.directory / "key.pem", federation.root.public_key.hex()),
             parent=ParentSection(parent, ("127.0.0.1:1",)) if parent else None,
         )
+        #: Makes its log; a test may put it on another store.
+        self.open_log: Callable[[], Log] = lambda: SqliteLog(self.log_path, uuid.uuid4().hex)
         self._stack = contextlib.AsyncExitStack()
 
     @property
@@ -94,7 +97,7 @@ class LiveController:
 
     async def start(self) -> None:
         """Starts it, and waits until it is master."""
-        log = SqliteLog(self.log_path, uuid.uuid4().hex)
+        log = self.open_log()
         self._stack.push_async_callback(log.close)
         self.replica = Replica(self.config, log, self.signer, self.wires)
         self.state = self.replica.state
@@ -180,9 +183,9 @@ class Federation:
         self.root = Ed25519Signer.generate()
         self.controllers: dict[str, LiveController] = {}
 
-    async def start_root(self) -> LiveController:
+    async def start_root(self, open_log: Callable[[], Log] | None = None) -> LiveController:
         """The root's controller, its genesis committed."""
-        root = await self._start("global-control", ROOT, "")
+        root = await self._start("global-control", ROOT, "", open_log)
         genesis = genesis_of(self.root, root.name, root.signer)
         await root.write(Key(ROOT, f"domains/{ROOT}", "genesis"), genesis, "user:test")
         return root
@@ -201,8 +204,11 @@ class Federation:
         await child.receive_from(parent)
         return child
 
-    async def _start(self, name: str, domain: str, parent: str) -> LiveController:
+    async def _start(
+        self, name: str, domain: str, parent: str, open_log: Callable[[], Log] | None = None
+    ) -> LiveController:
         controller = LiveController(self, name, domain, parent)
+        controller.open_log = open_log or controller.open_log
         self.controllers[name] = controller
         await controller.start()
         return controller
