@@ -62,6 +62,7 @@ class Served:
     policies: Any
     values: ValueStore
     forwarder: ScriptedForwarder
+    root_key: bytes
 
 
 @contextlib.asynccontextmanager
@@ -102,6 +103,7 @@ async def served(
             policy_service_pb2_grpc.PolicyServiceStub(channel),
             values,
             forwarder,
+            root_key,
         )
     finally:
         await channel.close()
