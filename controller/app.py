@@ -33,6 +33,7 @@ from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.command import CommandService
 from controller.services.federation import FederationService
 from controller.services.fleet import FleetService
+from controller.services.fleet_moves import LateWrites
 from controller.services.policy import PolicyService
 from controller.signing import Ed25519Signer
 from controller.sync.dialer import Dialer
@@ -131,6 +132,7 @@ class Application:
             replica.add_duty(Dialer(replica, links, config.parent).run)
         replica.add_duty(self._end_sessions_after)
         replica.add_duty(Duties(replica).run)
+        replica.add_duty(LateWrites(replica).run)
         self._add_services()
 
     async def serve_when_replayed(self) -> None:
@@ -146,6 +148,7 @@ class Application:
     async def stop(self) -> None:
         """Ends calls, sessions and the server."""
         await self._sync.end_sessions(sync_pb2.GOODBYE_REASON_SHUTDOWN, "the controller stops")
+        self._nodes.stop()
         await self._server.stop(STOP_GRACE_S)
         if self._admin is not None:
             await self._admin.stop(STOP_GRACE_S)
@@ -169,7 +172,7 @@ class Application:
         nodes = NodeLinkService(replica, self.values)
         nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(nodes, server)
         self._name(nodelink_pb2.DESCRIPTOR)
-        replica.add_duty(nodes.duty)
+        self._nodes = nodes
         federation = FederationService(replica, self._links, lambda: len(nodes.links))
         federation_service_pb2_grpc.add_FederationServiceServicer_to_server(federation, server)
         self._name(federation_service_pb2.DESCRIPTOR, federation)

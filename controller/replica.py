@@ -114,7 +114,12 @@ class Replica:
         return self._lease is not None and self._lease.valid
 
     def add_duty(self, duty: Duty) -> None:
-        """Registers what runs while this replica is master; it is cancelled when that ends."""
+        """Registers what runs while this replica is master; it is cancelled when that ends.
+
+        Raises `ValueError` for a duty registered twice: two of it would undo each other's work.
+        """
+        if duty in self._duties:
+            raise ValueError(f"{duty} is registered already")
         self._duties.append(duty)
 
     async def read_commits(self, first_offset: int, max_bytes: int) -> list[event_pb2.Commit]:

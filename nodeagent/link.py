@@ -40,7 +40,7 @@ from nodeagent.link_effects import (
 )
 from souverix.nodelink.v1 import nodelink_pb2
 
-GREETING_TIMEOUT_S = 10.0
+GREETING_TIMEOUT_S = 5.0
 """How long a dialled address may take to connect and welcome us: satellite links need seconds, not minutes."""
 
 CLOSING_TIMEOUT_S = 2.0

@@ -213,7 +213,7 @@ def test_every_service_is_listed_and_described_by_grpcurl(
     ("method", "request_body", "expected"),
     [
         ("souverix.fleet.v1.FleetService/ListDomains", {}, "domains"),
-        ("souverix.fleet.v1.FleetService/ListNodes", {}, "nodes"),
+        ("souverix.fleet.v1.FleetService/ListNodes", {"includeSubtree": True}, "nodes"),
         ("souverix.policy.v1.PolicyService/ListPolicies", {"includeSubtree": True}, "policies"),
         ("souverix.command.v1.CommandService/ListCommands", {}, "commands"),
         ("souverix.federation.v1.FederationService/GetStatus", {}, "controller"),
