@@ -289,11 +289,11 @@ class Writer:
         offset: int | None,
         levels: Sequence[str],
     ) -> receipt_pb2.WriteReceipt:
-        receipt = receipt_pb2.WriteReceipt(
-            domain=call.domain,
-            controller=journal.identity.controller,
-            optimistic=decided.optimistic,
-        )
+        receipt = receipt_pb2.WriteReceipt(optimistic=decided.optimistic)
+        if call.validate_only and not decided.repeated:
+            return receipt
+        receipt.domain = call.domain
+        receipt.controller = journal.identity.controller
         receipt.repeated_request = decided.repeated
         if decided.positions:
             receipt.incarnation = journal.identity.incarnation
