@@ -98,11 +98,12 @@ class Outbox:
     def take(self, reading: LogReading, commits: Iterable[event_pb2.Commit]) -> None:
         """Turns what was read into frames, and moves the cursors past it, unless `reposition` moved them meanwhile."""
         joined: dict[StreamId, _Joined] = {}
+        control_only, control = reading.control_only, int(Lane.CONTROL)
         next_offset = reading.first_offset
         for commit in commits:
             next_offset = commit.offset + 1
             for run in commit.runs:
-                if reading.control_only and int(run.stream.lane) != int(Lane.CONTROL):
+                if control_only and run.stream.lane != control:
                     continue
                 self._join(run, joined)
         for stream in list(joined):

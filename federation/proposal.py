@@ -17,7 +17,7 @@ from federation.admissions import admission_key, admission_of, stands_above
 from federation.causality import Context, covers
 from federation.chain import Signer, extend
 from federation.clock import HybridClock
-from federation.codec import ASPECTS, Write, dot_to_message, stream_from_message
+from federation.codec import ASPECTS, Term, Write, dot_to_message, stream_from_message
 from federation.conflicts import resolves_of
 from federation.errors import InvalidWrite
 from federation.identifiers import Key, Origin, StreamId
@@ -126,6 +126,8 @@ class Proposal:
         self._heads: dict[StreamId, tuple[int, bytes]] = {}
         self._requests: dict[tuple[str, str], str] = {}
         self._grants = False
+        #: Terms that records drafted here begin: what follows them in this commit has seen them.
+        self._terms: dict[str, Term] = {}
 
     # Reading through the overlay.
 
@@ -204,7 +206,7 @@ class Proposal:
             stamp=stamp if stamp is not None else self._clock.tick(self.wall_ms),
             subject=subject,
             context=[dot_to_message(d) for d in seen],
-            term=self.state.authority.term_of(domain),
+            term=self._terms.get(domain) or self.state.authority.term_of(domain),
             request_id=request_id,
             principal=principal,
             optimistic=optimistic,
@@ -245,6 +247,8 @@ class Proposal:
         self._drafts.append(_Drafted(stream, write, key, self._overlay.get(key), is_first))
         self._overlay[key] = merge(held, write).siblings
         self._grants = self._grants or aspect in GRANTING_ASPECTS
+        if aspect == "authority":
+            self._terms[domain] = (*self.state.authority.term_of(body.parent), body.term)
         return write
 
     def mark(self) -> Mark:
@@ -257,6 +261,8 @@ class Proposal:
         """Drops everything drafted and received since the mark."""
         for stream, write, key, before, is_first in reversed(self._drafts[mark.drafts :]):
             self._next[stream] = write.sequence
+            if write.aspect == "authority":
+                self._terms.pop(key.domain, None)
             if is_first:
                 del self._requests[(write.principal, write.request_id)]
             if before is None:

@@ -5,6 +5,7 @@ changes only by `apply`, commit by commit, and is the same for the same log.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -176,6 +177,11 @@ class State:
             (s.origin.incarnation for s in self.streams if s.origin.controller == self.controller),
             default=0,
         )
+
+    def control_offsets_within(self, first: int, last: int) -> frozenset[int]:
+        """Of the commits from `first` to `last`, the offsets of those that hold events of the control lane."""
+        offsets = self.control_offsets
+        return frozenset(offsets[bisect_left(offsets, first) : bisect_right(offsets, last)])
 
     def subjects_of(self, domain: str, kind: str) -> Iterator[str]:
         """Subjects of one kind ("nodes", "policies", …) something was written of in a domain."""
