@@ -122,8 +122,12 @@ class Replica:
             raise ValueError(f"{duty} is registered already")
         self._duties.append(duty)
 
-    async def read_commits(self, first_offset: int, max_bytes: int) -> list[event_pb2.Commit]:
-        """Consecutive commits from an offset, from memory where they are recent; empty at the end."""
+    async def read_commits(
+        self, first_offset: int, max_bytes: int, *, control_only: bool = False
+    ) -> list[event_pb2.Commit]:
+        """Consecutive commits from an offset, from memory where they are recent; empty at the end. Commits without
+        events of the control lane may be left out where only these count.
+        """
         if self._recent and first_offset >= self._recent[0][0].offset:
             found, size = [], 0
             for commit, bytes_ in islice(
@@ -137,6 +141,9 @@ class Replica:
         if first_offset >= self.state.next_offset:
             return []
         commits = await self.log.read(first_offset, max_bytes)
+        if control_only and commits:
+            control = self.state.control_offsets_within(commits[0][0], commits[-1][0])
+            return [event_pb2.Commit.FromString(data) for at, data in commits if at in control]
         return [event_pb2.Commit.FromString(data) for _, data in commits]
 
     # Its life.

@@ -7,38 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from controller.etcd.errors import EtcdError, EtcdRefused
 from controller.log.errors import LogCorrupt, LogRefused, LogUnavailable
 
-_OFFSET_DIGITS = 16
 
-
-@dataclass(frozen=True, slots=True)
 class Layout:
     """Keys below one prefix; offsets are 16 hex digits, so that keys sort as offsets do."""
 
-    prefix: str
+    __slots__ = ("commits", "head", "mastership", "prefix")
 
-    @property
-    def mastership(self) -> bytes:
-        """Bound to the master's lease; its create_revision is the fencing token."""
-        return f"{self.prefix}/mastership".encode()
-
-    @property
-    def head(self) -> bytes:
-        """Where the log ends."""
-        return f"{self.prefix}/head".encode()
-
-    @property
-    def commits(self) -> bytes:
-        """Prefix of all commits."""
-        return f"{self.prefix}/log/".encode()
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        #: Bound to the master's lease; its create_revision is the fencing token.
+        self.mastership = f"{prefix}/mastership".encode()
+        #: Where the log ends.
+        self.head = f"{prefix}/head".encode()
+        #: Prefix of all commits.
+        self.commits = f"{prefix}/log/".encode()
 
     def commit(self, offset: int) -> bytes:
         """The commit at an offset."""
-        return self.commits + f"{offset:0{_OFFSET_DIGITS}x}".encode()
+        return b"%s%016x" % (self.commits, offset)
 
     def offset_of(self, key: bytes) -> int:
         """The offset of a commit's key. Raises LogCorrupt."""
@@ -47,7 +37,7 @@ class Layout:
             offset = int(digits, 16)
         except ValueError:
             offset = -1
-        if offset < 0 or self.commit(offset) != key:
+        if offset < 0 or b"%016x" % offset != digits or not key.startswith(self.commits):
             raise LogCorrupt(f"{key!r} does not belong among the commits; remove it")
         return offset
 

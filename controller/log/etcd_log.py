@@ -107,6 +107,7 @@ class EtcdLog:
         reply = await self._propose_until_answered(compare, success, failure)
         if not reply.succeeded:
             _check_refusal(reply, mastership, expected, stored)
+        self._reader.appended(expected.next_offset, len(commit))
         return appended
 
     async def _propose_until_answered(

@@ -15,6 +15,7 @@ from controller.etcd.connection import Pauses
 from controller.etcd.errors import Compacted, EtcdRefused, EtcdUnavailable, ReplyTooLarge
 from controller.etcd.watch import Changes
 from controller.log.errors import LogRefused
+from controller.log.commit_sizes import CommitSizes
 from controller.log.etcd_layout import Layout
 from controller.log.port import MAX_COMMIT_BYTES, CommitAt
 from controller.log.stored import Chain
@@ -25,7 +26,7 @@ PAGE_BYTES = 4 * MAX_COMMIT_BYTES
 FIRST_PAGE_COMMITS = 16
 """For the first page, when the size of the commits is not known yet."""
 MOST_PAGE_COMMITS = 256
-"""etcd bounds a range by the number of keys alone. Should small commits be followed by the largest,
+"""While sizes are not known. etcd bounds a range by the number of keys alone. Should small commits be followed by the largest,
 the server prepares this many MiB, we refuse them by the size announced, and ask for less."""
 PAGE_GROWTH = 2
 """Growth from page to page, so that a log of mixed sizes seldom meets that case; shrinking is at
@@ -40,17 +41,26 @@ class CommitReader:
         self._layout = layout
         self._end = prefix_end(layout.commits)
         self._page_commits = FIRST_PAGE_COMMITS
+        self._sizes = CommitSizes()
+
+    def appended(self, offset: int, size: int) -> None:
+        """Takes note of a commit of our own, so that it is read back with its neighbours."""
+        self._sizes.note(offset, size)
 
     async def page(self, first_offset: int, max_bytes: int = PAGE_BYTES) -> pb.RangeResponse:
         """About `max_bytes` of stored commits from an offset on. Raises EtcdError."""
         key = self._layout.commit(first_offset)
         while True:
-            limit = self._page_commits
+            known = self._sizes.fitting(first_offset, max_bytes)
+            limit = known or self._page_commits
             try:
                 page = await self._etcd.range(key, self._end, limit=limit)
             except ReplyTooLarge:
                 self._page_commits = max(1, min(limit // 2, PAGE_BYTES // MAX_COMMIT_BYTES))
+                self._sizes.forget()
                 continue
+            if known:
+                return page
             if page.kvs:
                 largest = max(len(kv.value) for kv in page.kvs)
                 fitting = min(max_bytes // largest, limit * PAGE_GROWTH, MOST_PAGE_COMMITS)
@@ -68,6 +78,7 @@ class CommitReader:
             if commits and left < 0:
                 break
             commits.append(commit)
+            self._sizes.note(commit[0], len(commit[1]))
         return commits
 
     async def follow(self, first_offset: int) -> AsyncGenerator[list[CommitAt], None]:

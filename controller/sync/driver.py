@@ -151,7 +151,9 @@ class SessionDriver:
 
     async def _read(self, effect: Read) -> None:
         try:
-            commits = await self._replica.read_commits(effect.reading.first_offset, READ_BYTES)
+            commits = await self._replica.read_commits(
+                effect.reading.first_offset, READ_BYTES, control_only=effect.reading.control_only
+            )
         except LogError as error:
             self._fail(f"the log cannot be read: {error}")
             return
