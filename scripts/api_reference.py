@@ -7,6 +7,7 @@ messages and enums in the order of the files.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -61,7 +62,7 @@ class Comments:
 
     def __init__(self, file: FileDescriptorProto) -> None:
         self._texts = {
-            tuple(location.path): " ".join(location.leading_comments.split())
+            tuple(location.path): _plain(" ".join(location.leading_comments.split()))
             for location in file.source_code_info.location
         }
 
@@ -231,6 +232,14 @@ def _link(contract: Contract, package: str, type_name: str) -> str:
     shown = name if held_by == package else f"{held_by.removeprefix(_PREFIX)}.{name}"
     page = "" if held_by == package else _page_of(held_by)
     return f"[{shown}]({page}#{name.lower().replace('.', '')})"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it stands; what is in backticks is code already."""
+    parts = text.split("`")
+    return "`".join(
+        part if at % 2 else re.sub(r"([\\\[\]<*])", r"\\\1", part) for at, part in enumerate(parts)
+    )
 
 
 def _cell(text: str) -> str:
