@@ -168,6 +168,7 @@ def test_without_autonomy_a_cut_off_controller_refuses_to_write_for_another(
             ):
                 made = zone.create_policy(ZONE, "p", "v1")
                 assert made.receipt.controller == "region-a-control"
+                zone.wait_for_policy(ZONE, "p", "v1")
                 link.cut()
                 wait_until(lambda: not _is_linked(region), "the region sees the cut")
                 with pytest.raises(grpc.RpcError) as refused:
