@@ -14,8 +14,8 @@ from controller.etcd.client import Etcd, prefix_end
 from controller.etcd.connection import Pauses
 from controller.etcd.errors import Compacted, EtcdRefused, EtcdUnavailable, ReplyTooLarge
 from controller.etcd.watch import Changes
-from controller.log.errors import LogRefused
 from controller.log.commit_sizes import CommitSizes
+from controller.log.errors import LogRefused
 from controller.log.etcd_layout import Layout
 from controller.log.port import MAX_COMMIT_BYTES, CommitAt
 from controller.log.stored import Chain
@@ -26,8 +26,9 @@ PAGE_BYTES = 4 * MAX_COMMIT_BYTES
 FIRST_PAGE_COMMITS = 16
 """For the first page, when the size of the commits is not known yet."""
 MOST_PAGE_COMMITS = 256
-"""While sizes are not known. etcd bounds a range by the number of keys alone. Should small commits be followed by the largest,
-the server prepares this many MiB, we refuse them by the size announced, and ask for less."""
+"""While their sizes are not known. etcd bounds a range by the number of keys alone. Should small
+commits be followed by the largest, the server prepares this many MiB, we refuse them by the size
+announced, and ask for less."""
 PAGE_GROWTH = 2
 """Growth from page to page, so that a log of mixed sizes seldom meets that case; shrinking is at
 once."""
