@@ -242,7 +242,8 @@ class Writer:
             )
 
     def _repeat(self, call: WriteCall, subject: str) -> _Decided:
-        if subject.rpartition("/")[2] not in call.resource.split("/"):
+        expected = call.subject or call.resource
+        if expected != subject and not expected.endswith("/" + subject):
             raise RequestIdReused(
                 f"request_id {call.request_id!r} was used for {subject}; use a new one for another request",
                 request_id=call.request_id,
