@@ -32,13 +32,9 @@ REPLY_LOST = 0.1
 #: Longest chain of forwards: a tree of depth 3 has no longer way.
 MAX_FORWARDS = 3
 
-#: Domains that clients of one fleet write in, at most.
-MAX_DOMAINS = 3
-
 #: What clients write: aspect, subject, and the permission that autonomy must grant.
 TARGETS: tuple[tuple[str, str, Permission], ...] = (
     ("policy", "policies/p0", Permission.POLICIES),
-    ("policy", "policies/p1", Permission.POLICIES),
     ("desired_state", "nodes/n0", Permission.VERSIONS),
     ("node_spec", "nodes/n0", Permission.OPERATE),
     ("existence", "nodes/n0", Permission.OPERATE),
@@ -77,11 +73,7 @@ class Clients:
         self._fleet = fleet
         self._world = fleet.world
         self._count = 0
-        #: Few domains, so that writers meet.
-        self._domains = [
-            self._world.chance.choice(fleet.controllers[1:]).domain
-            for _ in range(self._world.between(1, MAX_DOMAINS))
-        ]
+        self._domains = [controller.domain for controller in fleet.contested]
 
     def ask(self) -> None:
         """A client asks some controller for some write."""

@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 def perform(replica: Replica, applied: Applied | None) -> None:
     """Does what has become due; `applied` is the last commit's change, None after an election."""
     state = replica.state
-    changed = applied is None or applied.authority_changed
-    if changed:
+    if applied is None or applied.authority_changed:
         _declare(replica)
-    if changed or any(key.aspect == "authority_release" for key in applied.keys):
+    if (
+        applied is None
+        or applied.authority_changed
+        or any(key.aspect == "authority_release" for key in applied.keys)
+    ):
         me = replica.controller.name
         if releases_due(state, me) or claims_due(state, me):
             replica.submit(lambda proposal: _write_transfers(replica, proposal), _ignore)

@@ -29,8 +29,8 @@ from tests.simulation.world import InvariantViolated
 if TYPE_CHECKING:
     from tests.simulation.replica import Replica
 
-#: Silence after which a heartbeat is sent: a third of the partitions last longer than three of them.
-HEARTBEAT_MS = 700
+#: Silence after which a heartbeat is sent: most partitions last longer than three of them.
+HEARTBEAT_MS = 500
 
 #: Chance that the log takes its time to be read, so that other things happen in between.
 SLOW_READ = 0.15

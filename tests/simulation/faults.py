@@ -27,7 +27,7 @@ class Faults:
             self._cut()
         elif chosen < 0.55:
             self._partition()
-        elif chosen < 0.75:
+        elif chosen < 0.7:
             self._crash()
         elif chosen < 0.85:
             self._pause()
@@ -52,6 +52,11 @@ class Faults:
             controller.dial_soon()
 
     def _link(self) -> int:
+        """Mostly a link between writers of one domain."""
+        if self._world.happens(0.7):
+            controller: Controller = self._world.chance.choice(self._fleet.contested)
+            path = self._fleet.network.path(controller.number, 0)
+            return self._world.chance.choice(path)
         return self._world.between(1, len(self._fleet.controllers) - 1)
 
     def _cut(self) -> None:
@@ -67,9 +72,9 @@ class Faults:
         self._fleet.network.block(child, directions)
         self._fleet.history.figures.cuts += 1
         world.trace(f"the link of c{child} is partitioned, directions {directions}")
-        if world.happens(0.5):
-            self._fleet.network.cut(child, silently=world.happens(0.5))
-        world.after(world.between(300, 4000), self._fleet.network.clear, child)
+        if world.happens(0.7):
+            self._fleet.network.cut(child, silently=world.happens(0.3))
+        world.after(world.between(300, 3500), self._fleet.network.clear, child)
 
     def _crash(self) -> None:
         replica = self._any_master()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from federation.acceptance import genesis_message
 from federation.backoff import Backoff
+from federation.chain import key_id_of
 from federation.clock import MAX_AHEAD_MS, stamp_of
 from federation.codec import stream_from_message
-from federation.acceptance import genesis_message
-from federation.chain import key_id_of
 from federation.proposal import Built, Proposal
 from federation.session import PeerRole
 from souverix.event.v1 import event_pb2
@@ -24,6 +24,9 @@ MAX_DEPTH = 3
 
 #: Sizes of fleets: small ones find most, and more a second.
 SIZES = (3, 3, 4, 4, 5, 5, 5, 6, 6, 7, 8, 10, 12, 15)
+
+#: Domains that clients of one fleet write in, at most: few, so that writers meet.
+MAX_CONTESTED = 2
 
 #: Quick returns: a simulated fault lasts seconds, not minutes.
 REDIAL = Backoff(initial_ms=40, maximum_ms=500)
@@ -46,7 +49,11 @@ class Controller:
         self.log = SimulatedLog(self.name)
         world = fleet.world
         chance = world.happens
-        self.first_master = self.name if parent is None or chance(0.5) else f"c{parent}"
+        self.first_master = self.name
+        above = parent
+        while above is not None and chance(0.45):
+            self.first_master = f"c{above}"
+            above = fleet.controllers[above].parent
         self.autonomy = authority_pb2.Autonomy(
             can_operate_isolated=chance(0.8),
             can_modify_policies=chance(0.8),
@@ -61,7 +68,7 @@ class Controller:
         self.frozen_at_ms: int | None = None
         self.highest_wall_ms = 0
         self._dialling = False
-        self.replicas = [Replica(self, n) for n in range(2 if chance(0.3) else 1)]
+        self.replicas = [Replica(self, n) for n in range(2 if chance(0.4) else 1)]
 
     def wall_ms(self) -> int:
         """What the controller's clock shows."""
@@ -200,7 +207,13 @@ class Fleet:
             parents.append(parent)
             depths.append(depths[parent] + 1)
         self.parents = parents
-        self.controllers = [Controller(self, n, parents[n] if n else None) for n in range(chosen)]
+        self.controllers: list[Controller] = []
+        for number in range(chosen):
+            self.controllers.append(Controller(self, number, parents[number] if number else None))
+        self.contested = [
+            world.chance.choice(self.controllers[1:])
+            for _ in range(world.between(1, MAX_CONTESTED))
+        ]
         self.by_name = {c.name: c for c in self.controllers}
         self.controller_of_domain = {c.domain: c for c in self.controllers}
         links = {n: Link(n, world.between(1, 30), world.between(0, 20)) for n in range(1, chosen)}
