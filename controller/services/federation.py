@@ -71,7 +71,8 @@ class FederationService(federation_service_pb2_grpc.FederationServiceServicer):
     async def ListPeers(  # noqa: N802
         self, request: service.ListPeersRequest, context: Any
     ) -> service.ListPeersResponse:
-        """Links to the parent and the children."""
+        """Links to the parent and the children. Only the master has any: a standby must not say that all are down."""
+        self._replica.journal()
         now_ms = _now_ms()
         peers = [views.peer(view, now_ms) for view in self._links.peers()]
         return service.ListPeersResponse(peers=peers)

@@ -103,7 +103,7 @@ def peer(view: PeerView, now_ms: int) -> service.Peer:
 
 
 def peer_debt(view: PeerView, now_ms: int) -> service.PeerSyncDebt | None:
-    """How far a peer is behind; None when that is not known, because there is no session."""
+    """How far a peer is behind; None when that is not known: it has not synced since this replica became master."""
     debt: SyncDebt | None = view.debt
     if debt is None:
         return None

@@ -20,6 +20,7 @@ from controller.sync.links import Links
 from controller.tasks import end
 from federation.backoff import Backoff
 from federation.session import HEARTBEAT_MS, Close, PeerRole, Session, Settings
+from federation.state import Applied
 from souverix.federation.v1 import authority_pb2
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
 
@@ -139,6 +140,12 @@ class Dialer:
             ),
         )
         driver = SessionDriver(self._replica, journal, session, self._links, address)
+
+        def end_when_changed(applied: Applied) -> None:
+            # The first session of a domain brings the record that says how it is to sync.
+            if applied.authority_changed and strategy_of(self._replica) != strategy:
+                driver.close(sync_pb2.GOODBYE_REASON_UNSPECIFIED, "the sync strategy has changed")
+
         self._links.opened(driver, PeerRole.PARENT)
         close = Close(sync_pb2.GOODBYE_REASON_UNSPECIFIED, "the link was given up")
         began_s = time.monotonic()
@@ -147,7 +154,8 @@ class Dialer:
                 call = sync_pb2_grpc.SyncServiceStub(channel).Connect()
                 sender = asyncio.create_task(_send_frames(call, driver))
                 try:
-                    close = await driver.run(_frames(call))
+                    with self._replica.changes.listen(end_when_changed):
+                        close = await driver.run(_frames(call))
                     if close.reason == sync_pb2.GOODBYE_REASON_LEVEL:
                         await sender
                 finally:

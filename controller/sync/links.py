@@ -20,7 +20,7 @@ from controller.values import ValueStore, ValueStoreError
 from controller.writes import Caller
 from federation.backlog import SyncDebt
 from federation.identifiers import Key, Lane, StreamId
-from federation.session import PeerRole, Phase
+from federation.session import PeerRole, Phase, Session
 from souverix.event.v1 import event_pb2
 from souverix.fleet.v1 import observation_pb2
 from souverix.sync.v1 import sync_pb2
@@ -84,6 +84,8 @@ class Links:
         self._forwards: dict[int, tuple[SessionDriver, asyncio.Future[sync_pb2.ForwardReply]]] = {}
         self._next_forward = 0
         self._past: dict[str, _Past] = {}
+        #: By peer, the last session that exchanged events: it knows what the peer acknowledged, also when it is over.
+        self._exchanged: dict[str, Session] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         #: Asks the dialer for a session now; set by the dialer.
         self.dial_now: Callable[[], None] = lambda: None
@@ -136,6 +138,7 @@ class Links:
     def live(self, driver: SessionDriver) -> None:
         """A session exchanges events: register a child, and tell it what is durable above."""
         replica = self._required_replica()
+        self._exchanged[driver.session.peer] = driver.session
         if driver is self.parent:
             self._spawn(self._want_missing(driver, replica))
             return
@@ -235,6 +238,8 @@ class Links:
         address: str,
     ) -> PeerView:
         past = self._past.get(controller, _Past())
+        exchanged = self._exchanged.get(controller)
+        debt = exchanged.debt(time.time_ns() // 1_000_000) if exchanged is not None else None
         if driver is None:
             return PeerView(
                 controller,
@@ -243,7 +248,7 @@ class Links:
                 Phase.CLOSED,
                 address,
                 past.last_seen_ms,
-                None,
+                debt,
                 None,
                 past.last_error,
                 past.next_attempt_ms,
@@ -257,7 +262,7 @@ class Links:
             session.phase,
             driver.address,
             driver.last_seen_ms or past.last_seen_ms,
-            session.debt(time.time_ns() // 1_000_000),
+            debt,
             session.skew_ms,
             past.last_error,
             None,
