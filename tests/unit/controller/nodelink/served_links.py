@@ -93,7 +93,7 @@ class Directory:
         self.path = path
         self.signer = Ed25519Signer.generate()
         self.root_signer = Ed25519Signer.generate()
-        self.agents = {"heartbeat_interval_s": 0.5, **agents}
+        self.agents = {"heartbeat_interval_s": 10.0, **agents}
         path.mkdir(parents=True, exist_ok=True)
 
     @contextlib.asynccontextmanager

@@ -11,6 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from controller.command.issuing import MAX_ACTION_BYTES
 from controller.command.view import NOT_HEARD_OF
+from controller.log.errors import LogUnavailable
 from souverix.command.v1 import command_pb2, command_service_pb2
 from souverix.nodelink.v1 import nodelink_pb2
 from tests.federation_fixture import ROOT
@@ -355,3 +356,54 @@ async def test_commands_are_refused_at_a_standby(directory: Directory) -> None:
         await standby.replica.replayed()
         code, info, _ = await refusal(standby.commands.IssueCommand(asking("n1")))
         assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_MASTER")
+
+
+async def test_nothing_leaves_before_its_commit_stands(served: Served) -> None:
+    command = await issue(served, "n1", semantics=AT_MOST_ONCE)
+    await until(lambda: served.body(ROOT, f"commands/{command.id}/n1", "delivery") is not None)
+    log, durable, append = served.replica.log, asyncio.Event(), served.replica.log.append
+
+    async def held_append(*given: Any) -> Any:
+        await durable.wait()
+        return await append(*given)
+
+    log.append = held_append  # type: ignore[method-assign, assignment]
+    agent = ScriptedAgent(served)
+    await agent.greet()
+    await agent.report_version(1, "1.0")
+    for ping_ms in range(10):
+        await agent.say(heartbeat=nodelink_pb2.AgentHeartbeat(ping_ms=ping_ms))
+        assert (await agent.hear()).WhichOneof("kind") == "heartbeat_ack"
+        await asyncio.sleep(0.02)
+    assert served.body(ROOT, f"commands/{command.id}/n1", "delivery").state == PENDING
+    durable.set()
+    kinds = {(await agent.hear()).WhichOneof("kind") for _ in range(2)}
+    assert kinds == {"command", "report_ack"}
+    assert served.body(ROOT, f"commands/{command.id}/n1", "delivery").state == DISPATCHED
+
+
+async def test_a_log_that_is_away_delays_reports_and_commands_and_loses_none(
+    served: Served,
+) -> None:
+    agent = ScriptedAgent(served)
+    await agent.greet()
+    command = await issue(served, "n1")
+    await agent.hear("command")
+    log, append = served.replica.log, served.replica.log.append
+    refused: list[Any] = []
+
+    async def unavailable_twice(*given: Any) -> Any:
+        if len(refused) < 2:
+            refused.append(given)
+            raise LogUnavailable("the disk is away")
+        return await append(*given)
+
+    log.append = unavailable_twice  # type: ignore[method-assign, assignment]
+    await agent.report_version(1, "1.0")
+    await agent.say(result=result(command.id))
+    kinds: set[str] = set()
+    while len(kinds) < 2:
+        await agent.say(heartbeat=nodelink_pb2.AgentHeartbeat(ping_ms=1))
+        kinds |= {(await agent.hear()).WhichOneof("kind")} - {"heartbeat_ack"}
+    assert kinds == {"report_ack", "result_ack"}
+    assert (await read(served, command.name)).done

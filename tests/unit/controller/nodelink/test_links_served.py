@@ -29,7 +29,7 @@ def mode_of(controller: Served, node: str = "n1") -> int:
 async def test_a_known_node_is_welcome_under_the_masters_fence(served: Served) -> None:
     welcome = await ScriptedAgent(served).greet()
     assert (welcome.welcome.domain, welcome.welcome.reports_acknowledged) == (ROOT, 0)
-    assert welcome.welcome.heartbeat_interval.ToMilliseconds() == 500
+    assert welcome.welcome.heartbeat_interval.ToMilliseconds() == 10_000
     assert welcome.welcome.lease_ttl.ToMilliseconds() == 5000
     fence = welcome.fence
     assert (fence.placement_epoch, fence.controller, fence.incarnation) == (1, CONTROLLER, 1)
@@ -75,13 +75,15 @@ async def test_a_broken_stream_frees_the_nodes_place_at_once(served: Served) -> 
     assert again.WhichOneof("kind") == "welcome"
 
 
-async def test_a_silent_agent_is_left(served: Served) -> None:
-    agent = ScriptedAgent(served)
-    await agent.greet()
-    end = await agent.hear("goodbye")
-    assert "no heartbeat" in end.goodbye.message
-    await until(lambda: mode_of(served) == DISCONNECTED)
-    assert served.body(ROOT, "nodes/n1", "link_state").reason == "heartbeats_missed"
+async def test_a_silent_agent_is_left(tmp_path: Path) -> None:
+    async with Directory(tmp_path, heartbeat_interval_s=0.1).served() as served:
+        await served.create_node("n1")
+        agent = ScriptedAgent(served)
+        await agent.greet()
+        end = await agent.hear("goodbye")
+        assert "no heartbeat" in end.goodbye.message
+        await until(lambda: mode_of(served) == DISCONNECTED)
+        assert served.body(ROOT, "nodes/n1", "link_state").reason == "heartbeats_missed"
 
 
 async def test_a_second_agent_of_a_node_is_refused_while_the_first_lives(served: Served) -> None:
