@@ -5,7 +5,6 @@ loopback. Owns what it starts and stops it by pid; used by the demonstration, th
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from typing import IO, Self
 import grpc
 
 from controller.genesis import make_genesis
+from controller.log import die_with_parent
 from controller.signing import Ed25519Signer
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc
 
@@ -30,8 +30,6 @@ START_TIMEOUT_S = 60.0
 
 #: Wait for a process to end after SIGTERM before it is killed.
 STOP_TIMEOUT_S = 10.0
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,12 +320,13 @@ class LocalFederation:
     def _start(self, name: str, command: Sequence[str]) -> RunningProcess:
         log_path = self.directory / (name.replace("/", "-") + ".log")
         output = log_path.open("ab")
+        # Its own process group: Ctrl-C is for us, who stop the others in order.
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            preexec_fn=_die_with_parent,
+            process_group=0,
         )
         running = RunningProcess(name, command, log_path, process, output)
         self.processes[name] = running
@@ -412,9 +411,3 @@ def find_program(name: str) -> str:
     if found is None:
         raise FileNotFoundError(f"{name} is neither in .tools/bin nor on PATH; run `make tools`")
     return found
-
-
-def _die_with_parent() -> None:
-    """In the child, before exec: the kernel ends it when its parent dies, however that dies."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.setpgrp()
