@@ -52,22 +52,31 @@ async def command_from_global(stage: Stage) -> str:
 
 
 async def run_command(
-    stage: Stage, client: Client, node: str, action: command_pb2.Action
+    stage: Stage, client: Client, target: str, action: command_pb2.Action
 ) -> tuple[command_pb2.Command, float]:
-    """Issues a command and follows it to its end; it, and the seconds. Raises `StepFailed` unless it succeeds."""
+    """Issues a command to a node, or to the nodes of a domain, and follows it to its end; it, and the seconds.
+
+    Raises `StepFailed` unless every target succeeds.
+    """
     kind = str(action.WhichOneof("action")).replace("_", "-")
-    with stage.display.waiting(f"{kind} of {node}") as line:
-        command = await issue(client, node, action, new_request_id(kind))
+    is_node = target == REAL_NODE
+    targets = command_pb2.Targets(
+        nodes=[target] if is_node else [], domain="" if is_node else target
+    )
+    with stage.display.waiting(f"{kind} of {target}") as line:
+        command = await issue(client, targets, action, new_request_id(kind))
         async for view in follow(client, command.name):
             command = view
-            state = command_pb2.DeliveryState.Name(command.deliveries[0].state)
-            line.show(f"{kind} of {node}: {state.removeprefix('DELIVERY_STATE_')}")
+            done, total = command.finished_targets, command.total_targets
+            line.show(f"{kind} of {target}: {done}/{total} nodes", done / total if total else None)
         took_s = line.elapsed_s
-    expect(command.done, f"{kind} of {node} is not done, though its watch has ended")
-    delivery = command.deliveries[0]
-    if delivery.state != command_pb2.DELIVERY_STATE_SUCCEEDED:
+    expect(command.done, f"{kind} of {target} is not done, though its watch has ended")
+    for delivery in command.deliveries:
         state = command_pb2.DeliveryState.Name(delivery.state)
-        raise StepFailed(f"{kind} of {node}: {state} {delivery.reason} {delivery.error_message}")
+        expect(
+            delivery.state == command_pb2.DELIVERY_STATE_SUCCEEDED,
+            f"{kind} of {delivery.node}: {state} {delivery.reason} {delivery.error_message}",
+        )
     return command, took_s
 
 

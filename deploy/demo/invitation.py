@@ -108,7 +108,9 @@ def _souverixctl(stage: Stage) -> list[Line]:
 def _grpcurl(stage: Stage) -> list[Line]:
     grpcurl = f"{_shown(Path(find_program('grpcurl')))} -plaintext"
     above, zone = stage.federation.address(GLOBAL), stage.federation.address(ZONE_A1)
-    node = shlex.quote(json.dumps({"name": f"nodes/{REAL_NODE}", "readMask": "inventory"}))
+    node = shlex.quote(
+        json.dumps({"name": f"nodes/{REAL_NODE}", "readMask": {"paths": ["inventory"]}})
+    )
     return [
         Line("services, by reflection", f"{grpcurl} {above} list"),
         Line("the node, read by grpcurl", f"{grpcurl} -d {node} {above} {_FLEET}/GetNode"),

@@ -10,7 +10,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from deploy.demo.client import Client
 from deploy.demo.command import run_command
 from deploy.demo.display import duration
-from deploy.demo.questions import as_of, document_of, node_at, peers_of, policy_at, received_of
+from deploy.demo.questions import (
+    as_of,
+    document_of,
+    node_at,
+    peers_of,
+    policy_at,
+    received_of,
+    refusals_at,
+)
 from deploy.demo.stage import (
     GLOBAL,
     REAL_NODE,
@@ -70,9 +78,17 @@ async def cut_off(stage: Stage) -> str:
         f"the node holds {applied}, declared is {desired.desired_state.config_hash}",
     )
     stage.display.happened("the zone works on: desired state set, the node holds what it names")
+    refresh = command_pb2.Action(refresh_inventory=command_pb2.RefreshInventory())
+    command, refresh_s = await run_command(stage, zone, ZONE_A1, refresh)
+    stage.display.happened(
+        f"the zone works on: refresh-inventory at its {command.total_targets} nodes", refresh_s
+    )
     await _check_stale(stage)
     lacking = await show_debt(stage)
-    expect(lacking[REGION_A] > 0, f"{ZONE_A1} worked on, and {REGION_A} lacks nothing of it")
+    expect(
+        lacking[REGION_A] > command.total_targets,
+        f"{ZONE_A1} worked on, and {REGION_A} lacks {lacking[REGION_A]} events of it only",
+    )
     return f"noticed after {duration(noticed_s)}; the zone's command took {duration(command_s)}"
 
 
@@ -88,9 +104,12 @@ async def write_on_both_sides(stage: Stage) -> str:
     try:
         await _change(sister, channel=99, version="2-sister")
     except Refused as error:
-        stage.display.happened(f"{ZONE_A2} was refused ({error.code.name} {error.reason})")
+        stage.display.happened(f"{ZONE_A2} tried, and was refused: {error.reason}")
     else:
         raise StepFailed(f"{ZONE_A2} wrote a policy of {ZONE_A1}: it must have been refused")
+    refused = [r for r in await refusals_at(sister, ZONE_A2) if r.principal == sister.principal]
+    expect(len(refused) == 1, f"{len(refused)} refusals are in the audit of {ZONE_A2}, not 1")
+    stage.display.happened(f"the refusal is in the audit of {ZONE_A2}")
     rows = []
     for where, client in ((ZONE_A1, zone), (REGION_A, region), (GLOBAL, stage.client(GLOBAL))):
         policy = await policy_at(client, POLICY)
@@ -180,7 +199,10 @@ async def show_debt(stage: Stage) -> dict[str, int]:
     at_zone, at_region = await received_of(zone, ZONE_A1), await received_of(region, ZONE_A1)
     zone_controller = stage.federation.plan(ZONE_A1).controller
     region_controller = stage.federation.plan(REGION_A).controller
-    lacking = {ZONE_A1: _beyond(at_region, at_zone), REGION_A: _beyond(at_zone, at_region)}
+    lacking = {
+        ZONE_A1: _beyond(at_region, at_zone, region_controller),
+        REGION_A: _beyond(at_zone, at_region, region_controller),
+    }
     rows = []
     for where, client, other, peer in (
         (ZONE_A1, zone, REGION_A, region_controller),
@@ -195,9 +217,13 @@ async def show_debt(stage: Stage) -> dict[str, int]:
     return lacking
 
 
-def _beyond(held: dict[tuple[str, str], int], other: dict[tuple[str, str], int]) -> int:
-    """Events in one that the other lacks."""
-    return sum(max(0, number - other.get(stream, 0)) for stream, number in held.items())
+def _beyond(held: dict[tuple[str, str], int], other: dict[tuple[str, str], int], above: str) -> int:
+    """Events in one that the other lacks. What a controller audits is told upwards only."""
+    return sum(
+        max(0, number - other.get(stream, 0))
+        for stream, number in held.items()
+        if not (stream[0] == above and stream[1] == "audit")
+    )
 
 
 def _state(peer: federation_service_pb2.Peer) -> str:

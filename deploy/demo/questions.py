@@ -21,17 +21,6 @@ from souverix.policy.v1 import policy_pb2, policy_service_pb2
 #: A page of audit entries: a step's worth.
 AUDIT_PAGE = 1000
 
-FINISHED = frozenset(
-    {
-        command_pb2.DELIVERY_STATE_SUCCEEDED,
-        command_pb2.DELIVERY_STATE_FAILED,
-        command_pb2.DELIVERY_STATE_EXPIRED,
-        command_pb2.DELIVERY_STATE_CANCELLED,
-        command_pb2.DELIVERY_STATE_REJECTED,
-        command_pb2.DELIVERY_STATE_INDETERMINATE,
-    }
-)
-
 
 def document_of(struct: struct_pb2.Struct) -> dict[str, Any]:
     """A document as Python has it."""
@@ -121,12 +110,12 @@ async def policy_at(client: Client, name: str) -> policy_pb2.Policy:
 
 
 async def issue(
-    client: Client, node: str, action: command_pb2.Action, request_id: str
+    client: Client, targets: command_pb2.Targets, action: command_pb2.Action, request_id: str
 ) -> command_pb2.Command:
-    """Issues a command to one node; the command as issued."""
+    """Issues a command; the command as issued."""
     reply = await client.call(
         command_service_pb2.IssueCommandRequest(
-            targets=command_pb2.Targets(nodes=[node]), action=action, request_id=request_id
+            targets=targets, action=action, request_id=request_id
         ),
         command_service_pb2.IssueCommandResponse,
     )
@@ -151,6 +140,17 @@ async def conflicts_at(
         federation_service_pb2.ListConflictsResponse,
     )
     return list(reply.conflicts)
+
+
+async def refusals_at(client: Client, domain: str) -> list[audit_pb2.AuditRecord]:
+    """The newest refusals that a domain's audit holds, newest first."""
+    reply = await client.call(
+        audit_service_pb2.ListAuditEntriesRequest(
+            domain=domain, outcome=audit_pb2.AUDIT_OUTCOME_DENIED
+        ),
+        audit_service_pb2.ListAuditEntriesResponse,
+    )
+    return [entry.record for entry in reply.entries]
 
 
 async def audit_of(client: Client, domain: str, resource: str) -> list[audit_pb2.AuditRecord]:

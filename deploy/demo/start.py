@@ -63,19 +63,24 @@ async def _masters(stage: Stage) -> Seen[bool]:
 async def _level(stage: Stage) -> Seen[bool]:
     """Continuous links must be live; the parent of an opportunistic child must have heard of it."""
     known = {domain.domain for domain in await topology_of(stage.client(GLOBAL))}
-    level = 0
+    waiting = []
     for plan in TREE:
         if not plan.parent:
             continue
         peer = (await peers_of(stage.client(plan.parent))).get(plan.controller)
         if peer is None or plan.domain not in known:
-            continue
-        if plan.sync_mode == "continuous":
-            level += peer.state == federation_service_pb2.PEER_STATE_LIVE
+            level = False
+        elif plan.sync_mode == "continuous":
+            level = peer.state == federation_service_pb2.PEER_STATE_LIVE
         else:
-            level += peer.HasField("last_seen_time")
+            level = peer.HasField("last_seen_time")
+        if not level:
+            waiting.append(plan.domain)
     links = len(TREE) - 1
-    return Seen(f"links level {level}/{links}", True if level == links else None, level / links)
+    seen = f"links level {links - len(waiting)}/{links}"
+    if waiting:
+        seen += f", waiting for {', '.join(waiting)}"
+    return Seen(seen, None if waiting else True, 1 - len(waiting) / links)
 
 
 async def _enrolled(stage: Stage, zone: str) -> Seen[bool]:
