@@ -155,7 +155,7 @@ def worked_example() -> dict[str, str]:
         "h_1": run.seal.chain_hash.hex(),
         "seal message": seal_message(stream, 1, run.seal.chain_hash).hex(),
         "seal signature": run.seal.signature.hex(),
-        "hash after the zone's first commit": hash_after(EMPTY_HASH, zone.commits[0][1]).hex(),
+        "hash after global's first commit": hash_after(EMPTY_HASH, root.commits[0][1]).hex(),
         "zone's second commit": f"{len(data)} bytes",
         **describe("zone's write", mine),
         **describe("global's write", theirs),
