@@ -75,8 +75,9 @@ class Display:
             table.add_column(column, overflow="fold")
         for row in rows:
             table.add_row(*(_coloured(cell) for cell in row))
+        width = self._console.width - len(INDENT)
         with self._console.capture() as drawn:
-            self._console.print(table)
+            self._console.print(table, width=width)
         for line in drawn.get().splitlines():
             self._console.print(Text(INDENT) + Text.from_ansi(line.rstrip()), soft_wrap=True)
 

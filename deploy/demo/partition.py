@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from google.protobuf import struct_pb2
@@ -194,27 +195,55 @@ async def _check_stale(stage: Stage) -> None:
 
 
 async def show_debt(stage: Stage) -> dict[str, int]:
-    """Shows what each side says of the link; the events of the zone's domain each side really lacks."""
+    """Shows what each side says of the link; the events of the zone's domain that each side lacks.
+
+    What a side says of the other's debt must be what the other lacks by its own count.
+    """
+    debts, _ = await stage.until("both sides know the debt", lambda: _debts(stage))
+    rows = [
+        (
+            d.at,
+            d.peer,
+            _state(d.view),
+            _ago(d.view.last_seen_time),
+            _debt(d.view),
+            str(d.lacking),
+            _ago(d.known),
+        )
+        for d in debts
+    ]
+    columns = ("AT", "PEER", "LINK", "LAST HEARD", "ITS DEBT", "IT LACKS", "ZONE KNOWN UP TO")
+    stage.display.table(columns, rows)
+    return {debt.peer: debt.lacking for debt in debts}
+
+
+@dataclass(frozen=True, slots=True)
+class _Debt:
+    """What one side says of the other, beside what the other lacks."""
+
+    at: str
+    peer: str
+    view: federation_service_pb2.Peer
+    lacking: int
+    known: Timestamp
+
+
+async def _debts(stage: Stage) -> Seen[list[_Debt]]:
     zone, region = stage.client(ZONE_A1), stage.client(REGION_A)
     at_zone, at_region = await received_of(zone, ZONE_A1), await received_of(region, ZONE_A1)
-    zone_controller = stage.federation.plan(ZONE_A1).controller
-    region_controller = stage.federation.plan(REGION_A).controller
-    lacking = {
-        ZONE_A1: _beyond(at_region, at_zone, region_controller),
-        REGION_A: _beyond(at_zone, at_region, region_controller),
-    }
-    rows = []
-    for where, client, other, peer in (
-        (ZONE_A1, zone, REGION_A, region_controller),
-        (REGION_A, region, ZONE_A1, zone_controller),
+    plans = stage.federation.plan
+    debts = []
+    for at, client, peer, lacking in (
+        (ZONE_A1, zone, REGION_A, _beyond(at_zone, at_region, "")),
+        (REGION_A, region, ZONE_A1, _beyond(at_region, at_zone, plans(REGION_A).controller)),
     ):
-        view = (await peers_of(client))[peer]
-        heard = f"{_age_s(view.last_seen_time):.1f} s ago"
-        known = f"{_age_s(await as_of(client, ZONE_A1)):.1f} s ago"
-        rows.append((where, other, _state(view), heard, _debt(view), str(lacking[other]), known))
-    columns = ("AT", "PEER", "LINK", "LAST HEARD", "ITS DEBT", "IT REALLY LACKS", "KNOWN UP TO")
-    stage.display.table(columns, rows)
-    return lacking
+        view = (await peers_of(client))[plans(peer).controller]
+        debts.append(_Debt(at, peer, view, lacking, await as_of(client, ZONE_A1)))
+    agree = all(d.view.debt.backlog_events == d.lacking for d in debts)
+    seen = "; ".join(
+        f"{d.at}: {d.peer} {_debt(d.view)} behind, it lacks {d.lacking}" for d in debts
+    )
+    return Seen(seen, debts if agree else None)
 
 
 def _beyond(held: dict[tuple[str, str], int], other: dict[tuple[str, str], int], above: str) -> int:
@@ -236,5 +265,5 @@ def _debt(peer: federation_service_pb2.Peer) -> str:
     return f"{peer.debt.backlog_events} events, {peer.debt.behind.ToMilliseconds() / 1000:.1f} s"
 
 
-def _age_s(time: Timestamp) -> float:
-    return (datetime.now(UTC) - time.ToDatetime(UTC)).total_seconds()
+def _ago(time: Timestamp) -> str:
+    return f"{(datetime.now(UTC) - time.ToDatetime(UTC)).total_seconds():.1f} s ago"

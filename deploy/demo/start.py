@@ -8,6 +8,7 @@ from deploy.demo.questions import peers_of, status_of, topology_of
 from deploy.demo.stage import (
     GLOBAL,
     NODES,
+    POLL_S,
     REAL_NODE,
     SIMULATED,
     TREE,
@@ -37,10 +38,12 @@ async def start(stage: Stage) -> str:
         federation.start_simulated_agents(zone, count, seed)
     stage.remember_processes()
     stage.display.say(f"agents started: this host in {ZONE_A1}, {NODES - 1} simulated ones")
-    # Zone b1 opens a session now and then only; it is asked for one when its nodes are there.
-    await stage.until(f"nodes enrolled in {ZONE_B1}", lambda: _enrolled(stage, ZONE_B1))
-    await sync_now(stage, ZONE_B1)
-    _, took_s = await stage.until("nodes visible at global", lambda: _visible(stage))
+    syncing = asyncio.create_task(_sync_when_enrolled(stage, ZONE_B1))
+    try:
+        _, took_s = await stage.until("nodes visible at global", lambda: _visible(stage, syncing))
+    finally:
+        syncing.cancel()
+        await asyncio.gather(syncing, return_exceptions=True)
     stage.display.happened(f"{NODES} of {NODES} nodes visible at global", took_s)
     await _show_tree(stage)
     return f"{len(TREE)} domains level, {NODES} nodes visible at global"
@@ -83,14 +86,20 @@ async def _level(stage: Stage) -> Seen[bool]:
     return Seen(seen, None if waiting else True, 1 - len(waiting) / links)
 
 
-async def _enrolled(stage: Stage, zone: str) -> Seen[bool]:
-    counts = {d.domain: d.node_count for d in await topology_of(stage.client(zone))}
-    found, wanted = counts.get(zone, 0), SIMULATED[zone]
-    seen = f"nodes enrolled in {zone} {found}/{wanted}"
-    return Seen(seen, True if found == wanted else None, found / wanted)
+async def _sync_when_enrolled(stage: Stage, zone: str) -> None:
+    """A zone that opens a session now and then only is asked for one when its nodes are there."""
+    client = stage.client(zone)
+    while True:
+        counts = {d.domain: d.node_count for d in await topology_of(client)}
+        if counts.get(zone) == SIMULATED[zone]:
+            break
+        await asyncio.sleep(POLL_S)
+    await sync_now(stage, zone)
 
 
-async def _visible(stage: Stage) -> Seen[bool]:
+async def _visible(stage: Stage, syncing: asyncio.Task[None]) -> Seen[bool]:
+    if syncing.done():
+        syncing.result()
     counts = {d.domain: d.node_count for d in await topology_of(stage.client(GLOBAL))}
     total = sum(counts.values())
     parts = ", ".join(f"{zone} {counts.get(zone, 0)}" for zone in SIMULATED)
