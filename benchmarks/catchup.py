@@ -12,7 +12,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,12 @@ import grpc
 
 from benchmarks.raw_etcd import BareEtcds, fill, mirror_rate
 from benchmarks.report import RUNS, report, say
-from benchmarks.workload import facts
+from benchmarks.workload import values
 from benchmarks.zone_log import ZoneLogWriter, write_zone_log
 from controller.signing import Ed25519Signer
 from deploy.local_federation import DomainPlan, LocalFederation
 from federation.identifiers import StreamId
 from federation.proposal import Identity
-from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import federation_service_pb2 as service
 from souverix.federation.v1.federation_service_pb2_grpc import FederationServiceStub
 
@@ -59,7 +57,7 @@ def run() -> dict[str, Any]:
             BareEtcds(directory / "bare", ["source", "target"]) as bare,
         ):
             written = _cut_off_zone(federation)
-            asyncio.run(fill(bare.endpoint("source"), _values(MIRRORED)))
+            asyncio.run(fill(bare.endpoint("source"), values(MIRRORED)))
             for number in range(RUNS):
                 rates.append(_one_run(federation, written))
                 mirrored.append(
@@ -161,16 +159,3 @@ def _holds(stub: FederationServiceStub, wanted: Mapping[StreamId, int]) -> bool:
         >= number
         for stream, number in wanted.items()
     )
-
-
-def _values(count: int) -> list[bytes]:
-    """The same facts as bare values."""
-    return [
-        event_pb2.Event(
-            subject=fact.subject,
-            request_id=fact.request_id,
-            principal=fact.principal,
-            **{fact.aspect: fact.body},
-        ).SerializeToString()
-        for fact in islice(facts(EVENTS), count)
-    ]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from souverix.audit.v1 import audit_pb2
+from souverix.event.v1 import event_pb2
 from souverix.fleet.v1 import node_pb2, observation_pb2
 from souverix.policy.v1 import policy_pb2
 
@@ -62,6 +63,19 @@ def facts(count: int, seed: int = 1) -> Iterator[Fact]:
             yield Fact(
                 "audit/edge-zone-a1-control", aspect, _audit(chance, node), "user:operator", ""
             )
+
+
+def values(count: int) -> list[bytes]:
+    """The same facts as bare values, for stores that know nothing of streams."""
+    return [
+        event_pb2.Event(
+            subject=fact.subject,
+            request_id=fact.request_id,
+            principal=fact.principal,
+            **{fact.aspect: fact.body},
+        ).SerializeToString()
+        for fact in facts(count)
+    ]
 
 
 def _request_id(chance: random.Random) -> str:
