@@ -380,6 +380,8 @@ class Session:
         self.phase = TRANSITIONS[self.phase, step].to
 
     def _out(self, effects: list[Effect], now_ms: int) -> list[Effect]:
-        if any(isinstance(effect, Send) for effect in effects):
-            self._last_sent_ms = now_ms
+        for effect in effects:
+            if isinstance(effect, Send):
+                self._last_sent_ms = now_ms
+                break
         return effects
