@@ -94,8 +94,9 @@ class Endpoint:
     def tick(self) -> None:
         """Time has passed."""
         if self.open:
-            self._perform(self.session.tick(self._now(), self._clock()))
-            self._perform(self.session.level_told(self._now(), self._clock()))
+            now_ms, clock = self._now(), self._clock()
+            self._perform(self.session.tick(now_ms, clock))
+            self._perform(self.session.level_told(now_ms, clock))
 
     def advanced(self, *, tree_changed: bool) -> None:
         """The log has grown."""
@@ -120,15 +121,18 @@ class Endpoint:
     # Effects.
 
     def _take(self, frames: Sequence[bytes]) -> None:
+        now_ms, clock = self._now(), self._clock()
         for data in frames:
             if not self.open:
                 return
             frame = sync_pb2.Frame.FromString(data)
-            self._perform(self.session.received(frame, self._now(), self._clock()))
+            self._perform(self.session.received(frame, now_ms, clock))
 
     def _perform(self, effects: Iterable[Effect]) -> None:
         sends: list[bytes] = []
         pending = list(effects)
+        if not pending:
+            return
         closed = False
         for effect in pending:
             if isinstance(effect, Send):

@@ -23,7 +23,7 @@ from tests.simulation.world import EPOCH_MS, World
 MAX_DEPTH = 3
 
 #: Sizes of fleets: small ones find most, and more a second.
-SIZES = (3, 3, 4, 4, 5, 5, 5, 6, 6, 7, 8, 10, 12, 15)
+SIZES = (3, 3, 3, 4, 4, 4, 5, 5, 5, 5, 5, 6, 6, 7, 9, 15)
 
 #: Domains that clients of one fleet write in, at most: few, so that writers meet.
 MAX_CONTESTED = 2
@@ -193,11 +193,11 @@ class Controller:
 class Fleet:
     """Controllers in a tree: number 0 is the root."""
 
-    def __init__(self, world: World, size: int | None = None) -> None:
+    def __init__(self, world: World) -> None:
         self.world = world
         self.history = History()
         self.healed = False
-        chosen = size or world.chance.choice(SIZES)
+        chosen = world.chance.choice(SIZES)
         parents = [0]
         depths = [0]
         for _ in range(1, chosen):

@@ -38,8 +38,6 @@ class Figures:
     acknowledged: int = 0
     transfers: int = 0
     optimistic: int = 0
-    admissions: int = 0
-    quarantined: int = 0
 
     def add(self, other: Figures) -> None:
         """Adds another simulation's figures."""

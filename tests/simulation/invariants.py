@@ -91,7 +91,7 @@ def _check_authority(fleet: Fleet, states: dict[str, State]) -> None:
         for domain in sorted(shared_domains(fleet, child)):
             one, other = below.authority.records.get(domain), above.authority.records.get(domain)
             if one is None or one != other:
-                _fail("I1", f"{child.name} and its parent differ on who holds {domain}")
+                _fail("I5", f"{child.name} and its parent differ on who holds {domain}")
 
 
 def _view(state: State) -> View:

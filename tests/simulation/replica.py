@@ -159,7 +159,7 @@ class Replica:
         self._waiting.append((decide, answer))
         if self._in_flight is None and not self._gathering:
             self._gathering = True
-            self.later(self.world.between(0, 2), self._commit_next)
+            self.later(self.world.between(0, 4), self._commit_next)
 
     def _commit_next(self) -> None:
         self._gathering = False
@@ -194,7 +194,7 @@ class Replica:
             return
         built = proposal.build(self.world.events.to_bytes(8, "big"), self.name, self.token)
         self._in_flight = (built, gathered)
-        self.world.after(self.world.between(1, 3), self._reach_log, self._life, built)
+        self.world.after(self.world.between(1, 6), self._reach_log, self._life, built)
 
     def _reach_log(self, life: int, built: Built) -> None:
         """The append arrives at the log: also when its writer is paused, and half of the time when it died."""

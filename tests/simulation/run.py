@@ -14,7 +14,7 @@ from tests.simulation.history import Figures
 from tests.simulation.world import InvariantViolated, World
 
 #: Simulated time in which clients write and faults strike.
-FAULTY_MS = 5_000
+FAULTY_MS = 4_000
 
 #: Rounds of ticks in which a healed fleet must come to rest: silent sessions end after three heartbeats.
 REST_ROUNDS = 20
@@ -23,17 +23,25 @@ REST_ROUNDS = 20
 CALM = 0.1
 
 
-def simulate(seed: int, *, verbose: bool = False, size: int | None = None) -> Figures:
+def simulate(seed: int, *, verbose: bool = False) -> Figures:
     """Simulates the fleet of one seed; returns its figures. Raises `InvariantViolated`."""
+    return play(seed, verbose=verbose).history.figures
+
+
+def play(seed: int, *, verbose: bool = False) -> Fleet:
+    """Simulates the fleet of one seed; returns it at rest, with every invariant checked.
+
+    Raises `InvariantViolated`.
+    """
     gc.disable()
     try:
-        return _simulate(World(seed, verbose=verbose), size)
+        return _play(World(seed, verbose=verbose))
     finally:
         gc.enable()
 
 
-def _simulate(world: World, size: int | None) -> Figures:
-    fleet = Fleet(world, size)
+def _play(world: World) -> Fleet:
+    fleet = Fleet(world)
     faults = Faults(fleet)
     clients = Clients(fleet)
     fleet.start()
@@ -44,9 +52,8 @@ def _simulate(world: World, size: int | None) -> Figures:
     _come_to_rest(world, fleet)
     world.trace("the fleet is at rest")
     invariants.check(fleet)
-    figures = fleet.history.figures
-    figures.events = world.events
-    return figures
+    fleet.history.figures.events = world.events
+    return fleet
 
 
 def _plan(world: World, clients: Clients, faults: Faults) -> None:
@@ -56,7 +63,7 @@ def _plan(world: World, clients: Clients, faults: Faults) -> None:
     ]
     for at_ms in strikes:
         world.after(at_ms, faults.strike)
-    for _ in range(world.between(8, 14)):
+    for _ in range(world.between(6, 11)):
         at_ms = world.between(300, FAULTY_MS - 300)
         if strikes and world.happens(0.5):
             at_ms = world.chance.choice(strikes) + world.between(20, 600)
