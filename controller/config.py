@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import math
 import tomllib
 import types
 import typing
@@ -14,6 +15,8 @@ from typing import Any, TypeVar
 from federation.identifiers import is_valid_id
 
 T = TypeVar("T")
+
+MAX_PORT = 65535
 
 
 class ConfigError(Exception):
@@ -226,7 +229,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, hint):
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{where}: {hint.__name__} is expected, not {type(value).__name__}")
     return value
 
@@ -236,6 +239,7 @@ def _check(config: ControllerConfig, where: str) -> None:
         ("controller.id", config.controller.id),
         ("controller.domain", config.controller.domain),
         ("controller.replica", config.controller.replica),
+        *((("parent.controller", config.parent.controller),) if config.parent else ()),
         *((f"children[{i}].domain", c.domain) for i, c in enumerate(config.children)),
         *((f"children[{i}].controller", c.controller) for i, c in enumerate(config.children)),
     ):
@@ -243,16 +247,64 @@ def _check(config: ControllerConfig, where: str) -> None:
             raise ConfigError(
                 f"{where}: {name} {value!r} is no id (lower-case letters, digits and '-', at most 63)"
             )
-    for section, setting in _CHOICES:
-        held = getattr(config, section)
-        parts = held if isinstance(held, tuple) else () if held is None else (held,)
-        for part in parts:
-            value = getattr(part, setting)
-            if value not in _CHOICES[(section, setting)]:
-                choices = ", ".join(_CHOICES[(section, setting)])
-                raise ConfigError(f"{where}: {section}.{setting} {value!r} is not one of {choices}")
+    _check_choices(config, where)
+    _check_children(config, where)
+    _check_numbers(config, where)
     _check_keys(config, where)
     _check_addresses(config, where)
+
+
+def _check_choices(config: ControllerConfig, where: str) -> None:
+    children = [(f"children[{i}]", child) for i, child in enumerate(config.children)]
+    sections: dict[str, list[tuple[str, Any]]] = {
+        "log": [("log", config.log)],
+        "agents": [("agents", config.agents)],
+        "sync": [*_sync_sections(config)],
+        "children": [*children],
+    }
+    for (section, setting), choices in _CHOICES.items():
+        for name, held in sections[section]:
+            value = getattr(held, setting)
+            if value not in choices:
+                raise ConfigError(
+                    f"{where}: {name}.{setting} {value!r} is not one of {', '.join(choices)}"
+                )
+
+
+def _check_children(config: ControllerConfig, where: str) -> None:
+    taken = {config.controller.domain: "controller.domain"}
+    controllers = {config.controller.id: "controller.id"}
+    for i, child in enumerate(config.children):
+        for name, value, held in (
+            ("domain", child.domain, taken),
+            ("controller", child.controller, controllers),
+        ):
+            if value in held:
+                raise ConfigError(
+                    f"{where}: children[{i}].{name} {value!r} is that of {held[value]} already"
+                )
+            held[value] = f"children[{i}].{name}"
+
+
+def _sync_sections(config: ControllerConfig) -> list[tuple[str, SyncSection]]:
+    own = [] if config.sync is None else [("sync", config.sync)]
+    return own + [(f"children[{i}].sync", child.sync) for i, child in enumerate(config.children)]
+
+
+def _check_numbers(config: ControllerConfig, where: str) -> None:
+    syncs = _sync_sections(config)
+    numbers: list[tuple[str, float, float]] = [
+        ("log.lease_ttl_s", config.log.lease_ttl_s, 1),
+        ("agents.heartbeat_interval_s", config.agents.heartbeat_interval_s, 0.1),
+        ("agents.max_links", config.agents.max_links, 0),
+        *((f"{name}.frequency_s", sync.frequency_s, 0) for name, sync in syncs),
+        *((f"{name}.batch_size", sync.batch_size, 0) for name, sync in syncs),
+    ]
+    for name, value, least in numbers:
+        if not least <= value < math.inf:
+            raise ConfigError(
+                f"{where}: {name} {value} is out of range; at least {least} is needed"
+            )
 
 
 def _check_keys(config: ControllerConfig, where: str) -> None:
@@ -277,9 +329,12 @@ def _check_addresses(config: ControllerConfig, where: str) -> None:
     if config.listen.admin_address:
         addresses.append(("listen.admin_address", config.listen.admin_address))
     if config.parent is not None:
+        if not config.parent.addresses:
+            raise ConfigError(f"{where}: parent.addresses names no address")
         addresses += [("parent.addresses", a) for a in config.parent.addresses]
     for name, address in addresses:
-        if not address.rpartition(":")[2].isdigit():
+        port = address.rpartition(":")[2]
+        if not (port.isascii() and port.isdigit() and int(port) <= MAX_PORT):
             raise ConfigError(f"{where}: {name} {address!r} is not HOST:PORT")
         if not is_loopback(address):
             raise ConfigError(
