@@ -74,7 +74,8 @@ class Replica:
         self.writer = Writer(
             self.state, self.journal, self.durability, forwarder, config.controller.domain
         )
-        self.head: Head | None = None
+        #: Names the log; known once it is open.
+        self.log_nonce = b""
         self._incarnation = 1
         self._journal: Journal | None = None
         self._lease: MastershipLease | None = None
@@ -165,7 +166,7 @@ class Replica:
 
     async def _open(self) -> None:
         self.config.controller.data_dir.mkdir(parents=True, exist_ok=True)
-        self.head = await self.log.open(os.urandom(16))
+        self.log_nonce = (await self.log.open(os.urandom(16))).nonce
         continuity = Continuity.SAME
         witness = await asyncio.to_thread(self._witness.load)
         if witness is not None:
@@ -296,17 +297,25 @@ class Replica:
             _log.warning("mastership has ended")
 
     async def _keep_witness(self) -> None:
+        """Keeps the witness on master and standby alike: whichever is elected after a restore must notice it."""
         stored = -1
         while True:
             await asyncio.sleep(WITNESS_INTERVAL_S)
-            journal = self._journal
-            head = journal.head if journal is not None else None
-            if head is not None and head.next_offset != stored:
-                try:
-                    await asyncio.to_thread(self._witness.store, Witness(self.log.identity, head))
-                    stored = head.next_offset
-                except OSError as error:
-                    _log.error("the witness of the log was not stored", extra={"error": str(error)})
+            if self.state.next_offset == stored:
+                continue
+            try:
+                head = await self._known_head()
+                await asyncio.to_thread(self._witness.store, Witness(self.log.identity, head))
+                stored = head.next_offset
+            except (OSError, LogError, IndexError) as error:
+                _log.error("the witness of the log was not stored", extra={"error": str(error)})
+
+    async def _known_head(self) -> Head:
+        """The head as far as this replica has read the log."""
+        if self._journal is not None:
+            return self._journal.head
+        next_offset = self.state.next_offset
+        return Head(next_offset, await self.log.hash_before(next_offset), self.log_nonce)
 
 
 async def _as_coroutine(duty: Duty, journal: Journal) -> None:

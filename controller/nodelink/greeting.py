@@ -12,6 +12,7 @@ from controller.services.fleet_fields import check_node_spec
 from controller.services.fleet_rules import draft_node
 from controller.twin.facts import Facts, Home, exists, home_of, state_of
 from controller.writes import Draft, write_audit
+from federation.authority import AuthorityTable
 from federation.errors import AlreadyExists, InvalidWrite
 from federation.identifiers import is_valid_id
 from federation.proposal import Proposal
@@ -25,6 +26,9 @@ MAX_WORD_BYTES = 128
 #: Nodes enrolled by their greeting, a second and at once: a rack that is switched on, not a flood of made-up names.
 ENROLMENTS_PER_S = 20.0
 ENROLMENTS_BURST = 200
+
+#: When an agent should ask again whose controller waits for its first contact with the parent, which takes seconds.
+FIRST_CONTACT_RETRY_S = 1.0
 
 #: When an agent that is not welcome should ask again: people must act first.
 UNWELCOME_RETRY_S = 30.0
@@ -88,6 +92,7 @@ class Enrolment:
 
     is_open: bool
     rate: TokenBucket
+    authority: AuthorityTable
 
     async def enrol(
         self, journal: Journal, hello: nodelink_pb2.AgentHello, source: str, now_s: float
@@ -101,8 +106,15 @@ class Enrolment:
                 nodelink_pb2.LINK_END_UNKNOWN_NODE,
                 f"{hello.node} is not known here and "
                 + ("sent no description" if self.is_open else "enrolment is not open")
-                + f"; create it with 'souverixctl node create {hello.node}'",
+                + f"; create it with 'souverixctl create node {hello.node}'",
                 UNWELCOME_RETRY_S,
+            )
+        if not self.authority.term_of(journal.identity.domain):
+            raise NotWelcome(
+                nodelink_pb2.LINK_END_UNKNOWN_NODE,
+                f"{journal.identity.controller} does not know its authority yet, which its first contact with the "
+                "parent brings; nodes enrol after that",
+                FIRST_CONTACT_RETRY_S,
             )
         if not self.rate.take(now_s):
             raise NotWelcome(

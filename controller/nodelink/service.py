@@ -66,6 +66,7 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
         self._enrolment = Enrolment(
             agents.enrolment == "open",
             TokenBucket(ENROLMENTS_PER_S, ENROLMENTS_BURST, time.monotonic()),
+            replica.state.authority,
         )
         self._journal: Journal | None = None
         self._master: tuple[float, str] = (float("-inf"), "")

@@ -82,7 +82,7 @@ async def watch_conflicts(
 ) -> AsyncGenerator[service.Conflict, None]:
     """Open conflicts, then each that is recorded or resolved. Raises `SlowWatcher`."""
     view = _ConflictView(replica.state, request.domain)
-    log = replica.head.nonce if replica.head is not None else b""
+    log = replica.log_nonce
     watch = Watch(replica.state, replica.changes, view, request, log)
     async for step in watch.steps(""):
         if step.kind is not StepKind.BOOKMARK and step.resource is not None:

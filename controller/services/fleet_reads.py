@@ -14,6 +14,7 @@ from controller.services.fleet_nodes import check_domain
 from controller.services.fleet_rules import freshness_of, required_node
 from controller.services.paging import cut, page_of
 from controller.twin.domain import compose_domain, is_known, live_subtree, nodes_in
+from controller.twin.effective import effective_state
 from controller.twin.node import NodeAt, compose_node
 from federation.errors import InvalidWrite
 from federation.state import State
@@ -95,6 +96,9 @@ def get_node(replica: Replica, request: Any) -> fleet_service_pb2.GetNodeRespons
     check_mask(request.read_mask, node_pb2.Node, "read_mask")
     at = required_node(replica.state, subject)
     node = compose_node(replica.state, at, freshness_of(replica))
+    effective = effective_state(replica.state, at.home.domain, subject)
+    node.effective_desired_state.desired_state.CopyFrom(effective.desired)
+    node.effective_desired_state.decided_by.update(effective.decided_by)
     return fleet_service_pb2.GetNodeResponse(node=apply_read_mask(request.read_mask, node))
 
 

@@ -22,7 +22,7 @@ from souverix.fleet.v1 import domain_pb2, fleet_service_pb2, node_pb2
 
 def log_of(replica: Replica) -> bytes:
     """What names the log in resume tokens."""
-    return replica.head.nonce if replica.head is not None else b""
+    return replica.log_nonce
 
 
 class NodeView:
