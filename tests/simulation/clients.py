@@ -103,6 +103,9 @@ class Clients:
         """An operator moves the authority over a domain, planned or forced, where the parent's master is."""
         world = self._world
         child = world.chance.choice(self._fleet.controllers[1:])
+        if world.happens(0.7):
+            contested = world.chance.choice(self._fleet.contested)
+            child = world.chance.choice([contested, *self._above(contested)[:-1]])
         candidates = [child, *self._above(child)]
         target = world.chance.choice(candidates).name
         force = world.happens(0.5)
@@ -168,7 +171,7 @@ class Clients:
             if place is not None:
                 history = self._fleet.history
                 history.figures.acknowledged += 1
-                history.acknowledged.append((controller.name, place))
+                history.acknowledged.append((request.request_id, controller.name, place))
 
     def _execute(self, replica: Replica, request: Request, forwards: int, reply: Reply) -> None:
         def answer(decision: Decision | None, error: Exception | None) -> None:
@@ -235,7 +238,7 @@ class Clients:
         place = (stream, write.sequence)
         history = self._fleet.history
         assert record is not None
-        history.masterships[place] = Mastership(tuple(record.since), not optimistic)
+        history.masterships[(*place, write.stamp)] = Mastership(tuple(record.since), not optimistic)
         history.figures.optimistic += optimistic
         return Decision(place=place)
 

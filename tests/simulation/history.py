@@ -52,9 +52,11 @@ class History:
     figures: Figures = field(default_factory=Figures)
     writes: dict[Place, Write] = field(default_factory=dict)
     by_key: defaultdict[Key, list[Write]] = field(default_factory=lambda: defaultdict(list))
-    acknowledged: list[tuple[str, Place]] = field(default_factory=list)
+    #: Request, who told its client so, and what it wrote.
+    acknowledged: list[tuple[str, str, Place]] = field(default_factory=list)
     executions: defaultdict[str, list[Place]] = field(default_factory=lambda: defaultdict(list))
-    masterships: dict[Place, Mastership] = field(default_factory=dict)
+    #: By stream, number and stamp: of two drafts for one place only one became durable.
+    masterships: dict[tuple[StreamId, int, int], Mastership] = field(default_factory=dict)
     #: (domain, since) -> the one master that records of it name.
     masters: dict[tuple[str, Term], str] = field(default_factory=dict)
     #: Bounds on effective stamps, set where the root received the events: last numbers of runs, and bounds.
@@ -89,6 +91,11 @@ class History:
                     "I9",
                     f"{state.controller} executes {request_id} again, having {stream} {sequence}",
                 )
+
+    def mastership_of(self, key: Key, write: Write) -> Mastership | None:
+        """The mastership a client's write was made under; None for other writes."""
+        stream = StreamId(key.domain, write.origin, ASPECTS[key.aspect].lane)
+        return self.masterships.get((stream, write.sequence, write.stamp))
 
     def note_received_at_root(self, stream: StreamId, last: int, bound: int) -> None:
         """The root took in a run; `bound` is the highest stamp that honest clocks could have given it (I7)."""

@@ -178,28 +178,31 @@ def _recorded(state: State, key: Key) -> list[set[tuple[Origin, int]]]:
 
 
 def _check_durability(fleet: Fleet) -> None:
-    """I3: what a client was told stands is in the log of whoever told so, and in that of its origin."""
-    for teller, (stream, sequence) in fleet.history.acknowledged:
-        for name in (teller, stream.origin.controller):
-            if name == stream.origin.controller and (
-                fleet.by_name[name].log.durable.get(stream, 0) < sequence
-            ):
-                _fail("I3", f"{stream} {sequence} was acknowledged by {teller} and is lost")
+    """I3: what a client was told stands is in the log of its origin, under its number."""
+    history = fleet.history
+    for request_id, teller, (stream, sequence) in history.acknowledged:
+        written = history.writes.get((stream, sequence))
+        log = fleet.by_name[stream.origin.controller].log
+        if (
+            written is None
+            or written.request_id != request_id
+            or log.durable.get(stream, 0) < sequence
+        ):
+            _fail("I3", f"{teller} acknowledged {request_id} as {stream} {sequence}: it is lost")
 
 
 def _check_terms(fleet: Fleet, states: dict[str, State]) -> None:
     """I6: among siblings, what a superseded master wrote never wins against its successor."""
     root = states[fleet.root.name]
-    masterships = fleet.history.masterships
+    mastership_of = fleet.history.mastership_of
     for key, siblings in root.table.items():
         if len(siblings) < 2 or not ASPECTS[key.aspect].contested or key.aspect == "authority":
             continue
         winner = root.winner(key)
         assert winner is not None
-        lane = ASPECTS[key.aspect].lane
-        won = masterships.get((StreamId(key.domain, winner.origin, lane), winner.sequence))
+        won = mastership_of(key, winner)
         for sibling in siblings:
-            lost = masterships.get((StreamId(key.domain, sibling.origin, lane), sibling.sequence))
+            lost = mastership_of(key, sibling)
             if won and lost and won.held and lost.held and won.since < lost.since:
                 _fail(
                     "I6",

@@ -71,8 +71,8 @@ def _plan(world: World, clients: Clients, faults: Faults) -> None:
             world.after(at_ms + world.between(0, 30), clients.ask)
     for _ in range(world.between(2, 6)):
         world.after(world.between(0, FAULTY_MS - 100), clients.report)
-    for _ in range(world.between(0, 4)):
-        world.after(world.between(500, FAULTY_MS - 300), clients.transfer)
+    for _ in range(world.between(0, 5)):
+        world.after(world.between(500, FAULTY_MS - 200), clients.transfer)
 
 
 def _come_to_rest(world: World, fleet: Fleet) -> None:
