@@ -57,6 +57,9 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 #: Streams of one connection: a relay or a simulator may carry many nodes.
 MAX_STREAMS_A_CONNECTION = 10_000
 
+#: Clients of ours ping every 10 s or more; gRPC's own limit of five minutes would end quiet watches.
+MIN_PING_INTERVAL_MS = 5_000
+
 #: Calls in progress are given this long when the process stops.
 STOP_GRACE_S = 2.0
 
@@ -109,7 +112,8 @@ class Application:
         self._config = config
         self._replica = replica
         self._links = links
-        self._local = LocalCalls()
+        refusals = RefusalAudit(replica)
+        self._local = LocalCalls(refusals)
         self.values = ValueStore(
             Path(config.values_dir) if config.values_dir else config.controller.data_dir / "values"
         )
@@ -117,11 +121,12 @@ class Application:
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(RefusalAudit(replica))],
+            interceptors=[CallInterceptor(refusals)],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_concurrent_streams", MAX_STREAMS_A_CONNECTION),
+                ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
                 ("grpc.so_reuseport", 0),
             ],
         )

@@ -12,7 +12,9 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError
 
 from controller.errors import ServiceError
+from controller.services.calls import RefusalAudit
 from controller.writes import Caller
+from federation.errors import FederationError
 
 
 class ForwardedContext:
@@ -37,7 +39,8 @@ class ForwardedContext:
 class LocalCalls:
     """Unary methods by full name."""
 
-    def __init__(self) -> None:
+    def __init__(self, audit: RefusalAudit) -> None:
+        self._audit = audit
         self._methods: dict[str, tuple[Any, Any]] = {}
 
     def add(self, service: ServiceDescriptor, servicer: Any) -> None:
@@ -50,7 +53,10 @@ class LocalCalls:
             self._methods[name] = (getattr(servicer, method.name), request_type)
 
     async def execute(self, method: str, request: bytes, caller: Caller) -> bytes:
-        """The serialised response. Raises what the handler raises, `ServiceError` for what cannot be called."""
+        """The serialised response. Raises what the handler raises, `ServiceError` for what cannot be called.
+
+        A refusal is audited here, where it was decided: the controllers that pass it on do not know why.
+        """
         found = self._methods.get(method)
         if found is None:
             raise ServiceError(
@@ -67,6 +73,10 @@ class LocalCalls:
                 "MALFORMED",
                 f"the request of {method} is malformed",
             ) from error
-        response = await handler(parsed, ForwardedContext(caller))
+        try:
+            response = await handler(parsed, ForwardedContext(caller))
+        except FederationError as error:
+            await self._audit.note(method, caller, error)
+            raise
         data: bytes = response.SerializeToString()
         return data

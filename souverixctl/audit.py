@@ -23,7 +23,7 @@ from souverixctl.results import age, coloured, optional_time, present
 from souverixctl.session import Session, Verbs, pass_session
 from souverixctl.times import show_exact
 
-COLUMNS = ("AGE", "WHO", "ACTION", "RESOURCE", "OUTCOME", "REASON", "FROM", "AT")
+COLUMNS = ("AGE", "WHO", "ACTION", "RESOURCE", "OUTCOME", "REASON", "FROM", "DOMAIN", "AT")
 _OUTCOMES = [name.removeprefix("AUDIT_OUTCOME_") for name in audit.AuditOutcome.keys()[1:]]
 
 group = Verbs("audit", help="Who did what, from where, and how it ended; signed and chained.")
@@ -41,6 +41,7 @@ def row(entry: service.AuditEntry, now: datetime) -> list[Cell]:
         coloured(field_word(record, "outcome")),
         f"{record.reason}{more}",
         record.source,
+        entry.domain,
         f"{entry.controller}:{entry.sequence}",
     ]
 
@@ -97,10 +98,10 @@ def watch_audit(session: Session, domain: str) -> None:
         if not session.output.is_table:
             session.output.step(reply)
             continue
-        _, who, action, resource, outcome, reason, source, at = row(reply.entry, session.output.now)
+        _, who, action, resource, outcome, *rest = row(reply.entry, session.output.now)
         time = optional_time(reply.entry, "time")
         session.output.line(
-            show_exact(time) if time else "-", outcome, who, action, resource, reason, source, at
+            show_exact(time) if time else "-", outcome, who, action, resource, *rest
         )
 
 

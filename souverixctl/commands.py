@@ -124,9 +124,14 @@ def _issue(session: Session, action: command.Action, given: dict[str, Any]) -> N
         _wait(session, reply.command, limit_s)
         return
     issued = reply.command
-    present_write(session, reply, f"command {issued.id} issued to {issued.total_targets} nodes")
+    present_write(session, reply, _issued(issued))
     if not write.validate_only:
         session.output.note(f"follow it with: souverixctl watch command {issued.id}")
+
+
+def _issued(issued: command.Command) -> str:
+    count = issued.total_targets
+    return f"command {issued.id} issued to {count} {'node' if count == 1 else 'nodes'}"
 
 
 def _replies(
@@ -147,7 +152,7 @@ def _wait(session: Session, issued: command.Command, limit_s: float) -> None:
     """Show progress until the command is done, then its deliveries. Raises when not all succeeded."""
     told = ""
     last = service.WatchCommandResponse(command=issued)
-    session.output.note(f"command {issued.id} issued to {issued.total_targets} nodes")
+    session.output.note(_issued(issued))
     with session.output.progress() as progress:
         task = progress.add_task(issued.id, total=issued.total_targets or None)
         for last in _replies(session, issued.id, limit_s):
@@ -197,7 +202,8 @@ def _show_deliveries(session: Session, issued: command.Command) -> None:
 
 
 def _one_line(delivery: command.Delivery) -> str:
-    shown = ", ".join(f"{key}={_value(value)}" for key, value in delivery.output.items())
+    answers = sorted((key, _value(value)) for key, value in delivery.output.items())
+    shown = ", ".join(f"{key}={value}" for key, value in answers if value)
     return shown if len(shown) <= 80 else f"{shown[:79]}…"
 
 

@@ -68,7 +68,8 @@ _NEXT_STEPS: Mapping[grpc.StatusCode, str] = {
     " elsewhere may not have arrived here yet",
     grpc.StatusCode.ALREADY_EXISTS: "choose another id, or change what is there with `souverixctl set …`",
     grpc.StatusCode.ABORTED: "read it again for the new etag (`souverixctl get … -o yaml`), then repeat",
-    grpc.StatusCode.FAILED_PRECONDITION: "see who is master-of-record with `souverixctl get authority`",
+    grpc.StatusCode.FAILED_PRECONDITION: "the message says what is in the way; `souverixctl get authority` shows"
+    " who is master-of-record",
     grpc.StatusCode.PERMISSION_DENIED: "see who decides there with `souverixctl get authority`;"
     " --principal says who asks",
     grpc.StatusCode.UNAUTHENTICATED: "say who asks with --principal or SOUVERIX_PRINCIPAL",

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
+if "GRPC_VERBOSITY" not in os.environ:
+    os.environ["GRPC_VERBOSITY"] = "NONE"  # read once, when grpc is imported; errors are told by us
+
 import click
 import grpc
 from click.shell_completion import get_completion_class

@@ -116,7 +116,10 @@ def get_nodes(session: Session, limit: int, **given: Any) -> None:
     reply = fetch_pages(session, request, fleet.ListNodesResponse, "nodes", limit)
     now = session.output.now
     rows = [row(each, now) for each in reply.nodes]
-    present(session, reply, lambda: session.output.table(COLUMNS, rows, "no nodes"))
+    none = (
+        "no nodes" if given["subtree"] else "no nodes; --subtree lists those of domains below too"
+    )
+    present(session, reply, lambda: session.output.table(COLUMNS, rows, none))
     note_freshness(session, reply)
 
 

@@ -189,5 +189,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if status_of(error).code == code_pb2.INTERNAL:
             _log.exception("a call failed", extra={"method": method}, exc_info=error)
         if isinstance(error, FederationError) and not method.rpartition("/")[2].startswith(READING):
-            await self._audit.note(method, caller_of(context), error)
+            # A request may be refused before anybody asked who sends it, and its principal be malformed too.
+            with contextlib.suppress(ServiceError):
+                await self._audit.note(method, caller_of(context), error)
         await abort(context, error)

@@ -20,6 +20,7 @@ from controller.log.port import Log
 from controller.log.sqlite_log import SqliteLog
 from controller.replica import Replica
 from controller.services.audit import AuditService
+from controller.services.calls import RefusalAudit
 from controller.services.federation import FederationService
 from controller.signing import Ed25519Signer
 from controller.sync.links import PeerView
@@ -103,7 +104,7 @@ class LiveController:
         self.state = self.replica.state
         self.federation = FederationService(self.replica, self.wires, lambda: 3)
         self.audit = AuditService(self.replica)
-        self.calls = LocalCalls()
+        self.calls = LocalCalls(RefusalAudit(self.replica))
         for service in federation_service_pb2.DESCRIPTOR.services_by_name.values():
             self.calls.add(service, self.federation)
         self.replica.add_duty(Duties(self.replica).run)
