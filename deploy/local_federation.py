@@ -7,13 +7,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self
@@ -30,6 +31,14 @@ START_TIMEOUT_S = 60.0
 
 #: Wait for a process to end after SIGTERM before it is killed.
 STOP_TIMEOUT_S = 10.0
+
+#: Listeners get ports below those of outgoing connections, of which a federation has hundreds: between the choice of a
+#: port and its use one of them could take it.
+PORT_SPAN = 10_000
+MAX_PORT_ATTEMPTS = 100
+
+#: Beginning of the outgoing range where the system does not tell it (Linux's default).
+DEFAULT_OUTGOING_PORT = 32_768
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +236,7 @@ class LocalFederation:
 
     def _port(self, name: str) -> int:
         if name not in self._ports:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self._ports[name] = probe.getsockname()[1]
+            self._ports[name] = _free_port(taken=self._ports.values())
         return self._ports[name]
 
     # Processes.
@@ -400,6 +407,25 @@ class LocalFederation:
                 lines = running.log_path.read_text(errors="replace").splitlines()[-15:]
                 ends.append(f"--- {name} (exit code {running.process.poll()})\n" + "\n".join(lines))
         return "\n".join(ends)
+
+
+def _free_port(taken: Collection[int]) -> int:
+    """A port that nobody listens on and no outgoing connection will be given. Raises `OSError`."""
+    for _ in range(MAX_PORT_ATTEMPTS):
+        port = random.randrange(_first_outgoing_port() - PORT_SPAN, _first_outgoing_port())
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            if port not in taken:
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise OSError(f"no free port among {MAX_PORT_ATTEMPTS} tried below {_first_outgoing_port()}")
+
+
+def _first_outgoing_port() -> int:
+    """Where the kernel's range for the ports of outgoing connections begins."""
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError):
+        return DEFAULT_OUTGOING_PORT
 
 
 def find_program(name: str) -> str:

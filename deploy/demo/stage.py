@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -55,6 +56,14 @@ WAIT_S = 60.0
 
 #: Interval between looks at what is waited for.
 POLL_S = 0.1
+
+
+#: A line of a log that tells of trouble; etcds' are left out, they warn of slow disks.
+TROUBLE = re.compile(r'"level": "(warning|error)"|\bError\b|Traceback')
+
+#: Lines of one log shown when a step fails, and how much of each.
+MAX_TROUBLES = 3
+MAX_TROUBLE_CHARS = 300
 
 
 class StepFailed(Exception):
@@ -141,6 +150,17 @@ class Stage:
     def left_behind(self) -> list[int]:
         """Processes of ours that still run."""
         return [pid for pid in sorted(self.pids) if _runs(pid)]
+
+    def troubles(self) -> list[str]:
+        """The last warnings and errors in the logs of controllers and agents, for whoever looks into a failure."""
+        found = []
+        for path in sorted(self.federation.directory.glob("*.log")):
+            if path.name.endswith("-etcd.log"):
+                continue
+            lines = path.read_text(errors="replace").splitlines()
+            grave = [line for line in lines if TROUBLE.search(line)]
+            found += [f"{path.name}: {line[:MAX_TROUBLE_CHARS]}" for line in grave[-MAX_TROUBLES:]]
+        return found
 
     def _check_processes(self) -> None:
         for running in self.federation.processes.values():

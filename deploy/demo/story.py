@@ -107,7 +107,7 @@ async def play(stage: Stage) -> list[Outcome]:
             summary, ok = f"a call failed: {error}", False
         outcomes.append(Outcome(number, step.title, ok, summary, time.monotonic() - began_s))
         if not ok:
-            stage.display.failed(summary)
+            stage.display.failed("\n".join([summary, *stage.troubles()]))
             break
     return outcomes
 
