@@ -8,6 +8,7 @@ whenever control facts change. What can never become right is QUARANTINED: kept,
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from federation.authority import AuthorityTable
@@ -42,25 +43,41 @@ ACCEPTED = Verdict(Outcome.ACCEPTED)
 
 
 class KeyRing:
-    """Public keys of controllers, and the domain each serves, as granted by control facts."""
+    """Public keys of controllers, and the domains each serves, as granted by control facts.
 
-    __slots__ = ("_domains", "_keys", "_root_key", "_verifier")
+    Grants only add: what a domain grants to a name or key of another one gives reach in its own subtree and takes
+    nothing away elsewhere, in whatever order grants come.
+    """
+
+    __slots__ = ("_domains", "_domains_of_key", "_keys", "_root_key", "_verifier")
 
     def __init__(self, verifier: Verifier, root_key: bytes) -> None:
         self._verifier = verifier
         self._root_key = root_key
         self._keys: dict[tuple[str, str], bytes] = {}
-        self._domains: dict[str, str] = {}
+        self._domains_of_key: dict[tuple[str, str], frozenset[str]] = {}
+        self._domains: dict[str, frozenset[str]] = {}
 
     def put(self, grant: authority_pb2.KeyGrant) -> None:
         """Takes in a granted key. A grant whose key_id is not that of its key is void."""
-        if grant.key_id == key_id_of(grant.public_key):
-            self._keys[(grant.controller, grant.key_id)] = grant.public_key
-            self._domains[grant.controller] = grant.domain
+        if grant.key_id != key_id_of(grant.public_key):
+            return
+        key = (grant.controller, grant.key_id)
+        self._keys[key] = grant.public_key
+        self._domains_of_key[key] = self._domains_of_key.get(key, frozenset()) | {grant.domain}
+        self._domains[grant.controller] = self.domains_of(grant.controller) | {grant.domain}
 
     def domain_of(self, controller: str) -> str | None:
-        """The domain a controller serves; None when no grant is known."""
-        return self._domains.get(controller)
+        """The domain a controller serves, the first by name of several; None when no grant is known."""
+        return min(self.domains_of(controller), default=None)
+
+    def domains_of(self, controller: str) -> frozenset[str]:
+        """The domains in which a controller was granted keys."""
+        return self._domains.get(controller, frozenset())
+
+    def domains_of_key(self, controller: str, key_id: str) -> frozenset[str]:
+        """The domains in which one key of a controller was granted."""
+        return self._domains_of_key.get((controller, key_id), frozenset())
 
     def knows(self, controller: str, key_id: str) -> bool:
         """Tells whether the key of a seal is known."""
@@ -126,14 +143,14 @@ def judge_run(
             return Verdict(Outcome.PENDING, "KEY_UNKNOWN")
     if not verified and not keys.seal_is_good(stream, seal):
         return Verdict(Outcome.QUARANTINED, "SEAL_INVALID")
-    served = keys.domain_of(controller) or ""
+    served = keys.domains_of_key(controller, seal.key_id)
     if table.path_of(stream.domain) is None:
         if stream.lane is Lane.CONTROL and first is not None and first.aspect == "authority":
             record: authority_pb2.AuthorityRecord = first.body()
-            if record.domain == stream.domain and table.is_within(record.parent, served):
+            if record.domain == stream.domain and _is_within_any(table, record.parent, served):
                 return ACCEPTED
         return Verdict(Outcome.PENDING, "DOMAIN_UNKNOWN")
-    if not table.is_within(stream.domain, served):
+    if not _is_within_any(table, stream.domain, served):
         return Verdict(Outcome.QUARANTINED, "OUT_OF_REACH")
     return ACCEPTED
 
@@ -141,7 +158,7 @@ def judge_run(
 def judge_event(stream: StreamId, write: Write, keys: KeyRing, table: AuthorityTable) -> Verdict:
     """Judges one event of an accepted run by what it claims: its terms, and grants only a domain above may make."""
     if write.aspect in GRANTING_ASPECTS:
-        if keys.domain_of(stream.origin.controller) == stream.domain:
+        if stream.domain in keys.domains_of(stream.origin.controller):
             return Verdict(Outcome.QUARANTINED, "SELF_GRANT")
         body = write.body()
         if body.domain != stream.domain:
@@ -165,10 +182,14 @@ def _judge_admission(
     """Only a controller above an origin may cap its stamps: a peer of it would win every conflict so."""
     if record.lane not in _LANES:
         return Verdict(Outcome.QUARANTINED, "LANE_UNKNOWN")
-    above = keys.domain_of(stream.origin.controller)
-    below = keys.domain_of(record.controller)
-    if below is None:
+    above = keys.domains_of(stream.origin.controller)
+    below = keys.domains_of(record.controller)
+    if not below:
         return Verdict(Outcome.PENDING, "KEY_UNKNOWN")
-    if above is None or above == below or not table.is_within(below, above):
+    if not any(_is_within_any(table, domain, above - {domain}) for domain in below):
         return Verdict(Outcome.QUARANTINED, "NOT_ABOVE_ORIGIN")
     return ACCEPTED
+
+
+def _is_within_any(table: AuthorityTable, domain: str, ancestors: Iterable[str]) -> bool:
+    return any(table.is_within(domain, ancestor) for ancestor in ancestors)

@@ -174,6 +174,31 @@ def test_writer_reaches_its_own_subtree_only(
     assert Judge(root).run(last_run(region)) == Verdict(Outcome.QUARANTINED, "OUT_OF_REACH")
 
 
+def test_grant_of_a_foreign_domain_takes_nothing_from_a_controller(
+    root: MemoryController, region: MemoryController
+) -> None:
+    """Another region grants keys to a name that is taken: a key of its own, and the very key of the first."""
+    other = controller_below(root, "region-b-control", "region-b")
+    namesake = MemoryController(region.name, "region-b", root.root_signer)
+    for controller in (namesake, region):
+        grant = authority_pb2.KeyGrant(
+            controller=region.name,
+            domain="cell-b",
+            key_id=controller.signer.key_id,
+            public_key=controller.signer.public_key,
+        )
+        root.state.keys.put(grant)
+    other.declare("cell-b", "region-b")
+    root.receive_from(other)
+
+    region.write_policy("region-a", "v1")
+    assert Judge(root).run(last_run(region)) == ACCEPTED
+    namesake.write_policy("region-a", "v1")
+    assert Judge(root).run(last_run(namesake)) == Verdict(Outcome.QUARANTINED, "OUT_OF_REACH")
+    namesake.write_policy("cell-b", "v1")
+    assert Judge(root).run(last_run(namesake)) == ACCEPTED
+
+
 # What an event claims.
 
 
