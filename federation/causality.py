@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from federation.identifiers import Dot
+from federation.identifiers import Dot, Origin
 
 Context = tuple[Dot, ...]
 
@@ -17,9 +17,14 @@ EMPTY: Context = ()
 
 def covers(context: Context, dot: Dot) -> bool:
     """Tells whether the writer with this context had seen the event."""
-    for origin, sequence in context:
-        if origin == dot[0]:
-            return dot[1] <= sequence
+    return has_seen(context, dot[0], dot[1])
+
+
+def has_seen(context: Context, origin: Origin, number: int) -> bool:
+    """As `covers`, for an event that is not at hand as a dot."""
+    for seen, sequence in context:
+        if seen == origin:
+            return number <= sequence
     return False
 
 

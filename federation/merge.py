@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from federation.causality import Context, covers, join
+from federation.causality import Context, has_seen, join
 from federation.codec import ASPECTS, Term, Write
 from federation.identifiers import Dot, Key
 
@@ -30,13 +30,17 @@ class Merged(NamedTuple):
 
 def merge(held: Siblings, write: Write) -> Merged:
     """The siblings of a key after one more write."""
-    dot = (write[0], write[1])
+    origin, sequence, context = write[0], write[1], write[5]
+    kept = []
     for sibling in held:
-        if (sibling[0] == write[0] and sibling[1] == write[1]) or covers(sibling[5], dot):  # type: ignore[arg-type]
+        number = sibling[1]
+        if sibling[0] == origin and number == sequence:
             return Merged(held, False)
-    context = write[5]
-    kept = tuple(s for s in held if not covers(context, (s[0], s[1])))  # type: ignore[arg-type]
-    return Merged((*kept, write), True)
+        if has_seen(sibling[5], origin, sequence):
+            return Merged(held, False)
+        if not has_seen(context, sibling[0], number):
+            kept.append(sibling)
+    return Merged((*kept, write) if kept else (write,), True)
 
 
 def context_of(siblings: Siblings) -> Context:

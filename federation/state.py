@@ -319,6 +319,7 @@ class State:
         control = stream[2] is Lane.CONTROL
         term = self.authority.term_of(stream[0])
         writes = run.writes[done:] if done else run.writes
+        merge_in = self._merge
         for write in writes:
             if write is not None:
                 if not own and (control or write[6] > term):
@@ -326,7 +327,7 @@ class State:
                     if verdict.outcome is not Outcome.ACCEPTED:
                         return verdict
                 state.applied += 1
-                self._merge(stream, write, offset, applied)
+                merge_in(stream, write, offset, applied)
             else:
                 state.applied += 1
         return Verdict(Outcome.ACCEPTED)
@@ -356,7 +357,7 @@ class State:
         applied.keys.append(key)
         if write[7]:
             self._remember(stream, write, offset)
-        if ASPECTS[aspect].contested and write.term < self.authority.term_of(key.domain):
+        if ASPECTS[aspect][1] and write[6] < self.authority.term_of(key[0]):
             self._note_superseded(key, write, applied)
         if stream[2] is Lane.CONTROL:
             self._control(stream, key, write, applied)
