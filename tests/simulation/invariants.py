@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from federation.codec import ASPECTS, Write
@@ -158,23 +158,27 @@ def _check_losses(fleet: Fleet, states: dict[str, State]) -> None:
     for key, groups in pairs.items():
         record = root.authority.records[key.domain]
         master = states[record.master_of_record]
-        recorded = _recorded(master, key)
+        request_of = {w.dot: (w.principal, w.request_id) for w in fleet.history.by_key[key]}
+        recorded = [_values(listed, request_of) for listed in _recorded(master, key)]
         for group in groups:
             fleet.history.figures.conflicts += 1
-            if not any(set(group) <= listed for listed in recorded):
+            if not any(_values(group, request_of) <= listed for listed in recorded):
                 _fail(
                     "I2", f"the conflict of {group} on {key} is not recorded at {master.controller}"
                 )
 
 
-def _recorded(state: State, key: Key) -> list[set[tuple[Origin, int]]]:
-    found = []
-    for recorded_key, write in state.conflicts.recorded.values():
-        if recorded_key == key:
-            found.append(
-                {(Origin(s.controller, s.incarnation), s.sequence) for s in write.body().siblings}
-            )
-    return found
+def _recorded(state: State, key: Key) -> list[list[Dot]]:
+    return [
+        [Dot(Origin(s.controller, s.incarnation), s.sequence) for s in write.body().siblings]
+        for recorded_key, write in state.conflicts.recorded.values()
+        if recorded_key == key
+    ]
+
+
+def _values(dots: Iterable[Dot], request_of: Mapping[Dot, tuple[str, str]]) -> set[object]:
+    """What the dots stand for: writes of one request are one value, whichever of them a record names."""
+    return {request_of[dot] if request_of[dot][1] else dot for dot in dots}
 
 
 def _check_durability(fleet: Fleet) -> None:

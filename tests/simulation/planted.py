@@ -16,7 +16,6 @@ from federation.acceptance import ACCEPTED
 from federation.admissions import Admissions
 from federation.codec import stream_from_message
 from federation.conflicts import ConflictLedger
-from federation.identifiers import StreamId
 from federation.merge import Merged
 from federation.outbox import Outbox
 from federation.proposal import Proposal
@@ -123,16 +122,6 @@ def _ignore_admissions(original: Callable[..., Any]) -> Callable[..., Any]:
     return lambda admissions, domain, lane, write: write.stamp
 
 
-def _first_admission_counts(original: Callable[..., Any]) -> Callable[..., Any]:
-    def effective_stamp(admissions: Any, domain: str, lane: Any, write: Any) -> int:
-        ranges = admissions._ranges.get(StreamId(domain, write.origin, lane), ())
-        caps: list[int] = [cap for first, last, cap in ranges if first <= write.sequence <= last]
-        lowest: int = min([write.stamp, *caps[:1]])
-        return lowest
-
-    return effective_stamp
-
-
 def _apply_last_twice(original: Callable[..., Any]) -> Callable[..., Any]:
     def bring(
         state: Any, stream: Any, held: Any, run: Any, done: Any, own: Any, offset: Any, applied: Any
@@ -163,12 +152,8 @@ def _audit_only_here(original: Callable[..., Any]) -> Callable[..., Any]:
 
 PLANTED: dict[str, PlantedBug] = {
     "last-come-wins": PlantedBug("I1", State, "winner", _last_come_wins),
-    "first-admission-counts": PlantedBug(
-        "I1", Admissions, "effective_stamp", _first_admission_counts
-    ),
     "merge-ignores-contexts": PlantedBug("I2", state_module, "merge", _merge_ignoring_contexts),
     "merge-drops-losers": PlantedBug("I2", state_module, "merge", _merge_dropping_losers),
-    "resolutions-unrecorded": PlantedBug("I2", ConflictLedger, "saw_resolution", _always(None)),
     "rivals-unrecorded": PlantedBug("I2", ConflictLedger, "saw_rivals", _always(None)),
     "answer-before-append": PlantedBug("I3", Replica, "_commit_next", _answer_before_append),
     "log-without-fsync": PlantedBug("I3", Replica, "crash", _crash_losing_last_commit),

@@ -16,8 +16,8 @@ from tests.simulation.world import InvariantViolated
 
 SEEDS = 1000
 
-#: Seeds in which a planted bug must be found; the rarest needs a third of them.
-SEEDS_A_BUG = 400
+#: Seeds in which a planted bug must be found: the rarest shows in one of 150, most show in the first few.
+SEEDS_A_BUG = 1000
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,6 +40,7 @@ def test_every_invariant_has_a_planted_bug() -> None:
     assert {bug.invariant for bug in PLANTED.values()} == INVARIANTS
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_bug_is_found_by_the_check_of_its_invariant(name: str) -> None:
     with planted(name) as bug:
