@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 from federation.acceptance import GRANTING_ASPECTS
 from federation.admissions import admission_key, admission_of, stands_above
 from federation.causality import Context, covers
-from federation.chain import Signer, extend
+from federation.chain import Signer
 from federation.clock import HybridClock
 from federation.codec import ASPECTS, Term, Write, dot_to_message, stream_from_message
 from federation.conflicts import resolves_of
 from federation.errors import InvalidWrite
+from federation.examination import Findings, examine
 from federation.identifiers import Key, Origin, StreamId
 from federation.merge import Siblings, context_of, merge, rivals_of, winner_of
 from federation.sealing import sealed_runs
@@ -283,9 +284,10 @@ class Proposal:
 
     # Receipt.
 
-    def receive(self, peer: str, run: event_pb2.Run) -> Receipt:
+    def receive(self, peer: str, run: event_pb2.Run, findings: Findings | None = None) -> Receipt:
         """Takes in a run from a peer: checks numbers, chain and seal; a part held already is skipped. Of this
         controller's own streams only those of earlier incarnations are taken back, and only under a known key.
+        `findings` on this run, made earlier, save the work where they still fit.
 
         Raises `InvalidWrite` for a run that is malformed or too large.
         """
@@ -318,14 +320,17 @@ class Proposal:
                 events=run.events[received + 1 - run.first_sequence :],
                 seal=run.seal,
             )
-        if extend(chain_hash, run.events) != run.seal.chain_hash:
+        keys = self.state.keys
+        if findings is None or findings.run is not run or findings.follows != chain_hash:
+            findings = examine(stream, run, chain_hash, keys, self.state.decoder)
+        if not findings.chain_is_good:
             return self._quarantine(peer, run, "CHAIN_MISMATCH")
-        verified = self.state.keys.knows(stream.origin.controller, run.seal.key_id)
-        if verified and not self.state.keys.seal_is_good(stream, run.seal):
+        verified = keys.knows(stream.origin.controller, run.seal.key_id)
+        if verified and not findings.seal_is_good and not keys.seal_is_good(stream, run.seal):
             return self._quarantine(peer, run, "SEAL_INVALID")
         if own and not verified:
             return self._quarantine(peer, run, "KEY_UNKNOWN")
-        writes = self._decode(stream, run)
+        writes = findings.writes
         if writes is None:
             return self._quarantine(peer, run, "UNDECODABLE")
         self._heads[stream] = (run.seal.sequence, run.seal.chain_hash)
@@ -334,16 +339,6 @@ class Proposal:
         self.size += size + len(run.events) * EVENT_OVERHEAD_BYTES + RUN_OVERHEAD_BYTES
         self._observe_stamps(stream, run, writes)
         return Receipt.TAKEN
-
-    def _decode(self, stream: StreamId, run: event_pb2.Run) -> list[Write | None] | None:
-        decode = self.state.decoder.decode
-        try:
-            return [
-                decode(stream, number, raw)
-                for number, raw in enumerate(run.events, run.first_sequence)
-            ]
-        except InvalidWrite:
-            return None
 
     def _quarantine(self, peer: str, run: event_pb2.Run, reason: str) -> Receipt:
         evidence = event_pb2.QuarantinedRun(run=run, reason=reason, peer=peer)

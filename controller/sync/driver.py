@@ -18,6 +18,7 @@ from controller.tasks import end
 from federation.clock import stamp_of
 from federation.codec import stream_from_message
 from federation.errors import InvalidWrite
+from federation.examination import Findings, examine
 from federation.identifiers import StreamId
 from federation.proposal import Proposal, Receipt
 from federation.session import (
@@ -82,6 +83,8 @@ class SessionDriver:
         self._replica = replica
         self._journal = journal
         self._observer = observer
+        #: Chain hash of the last run that came, of each stream.
+        self._chains: dict[StreamId, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
         self._wake_scheduled = False
@@ -163,9 +166,10 @@ class SessionDriver:
     async def _ingest(self, effect: Ingest) -> None:
         """Proposes runs and acknowledges them once durable. A gap ends the session: positions are compared anew."""
         peer = self.session.peer
+        examined = [self._examine(run) for run in effect.runs]
 
         def receive(proposal: Proposal) -> list[Receipt]:
-            return [proposal.receive(peer, run) for run in effect.runs]
+            return [proposal.receive(peer, findings.run, findings) for findings in examined]
 
         try:
             committed = await self._journal.submit(receive)
@@ -178,6 +182,14 @@ class SessionDriver:
         streams = [stream_from_message(run.stream) for run in effect.runs]
         self._carry_out(self.session.ingested(streams, effect.size, _now_ms()))
         self._observer.committed(self, effect.runs)
+
+    def _examine(self, run: event_pb2.Run) -> Findings:
+        """Does a receipt's work before the journal's turn. What precedes the run may be on its way to the log still."""
+        state = self._replica.state
+        stream = stream_from_message(run.stream)
+        follows = self._chains.get(stream) or state.chain_hash(stream)
+        self._chains[stream] = run.seal.chain_hash
+        return examine(stream, run, follows, state.keys, state.decoder)
 
     def _on_applied(self, applied: Applied) -> None:
         self._tree_changed = self._tree_changed or applied.authority_changed
