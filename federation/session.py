@@ -4,10 +4,12 @@ the end; never touches sockets, logs or tasks: a driver carries out its effects 
 Theory of operation. Both sides greet, compare digests a domain, exchange positions where they differ, and then send
 what the other lacks. What was received is proposed to the log; once durable it is acknowledged and its credit
 returned. Resume is by position, so that any replica, any parent and any connection continue where another left off.
+A position says what is held and need not be sent again. Of telemetry it is no acknowledgement, for an event may name a
+large value that is still to come (`federation.withheld`).
 
     inputs                               effects
     opened, received(frame), read,   ->  Send, Read, Ingest, Acknowledged, Passed, Close
-    ingested, advanced, tick
+    ingested, advanced, tick, values_compared, value_settled
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from federation.codec import BACKLOG_KINDS, stream_from_message
 from federation.comparison import POSITIONS_A_FRAME, Comparison
 from federation.errors import InvalidWrite, PeerError
 from federation.greeting import CREDIT_BYTES, VERSIONS, hello_of, refusal_of
-from federation.identifiers import StreamId
+from federation.identifiers import Lane, StreamId
 from federation.inbox import MAX_STREAMS, Inbox
 from federation.link_scope import LinkScope
 from federation.outbox import LogReading, Outbox
@@ -37,6 +39,7 @@ from federation.session_effects import (
 from federation.session_phases import ALLOWED, TRANSITIONS, Phase, Step
 from federation.session_settings import HEARTBEAT_MS, Admission, PeerRole, Settings, Unbounded
 from federation.state import State
+from federation.withheld import Withheld
 from souverix.event.v1 import event_pb2
 from souverix.sync.v1 import sync_pb2
 
@@ -93,6 +96,7 @@ class Session:
         self._reading: LogReading | None = None
         self._credit = 0
         self._inbox = Inbox(self._scope.may_bring)
+        self._withheld = Withheld(known=not settings.keeps_values)
         self._last_sent_ms = 0
         self._last_received_ms = 0
         self._pong_ms = 0
@@ -146,16 +150,26 @@ class Session:
         """Runs of an `Ingest` are durable here (or were before)."""
         if self.phase is Phase.CLOSED:
             return []
-        acks = [
-            self._inbox.ack(stream, self._state.received(stream))
-            for stream in dict.fromkeys(streams)
-        ]
-        ack = sync_pb2.Ack(durable_at=self._settings.domain, streams=acks)
-        effects: list[Effect] = [
-            Send(sync_pb2.Frame(ack=ack)),
-            Send(sync_pb2.Frame(credit=sync_pb2.Credit(bytes=size))),
-        ]
-        return self._out(effects, now_ms)
+        credit = Send(sync_pb2.Frame(credit=sync_pb2.Credit(bytes=size)))
+        return self._out([*self._acks(streams), credit], now_ms)
+
+    def hold(self, stream: StreamId, sequence: int, digests: Iterable[str]) -> None:
+        """The driver lacks chunks that a telemetry event names: it is not acknowledged until they are settled."""
+        self._withheld.hold(stream, sequence, digests)
+
+    def value_settled(self, digest: str, now_ms: int) -> list[Effect]:
+        """A chunk is stored here, or the peer has lost it."""
+        streams = self._withheld.settle(digest)
+        if not streams or self.phase is not Phase.SYNCING:
+            return []
+        return self._out(self._acks(sorted(streams)), now_ms)
+
+    def values_compared(self, now_ms: int) -> list[Effect]:
+        """The driver has said of all telemetry received before this session which chunks it lacks."""
+        self._withheld.known = True
+        if self.phase is not Phase.SYNCING:
+            return []
+        return self._out(self._telemetry_acks(), now_ms)
 
     def durable_above(
         self, domain: str, positions: Mapping[StreamId, int], now_ms: int
@@ -285,15 +299,15 @@ class Session:
         if not self._comparison.take_digests(have):
             return []
         for stream, position in self._comparison.equal_positions().items():
-            self._peer_holds(stream, position)
+            self._peer_received(stream, position)
         self._take(Step.COMPARED)
         return [Send(sync_pb2.Frame(have_positions=page)) for page in self._comparison.positions()]
 
     def _on_positions(self, have: sync_pb2.HavePositions, now_ms: int) -> list[Effect]:
-        if len(self.acked) + len(have.positions) > MAX_STREAMS:
+        if len(self._outbox.sent) + len(have.positions) > MAX_STREAMS:
             raise PeerError(f"more than {MAX_STREAMS} streams were named")
         for position in have.positions:
-            self._peer_holds(stream_from_message(position.stream), position.sequence)
+            self._peer_received(stream_from_message(position.stream), position.sequence)
         if not have.last:
             return []
         self._take(Step.POSITIONED)
@@ -303,7 +317,8 @@ class Session:
             for stream, sequence in self.acked.items()
             if self._scope.is_sent(stream)
         }
-        return [Live(), Acknowledged(self.peer_domain, held), *self._pump(now_ms)]
+        acknowledged = Acknowledged(self.peer_domain, held)
+        return [Live(), acknowledged, *self._telemetry_acks(), *self._pump(now_ms)]
 
     def _on_runs(self, runs: sync_pb2.Runs) -> list[Effect]:
         self.peer_level = False
@@ -331,6 +346,34 @@ class Session:
         return [Acknowledged(ack.durable_at, positions)]
 
     # Deciding.
+
+    def _acks(self, streams: Iterable[StreamId]) -> list[Effect]:
+        """Tells how far streams are durable here, large values included."""
+        acks = [
+            self._inbox.ack(stream, self._withheld.durable(stream, self._state.received(stream)))
+            for stream in dict.fromkeys(streams)
+        ]
+        pages = [acks[i : i + POSITIONS_A_FRAME] for i in range(0, len(acks), POSITIONS_A_FRAME)]
+        return [
+            Send(sync_pb2.Frame(ack=sync_pb2.Ack(durable_at=self._settings.domain, streams=page)))
+            for page in pages
+        ]
+
+    def _telemetry_acks(self) -> list[Effect]:
+        if not self._withheld.known:
+            return []
+        return self._acks(
+            stream
+            for stream in self._state.streams
+            if stream.lane is Lane.TELEMETRY and self._scope.is_shared(stream.domain)
+        )
+
+    def _peer_received(self, stream: StreamId, sequence: int) -> None:
+        """A position: of telemetry, it does not say that large values are there too."""
+        if stream.lane is Lane.TELEMETRY:
+            self._outbox.peer_holds(stream, sequence)
+        else:
+            self._peer_holds(stream, sequence)
 
     def _peer_holds(self, stream: StreamId, sequence: int) -> None:
         self._outbox.peer_holds(stream, sequence)

@@ -24,6 +24,9 @@ class Admission(Protocol):
     def try_admit(self, controller: str, backlog_events: int) -> int | None:
         """None: go on. A number: milliseconds after which to try again."""
 
+    def replayed(self, controller: str) -> None:
+        """The peer has brought its backlog: its place is free."""
+
 
 class Unbounded:
     """Admits everyone; for the side that dials."""
@@ -31,6 +34,9 @@ class Unbounded:
     def try_admit(self, controller: str, backlog_events: int) -> int | None:
         """Always None."""
         return None
+
+    def replayed(self, controller: str) -> None:
+        """Holds no places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +58,5 @@ class Settings:
     #: Events this side thinks the other lacks; the dialled side admits replays by it.
     backlog_events: int = 0
     admission: Admission = field(default_factory=Unbounded)
+    #: True where the driver keeps large values: telemetry is acknowledged as far as it says that they are here.
+    keeps_values: bool = False

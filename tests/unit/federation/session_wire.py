@@ -159,9 +159,12 @@ def opened(
 
 
 def connected(
-    child: MemoryController, parent: MemoryController, **settings: object
+    child: MemoryController,
+    parent: MemoryController,
+    parent_settings: dict[str, object] | None = None,
+    **settings: object,
 ) -> tuple[Side, Side]:
     """The two sides of a session that has nothing more to do."""
-    sides = opened(child, parent, settings)
+    sides = opened(child, parent, settings, parent_settings)
     exchange(*sides)
     return sides

@@ -8,7 +8,7 @@ from federation.proposal import Receipt
 from federation.session import ALLOWED, TRANSITIONS, Phase, Step
 from federation.session_settings import HEARTBEAT_MS
 from souverix.event.v1 import event_pb2
-from souverix.fleet.v1 import node_pb2
+from souverix.fleet.v1 import node_pb2, observation_pb2
 from souverix.sync.v1 import sync_pb2
 from tests.federation_fixture import ROOT, MemoryController, controller_below, root_controller
 from tests.unit.federation.session_wire import Side, connected, exchange, opened
@@ -323,6 +323,59 @@ def test_position_beyond_what_is_held_acknowledges_no_more_than_is_held(
     below.take(sync_pb2.Frame(have_positions=sync_pb2.HavePositions(positions=[ahead], last=True)))
     assert above.closed is None
     assert below.acknowledged[0].positions[stream] == 1
+
+
+def write_inventory(controller: MemoryController, domain: str, digest: str) -> StreamId:
+    inventory = observation_pb2.Inventory(
+        large_values=[observation_pb2.LargeValueRef(name="packages", digest=digest)]
+    )
+    controller.submit(
+        lambda p: p.write(domain, "nodes/n1", "inventory", inventory, principal="node:n1")
+    )
+    return StreamId(domain, controller.identity.origin, Lane.TELEMETRY)
+
+
+def test_telemetry_is_acknowledged_once_its_large_values_are_here_and_holds_no_credit(
+    root: MemoryController,
+) -> None:
+    region = controller_below(root, "region-a-control", "region-a")
+    below, above = connected(region, root, parent_settings={"keeps_values": True})
+    above.carry_out(above.session.values_compared(root.now_ms))
+    stream = write_inventory(region, "region-a", "first")
+    write_inventory(region, "region-a", "second")
+    above.session.hold(stream, 2, ["second"])
+    below.wake()
+    exchange(below, above)
+    assert root.state.received(stream) == 2
+    assert below.session.acked[stream] == 1
+    assert not below.session.is_level
+    returned = sum(f.credit.bytes for f in above.sent if f.HasField("credit"))
+    assert returned == sum(len(e) for run in below.runs_sent() for e in run.events)
+
+    above.carry_out(above.session.value_settled("second", root.now_ms))
+    exchange(below, above)
+    assert below.session.acked[stream] == 2
+    assert below.session.is_level
+
+
+def test_a_position_acknowledges_telemetry_only_after_its_large_values_were_compared(
+    root: MemoryController,
+) -> None:
+    region = controller_below(root, "region-a-control", "region-a")
+    stream = write_inventory(region, "region-a", "first")
+    connected(region, root)
+    below, above = connected(region, root, parent_settings={"keeps_values": True})
+    assert stream not in below.session.acked
+    assert all(stream not in each.positions for each in below.acknowledged)
+    assert not below.runs_sent()
+    above.session.hold(stream, 1, ["first"])
+    above.carry_out(above.session.values_compared(root.now_ms))
+    exchange(below, above)
+    assert below.session.acked.get(stream, 0) == 0
+    above.carry_out(above.session.value_settled("first", root.now_ms))
+    exchange(below, above)
+    assert below.session.acked[stream] == 1
+    assert below.session.is_level
 
 
 def test_higher_levels_acknowledgements_go_down_to_whom_they_concern(
