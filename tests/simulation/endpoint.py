@@ -36,6 +36,23 @@ HEARTBEAT_MS = 500
 SLOW_READ = 0.15
 
 
+#: Chance that a parent has too many children replaying at once.
+BUSY = 0.05
+
+
+class Crowd:
+    """Now and then too many peers replay at once, until the fleet is healed."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+
+    def try_admit(self, controller: str, backlog_events: int) -> int | None:
+        """A number: milliseconds after which to try again."""
+        if self._replica.controller.fleet.healed or not self._replica.world.happens(BUSY):
+            return None
+        return HEARTBEAT_MS
+
+
 class Endpoint:
     """A session of one replica over one connection."""
 
@@ -65,6 +82,7 @@ class Endpoint:
                 keep_open=keep_open,
                 batch_events=batch_events,
                 heartbeat_ms=HEARTBEAT_MS,
+                admission=Crowd(replica),
             ),
         )
         self._connection = connection
@@ -136,6 +154,7 @@ class Endpoint:
         closed = False
         for effect in pending:
             if isinstance(effect, Send):
+                self._bound_credit(effect.frame)
                 sends.append(effect.frame.SerializeToString())
             elif isinstance(effect, Read):
                 pending.extend(self._read(effect))
@@ -153,6 +172,12 @@ class Endpoint:
         if closed:
             self._connection.cut()
             self._end()
+
+    def _bound_credit(self, frame: sync_pb2.Frame) -> None:
+        """Events here are small: a receiver that grants what production grants would never make a sender wait."""
+        credit = self.replica.controller.credit_bytes
+        if credit and frame.HasField("hello"):
+            frame.hello.credit_bytes = credit
 
     def _read(self, effect: Read) -> Iterable[Effect]:
         world = self.replica.world

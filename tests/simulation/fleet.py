@@ -62,6 +62,7 @@ class Controller:
         self.keep_open = chance(0.8)
         self.batch_events = 0 if chance(0.7) else world.between(1, 4)
         self.read_commits = 64 if chance(0.7) else world.between(1, 4)
+        self.credit_bytes = 0 if chance(0.6) else world.between(1, 2000)
         self.dial_attempts = 0
         self.gaps = 0
         self.skew_ms = world.between(-300, 300)
