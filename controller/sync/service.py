@@ -7,8 +7,6 @@ import random
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
-
 from controller.journal import JournalClosed
 from controller.replica import Replica
 from controller.sync.driver import SessionDriver
@@ -62,7 +60,7 @@ class SyncService(sync_pb2_grpc.SyncServiceServicer):
     async def Connect(  # noqa: N802 the contract's name
         self,
         request_iterator: AsyncIterator[sync_pb2.ConnectRequest],
-        context: grpc.aio.ServicerContext[Any, Any],
+        context: Any,
     ) -> AsyncIterator[sync_pb2.ConnectResponse]:
         """One session with a child."""
         try:
@@ -92,14 +90,26 @@ class SyncService(sync_pb2_grpc.SyncServiceServicer):
         self._drivers.add(driver)
         self._links.opened(driver, PeerRole.CHILD)
         frames = (request.frame async for request in request_iterator)
-        running = asyncio.create_task(driver.run(frames))
+        running = asyncio.create_task(self._run(driver, frames))
+
+        def lost(_: Any) -> None:
+            # A call that is lost while a frame is being sent leaves this generator where it yielded, unclosed.
+            running.cancel()
+
+        context.add_done_callback(lost)
         try:
             while (frame := await driver.outgoing.get()) is not None:
                 yield sync_pb2.ConnectResponse(frame=frame)
         finally:
             await end(running)
+
+    async def _run(self, driver: SessionDriver, frames: AsyncIterator[sync_pb2.Frame]) -> None:
+        """The session, and the end of all that is kept for it."""
+        try:
+            await driver.run(frames)
+        finally:
             self._drivers.discard(driver)
-            self._admission.ended(session.peer)
+            self._admission.ended(driver.session.peer)
             message = driver.closed.message if driver.closed else "the connection was lost"
             self._links.ended(driver, message)
 
