@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from federation.clock import stamp_of
 from federation.codec import stream_from_message
+from federation.examination import Findings, examine
 from federation.identifiers import StreamId
 from federation.proposal import Proposal, Receipt
 from federation.session import (
@@ -22,6 +23,7 @@ from federation.session import (
     Session,
     Settings,
 )
+from souverix.event.v1 import event_pb2
 from souverix.sync.v1 import sync_pb2
 from tests.simulation.network import DOWN, UP, Connection
 from tests.simulation.world import InvariantViolated
@@ -29,12 +31,16 @@ from tests.simulation.world import InvariantViolated
 if TYPE_CHECKING:
     from tests.simulation.replica import Replica
 
-#: Silence after which a heartbeat is sent: most partitions last longer than three of them.
-HEARTBEAT_MS = 500
+#: Sessions are told that time passes this much faster than it does, so that most partitions outlast the silence that
+#: ends a session.
+SESSION_SPEED = 10
 
 #: Chance that the log takes its time to be read, so that other things happen in between.
 SLOW_READ = 0.15
 
+
+#: What a parent that is busy tells its child.
+RETRY_AFTER_MS = 500
 
 #: Chance that a parent has too many children replaying at once.
 BUSY = 0.05
@@ -50,7 +56,10 @@ class Crowd:
         """A number: milliseconds after which to try again."""
         if self._replica.controller.fleet.healed or not self._replica.world.happens(BUSY):
             return None
-        return HEARTBEAT_MS
+        return RETRY_AFTER_MS
+
+    def replayed(self, controller: str) -> None:
+        """Places are a matter of chance here."""
 
 
 class Endpoint:
@@ -81,12 +90,12 @@ class Endpoint:
                 peers=peers,
                 keep_open=keep_open,
                 batch_events=batch_events,
-                heartbeat_ms=HEARTBEAT_MS,
                 admission=Crowd(replica),
             ),
         )
         self._connection = connection
         self._direction = UP if role is PeerRole.PARENT else DOWN
+        self._chains: dict[StreamId, bytes] = {}
         connection.ends.append(self)
         replica.endpoints.append(self)
 
@@ -200,9 +209,10 @@ class Endpoint:
 
     def _ingest(self, effect: Ingest) -> None:
         peer = self.session.peer
+        examined = [self._examine(run) for run in effect.runs]
 
         def receive(proposal: Proposal) -> list[Receipt]:
-            return [proposal.receive(peer, run) for run in effect.runs]
+            return [proposal.receive(peer, findings.run, findings) for findings in examined]
 
         def answer(receipts: list[Receipt] | None, error: Exception | None) -> None:
             if not self.open:
@@ -222,6 +232,13 @@ class Endpoint:
             self._perform(self.session.ingested(streams, effect.size, self._now()))
 
         self.replica.submit(receive, answer)
+
+    def _examine(self, run: event_pb2.Run) -> Findings:
+        state = self.replica.state
+        stream = stream_from_message(run.stream)
+        follows = self._chains.get(stream) or state.chain_hash(stream)
+        self._chains[stream] = run.seal.chain_hash
+        return examine(stream, run, follows, state.keys, state.decoder)
 
     def _acknowledged(self, effect: Acknowledged) -> None:
         fleet = self.replica.controller.fleet
@@ -253,7 +270,7 @@ class Endpoint:
             self.replica.forget(self)
 
     def _now(self) -> int:
-        return self.replica.world.now_ms
+        return self.replica.world.now_ms * SESSION_SPEED
 
     def _clock(self) -> int:
         replica = self.replica
