@@ -48,12 +48,13 @@ MAX_REQUESTS_A_COMMIT = 1024
 MAX_PROPOSED_BYTES = MAX_COMMIT_BYTES - MAX_COMMIT_BYTES // 16
 
 
-#: Turns of the loop without a new request after which no more are on their way: a call takes two or three from the
-#: socket to here.
-QUIET_TURNS = 4
+#: Turns of the loop without a new request after which no more are on their way. A call is let in by the server every
+#: few turns, some ten microseconds each; after a commit of one request nobody is waited for but who is there already.
+QUIET_TURNS = 24
+QUIET_TURNS_ALONE = 2
 
-#: Turns at most: a commit is not put off for ever because calls keep coming in.
-MAX_ARRIVAL_TURNS = 16
+#: Turns at most, a few milliseconds: a commit is not put off for ever because calls keep coming in.
+MAX_ARRIVAL_TURNS = 128
 
 
 class JournalError(Exception):
@@ -125,6 +126,7 @@ class Journal:
         self._waiting: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._in_flight: list[_Gathered] = []
+        self._gathered_last = 0
         self._closed: JournalError | None = None
         #: Set when the journal can write no more; holds the reason. An exception in it is a fault of this process,
         #: whose state is not to be relied on any more.
@@ -179,17 +181,18 @@ class Journal:
             )
 
     async def _arrivals(self) -> None:
-        """Lets calls that are on the sockets already join the next commit. No timer: a lone write goes on at once.
+        """Lets calls that are on the sockets already join the next commit. No timer: a lone writer is not held up.
 
         Without it a loop that is busy with calls comes round to the journal after every second one, and commits, seals
         and awaits the disk for two writes at a time.
         """
+        enough = QUIET_TURNS if self._gathered_last > 1 else QUIET_TURNS_ALONE
         quiet = 0
         for _ in range(MAX_ARRIVAL_TURNS):
             waiting = len(self._waiting)
             await asyncio.sleep(0)
             quiet = quiet + 1 if len(self._waiting) == waiting else 0
-            if quiet == QUIET_TURNS or len(self._waiting) >= MAX_REQUESTS_A_COMMIT:
+            if quiet == enough or len(self._waiting) >= MAX_REQUESTS_A_COMMIT:
                 return
 
     async def _commit_next(self) -> None:
@@ -197,6 +200,7 @@ class Journal:
             self._state, self.identity, self.clock, self._signer, time.time_ns() // 1_000_000
         )
         self._in_flight = self._gather(proposal)
+        self._gathered_last = len(self._in_flight)
         if proposal.empty:
             self._answer_in_flight(None)
             return
