@@ -13,6 +13,9 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from federation.errors import InvalidWrite
 
+#: Below it every whole number is exact and spelled by its digits alone.
+LARGEST_PLAIN_INTEGER = 2.0**53
+
 #: Deepest nesting of a configuration: the agents' own limit.
 MAX_DEPTH = 16
 
@@ -35,7 +38,8 @@ def _spell_struct(struct: Struct, depth_left: int) -> str:
             f"configuration nests deeper than {MAX_DEPTH} levels", field="configuration"
         )
     fields = struct.fields
-    keys = sorted(fields, key=_utf16)
+    # Among ASCII texts, the usual case, the order of code points is that of UTF-16.
+    keys = sorted(fields, key=None if "".join(fields).isascii() else _utf16)
     return (
         "{"
         + ",".join(f"{_spell_text(key)}:{_spell(fields[key], depth_left - 1)}" for key in keys)
@@ -69,16 +73,16 @@ def _utf16(key: str) -> bytes:
     return key.encode("utf-16-be")
 
 
-def _spell_text(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+#: As `json.dumps(text, ensure_ascii=False)`, without its choice of an encoder for each text.
+_spell_text = json.encoder.encode_basestring
 
 
 def _spell_number(number: float) -> str:
     """As ECMAScript's Number::toString: the shortest digits that read back, an exponent only when it is far."""
     if not math.isfinite(number):
         raise InvalidWrite("configuration holds a number that is not finite", field="configuration")
-    if number == 0:
-        return "0"
+    if number.is_integer() and abs(number) < LARGEST_PLAIN_INTEGER:
+        return str(int(number))
     sign, digit_tuple, exponent = Decimal(repr(number)).as_tuple()
     every_digit = "".join(map(str, digit_tuple))
     point = len(every_digit) + int(exponent)
