@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from federation.codec import stream_to_message
+from federation.errors import PeerError
 from federation.identifiers import Lane, StreamId
 from federation.state import State
 from souverix.sync.v1 import sync_pb2
@@ -20,6 +21,9 @@ T = TypeVar("T")
 
 #: Positions in one frame: 1,000 of about 100 bytes stay far below gRPC's message limit.
 POSITIONS_A_FRAME = 1000
+
+#: Domains one session may name: more than any tree on record, less than a hostile peer needs to fill memory.
+MAX_DOMAINS = 100_000
 
 
 class Comparison:
@@ -61,7 +65,9 @@ class Comparison:
         return [sync_pb2.HaveDigests(digests=page, last=page is pages[-1]) for page in pages]
 
     def take_digests(self, have: sync_pb2.HaveDigests) -> bool:
-        """Takes in a page of the peer's digests; True when it was the last."""
+        """Takes in a page of the peer's digests; True when it was the last. Raises `PeerError`."""
+        if len(self._theirs) + len(have.digests) > MAX_DOMAINS:
+            raise PeerError(f"more than {MAX_DOMAINS} domains were named")
         for entry in have.digests:
             self._theirs[entry.domain] = entry.digest
         if have.last:

@@ -66,8 +66,11 @@ __all__ = [
     "Unbounded",
 ]
 
-#: A peer silent for this many heartbeats is gone.
+#: A peer silent for this many of its heartbeats is gone.
 SILENT_HEARTBEATS = 3
+
+#: Credit counted at most, whatever a peer grants: what is sent and not acknowledged waits in this process's memory.
+MAX_CREDIT_BYTES = 8 * CREDIT_BYTES
 
 
 class Session:
@@ -95,6 +98,10 @@ class Session:
         self._outbox = Outbox(state, self._scope.is_sent, settings.batch_events)
         self._reading: LogReading | None = None
         self._credit = 0
+        #: Bytes of runs the peer may still send by what it was granted.
+        self._granted = CREDIT_BYTES
+        #: Events of the backlog the peer announced that are still to come; 0: it holds no place among the replays.
+        self._replay_events = 0
         self._inbox = Inbox(self._scope.may_bring)
         self._withheld = Withheld(known=not settings.keeps_values)
         self._last_sent_ms = 0
@@ -150,6 +157,7 @@ class Session:
         """Runs of an `Ingest` are durable here (or were before)."""
         if self.phase is Phase.CLOSED:
             return []
+        self._granted += size
         credit = Send(sync_pb2.Frame(credit=sync_pb2.Credit(bytes=size)))
         return self._out([*self._acks(streams), credit], now_ms)
 
@@ -195,7 +203,7 @@ class Session:
         if self.phase is Phase.CLOSED:
             return []
         silence = now_ms - self._last_received_ms
-        if silence >= SILENT_HEARTBEATS * self._settings.heartbeat_ms:
+        if silence >= SILENT_HEARTBEATS * self._settings.peer_heartbeat_ms:
             self._take(Step.SILENT)
             return [
                 Close(sync_pb2.GOODBYE_REASON_UNSPECIFIED, f"the peer was silent for {silence} ms")
@@ -212,9 +220,8 @@ class Session:
         """Tells the peer at once when this side has nothing more to send."""
         if self.phase is not Phase.SYNCING or self._told_level or not self.is_level:
             return []
-        self._told_level = True
-        self.last_level_ms = now_ms
-        return self._out([Send(self._heartbeat(clock, now_ms)), *self._end_if_level()], now_ms)
+        heartbeat = Send(self._heartbeat(clock, now_ms))
+        return self._out([heartbeat, *self._end_if_level(now_ms)], now_ms)
 
     def close(self, reason: int, message: str) -> list[Effect]:
         """The driver wants to end."""
@@ -265,13 +272,15 @@ class Session:
         if kind == "ack":
             return self._on_ack(frame.ack, now_ms)
         if kind == "credit":
-            self._credit += frame.credit.bytes
+            self._credit = min(MAX_CREDIT_BYTES, self._credit + frame.credit.bytes)
             return self._pump(now_ms)
         if kind == "heartbeat":
             self._pong_ms = frame.heartbeat.ping_ms
             self.skew_ms = wall_ms_of(frame.heartbeat.clock) - wall_ms_of(clock)
             self.peer_level = frame.heartbeat.level
-            return self._end_if_level()
+            if self.peer_level:
+                self._replay_ended()
+            return self._end_if_level(now_ms)
         return [Passed(frame)]
 
     def _hello(self, clock: int) -> Send:
@@ -286,7 +295,8 @@ class Session:
         self.peer_domain = hello.domain
         self._scope.peer_domain = hello.domain
         self._scope.subscriptions |= frozenset(hello.subscriptions)
-        self._credit = hello.credit_bytes
+        self._credit = min(MAX_CREDIT_BYTES, hello.credit_bytes)
+        self._replay_events = hello.backlog_events
         self.skew_ms = wall_ms_of(hello.clock) - wall_ms_of(clock)
         self._take(Step.ADMITTED)
         effects: list[Effect] = [] if self._greeted else [self._hello(clock)]
@@ -321,11 +331,19 @@ class Session:
         return [Live(), acknowledged, *self._telemetry_acks(), *self._pump(now_ms)]
 
     def _on_runs(self, runs: sync_pb2.Runs) -> list[Effect]:
+        if self._granted <= 0:
+            raise PeerError("more was sent than there was credit for")
         self.peer_level = False
         taken = self._inbox.take(runs)
+        if not taken:
+            raise PeerError("a frame of runs holds none")
         for stream, run in taken:
             self._peer_holds(stream, run.seal.sequence)
         size = sum(len(event) for _, run in taken for event in run.events)
+        self._granted -= size
+        self._replay_events -= sum(len(run.events) for _, run in taken)
+        if self._replay_events <= 0:
+            self._replay_ended()
         return [Ingest([run for _, run in taken], size)]
 
     def _on_ack(self, ack: sync_pb2.Ack, now_ms: int) -> list[Effect]:
@@ -337,7 +355,9 @@ class Session:
                 stream = self._outbox.interned[entry.stream_index]
             else:
                 raise PeerError(f"acknowledged stream number {entry.stream_index} was never used")
-            positions[stream] = min(entry.sequence, self._state.received(stream))
+            sequence = min(entry.sequence, self._state.received(stream))
+            if sequence > 0:
+                positions[stream] = sequence
         if ack.durable_at == self.peer_domain:
             gained = sum(max(0, n - self.acked.get(s, 0)) for s, n in positions.items())
             self.rate.add(gained, now_ms)
@@ -395,15 +415,22 @@ class Session:
                 effects.append(Read(self._reading))
         return effects
 
-    def _end_if_level(self) -> list[Effect]:
-        if self._settings.keep_open or not (self.is_level and self.peer_level):
+    def _replay_ended(self) -> None:
+        self._settings.admission.replayed(self.peer)
+
+    def _end_if_level(self, now_ms: int) -> list[Effect]:
+        if not (self.is_level and self.peer_level):
+            return []
+        self.last_level_ms = now_ms
+        if self._settings.keep_open:
             return []
         return self._end(Step.LEVEL, sync_pb2.GOODBYE_REASON_LEVEL, "both sides are level")
 
     def _heartbeat(self, clock: int, now_ms: int) -> sync_pb2.Frame:
+        self._told_level = self.is_level
         return sync_pb2.Frame(
             heartbeat=sync_pb2.Heartbeat(
-                clock=clock, ping_ms=now_ms, pong_ms=self._pong_ms, level=self.is_level
+                clock=clock, ping_ms=now_ms, pong_ms=self._pong_ms, level=self._told_level
             )
         )
 

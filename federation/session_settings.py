@@ -54,6 +54,8 @@ class Settings:
     keep_open: bool = True
     batch_events: int = 0
     heartbeat_ms: int = HEARTBEAT_MS
+    #: Longest silence the peer keeps: its strategy may ask for less than the default, never for more.
+    peer_heartbeat_ms: int = HEARTBEAT_MS
     subscriptions: tuple[str, ...] = ()
     #: Events this side thinks the other lacks; the dialled side admits replays by it.
     backlog_events: int = 0

@@ -532,6 +532,8 @@ class Crowded:
     def try_admit(self, controller: str, backlog_events: int) -> int | None:
         return 1234
 
+    def replayed(self, controller: str) -> None: ...
+
 
 def test_too_many_replays_are_sent_away_with_a_time_to_come_back(root: MemoryController) -> None:
     region = controller_below(root, "region-a-control", "region-a")
