@@ -79,6 +79,7 @@ class EtcdLog:
 
     async def close(self) -> None:
         """As Log.close."""
+        await self._reader.close()
         await self._etcd.close()
 
     async def head(self) -> Head:

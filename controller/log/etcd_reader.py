@@ -7,12 +7,12 @@ writes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from controller.etcd.client import Etcd, prefix_end
 from controller.etcd.connection import Pauses
-from controller.etcd.errors import Compacted, EtcdRefused, EtcdUnavailable, ReplyTooLarge
+from controller.etcd.errors import Compacted, EtcdError, EtcdRefused, EtcdUnavailable, ReplyTooLarge
 from controller.etcd.watch import Changes
 from controller.log.commit_sizes import CommitSizes
 from controller.log.errors import LogRefused
@@ -29,6 +29,9 @@ MOST_PAGE_COMMITS = 256
 """While their sizes are not known. etcd bounds a range by the number of keys alone. Should small
 commits be followed by the largest, the server prepares this many MiB, we refuse them by the size
 announced, and ask for less."""
+NEAR_COMMITS = 256
+"""How far beyond the last page a reading may begin to count as reading on: who picks commits leaves
+some out."""
 PAGE_GROWTH = 2
 """Growth from page to page, so that a log of mixed sizes seldom meets that case; shrinking is at
 once."""
@@ -43,6 +46,9 @@ class CommitReader:
         self._end = prefix_end(layout.commits)
         self._page_commits = FIRST_PAGE_COMMITS
         self._sizes = CommitSizes()
+        #: The page after the one read last, while somebody reads on and on.
+        self._ahead: asyncio.Task[pb.RangeResponse] | None = None
+        self._read_until = 0
 
     def appended(self, offset: int, size: int) -> None:
         """Takes note of a commit of our own, so that it is read back with its neighbours."""
@@ -69,18 +75,48 @@ class CommitReader:
             return page
 
     async def read(self, first_offset: int, max_bytes: int) -> list[CommitAt]:
-        """As Log.read, raising EtcdError and LogCorrupt."""
+        """As Log.read, raising EtcdError and LogCorrupt.
+
+        Whoever reads on where the last page ended, or a little further, finds the next one on its way.
+        """
+        kvs = await self._fetched(first_offset) or (await self.page(first_offset, max_bytes)).kvs
         chain = Chain(first_offset)
         commits: list[CommitAt] = []
         left = max_bytes
-        for kv in (await self.page(first_offset, max_bytes)).kvs:
+        for kv in kvs:
             commit = chain.take(self._layout.offset_of(kv.key), kv.value)
             left -= len(commit[1])
             if commits and left < 0:
                 break
             commits.append(commit)
             self._sizes.note(commit[0], len(commit[1]))
+        reads_on = 0 <= first_offset - self._read_until <= NEAR_COMMITS
+        self._read_until = chain.next_offset
+        if reads_on and commits:
+            await self.close()
+            self._ahead = asyncio.create_task(self.page(chain.next_offset, max_bytes))
         return commits
+
+    async def close(self) -> None:
+        """Let go of what is being fetched ahead."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _fetched(self, first_offset: int) -> Sequence[pb.KeyValue]:
+        """Commits from an offset on, if they were fetched ahead; empty when they were not, or it failed."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return ()
+        try:
+            kvs = (await ahead).kvs
+        except EtcdError:
+            return ()
+        if not kvs:
+            return ()
+        skipped = first_offset - self._layout.offset_of(kvs[0].key)
+        return kvs[skipped:] if 0 <= skipped < len(kvs) else ()
 
     async def follow(self, first_offset: int) -> AsyncGenerator[list[CommitAt], None]:
         """As Log.follow."""
