@@ -149,15 +149,16 @@ class EtcdLog:
 
     async def hash_before(self, offset: int) -> bytes:
         """As Log.hash_before."""
-        with as_log_errors():
-            reply = await self._etcd.range(self._layout.commit(offset))
-        if reply.kvs:
-            return hash_before_in(reply.kvs[0].value)
+        # The head first: a commit appended between the two reads must not look like one that is missing.
         head = await self.head()
         if offset == head.next_offset:
             return head.hash
         if offset > head.next_offset:
             raise IndexError(f"the log ends at {head.next_offset}, before {offset}")
+        with as_log_errors():
+            reply = await self._etcd.range(self._layout.commit(offset))
+        if reply.kvs:
+            return hash_before_in(reply.kvs[0].value)
         raise LogCorrupt(f"commit {offset} is missing")
 
     def follow(self, first_offset: int) -> AsyncGenerator[list[CommitAt], None]:
