@@ -63,7 +63,7 @@ TROUBLE = re.compile(r'"level": "(warning|error)"|\bError\b|Traceback')
 
 #: Lines of one log shown when a step fails, and how much of each.
 MAX_TROUBLES = 3
-MAX_TROUBLE_CHARS = 300
+MAX_TROUBLE_CHARS = 400
 
 
 class StepFailed(Exception):
@@ -159,7 +159,7 @@ class Stage:
                 continue
             lines = path.read_text(errors="replace").splitlines()
             grave = [line for line in lines if TROUBLE.search(line)]
-            found += [f"{path.name}: {line[:MAX_TROUBLE_CHARS]}" for line in grave[-MAX_TROUBLES:]]
+            found += [f"{path.name}: {_both_ends(line)}" for line in grave[-MAX_TROUBLES:]]
         return found
 
     def _check_processes(self) -> None:
@@ -188,6 +188,12 @@ async def stage(directory: Path, display: Display) -> AsyncIterator[Stage]:
         set_up = Stage(display, federation, links)
         stack.push_async_callback(set_up.channels.close)
         yield set_up
+
+
+def _both_ends(line: str) -> str:
+    """A long line without its middle: what failed stands at the beginning, why at the end."""
+    half = MAX_TROUBLE_CHARS // 2
+    return line if len(line) <= MAX_TROUBLE_CHARS else f"{line[:half]} … {line[-half:]}"
 
 
 def _runs(pid: int) -> bool:
