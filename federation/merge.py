@@ -47,6 +47,11 @@ def context_of(siblings: Siblings) -> Context:
     """The context of a write whose writer sees these siblings."""
     if not siblings:
         return ()
+    if len(siblings) == 1:
+        only = siblings[0]
+        # Writes of one origin after another, the usual case: the last number stands for all before it.
+        if all(origin == only[0] and number <= only[1] for origin, number in only[5]):
+            return (only.dot,)
     return join((s.context, s.dot) for s in siblings)
 
 

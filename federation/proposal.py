@@ -116,6 +116,7 @@ class Proposal:
         self.wall_ms = wall_ms
         #: Bytes of the commit, estimated from above.
         self.size = 0
+        self._origin = identity.origin
         self._clock = clock
         self._signer = signer
         self._overlay: dict[Key, Siblings] = {}
@@ -197,17 +198,20 @@ class Proposal:
         """
         key = Key(domain, subject, aspect)
         lane = ASPECTS[aspect].lane
-        stream = StreamId(domain, self.identity.origin, lane)
+        stream = StreamId(domain, self._origin, lane)
         held: Siblings = self.siblings(key) if aspect != "audit" else ()
         seen = context_of(held) if context is None else context
         sees_all = len(held) > 1 and all(covers(seen, sibling.dot) for sibling in held)
         resolves = resolves_of(rivals_of(key, held, self.state.rank)) if sees_all else ()
         sequence = self._next.get(stream) or self.state.received(stream) + 1
+        term = self._terms.get(domain) or self.state.authority.term_of(domain)
+        if stamp is None:
+            stamp = self._clock.tick(self.wall_ms)
         event = event_pb2.Event(
-            stamp=stamp if stamp is not None else self._clock.tick(self.wall_ms),
+            stamp=stamp,
             subject=subject,
             context=[dot_to_message(d) for d in seen],
-            term=self._terms.get(domain) or self.state.authority.term_of(domain),
+            term=term,
             request_id=request_id,
             principal=principal,
             optimistic=optimistic,
@@ -226,11 +230,11 @@ class Proposal:
         write = Write(
             stream.origin,
             sequence,
-            event.stamp,
+            stamp,
             subject,
             aspect,
             seen,
-            tuple(event.term),
+            term,
             request_id,
             principal,
             optimistic,
@@ -246,7 +250,7 @@ class Proposal:
             self.size += RUN_OVERHEAD_BYTES
         self._next[stream] = sequence + 1
         self._drafts.append(_Drafted(stream, write, key, self._overlay.get(key), is_first))
-        self._overlay[key] = merge(held, write).siblings
+        self._overlay[key] = merge(held, write).siblings if held else (write,)
         self._grants = self._grants or aspect in GRANTING_ASPECTS
         if aspect == "authority":
             self._terms[domain] = (*self.state.authority.term_of(body.parent), body.term)
