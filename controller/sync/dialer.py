@@ -110,9 +110,13 @@ class Dialer:
                 attempt = 0
                 await self._pause(self._pause_after_level_s(strategy))
                 continue
+            if strategy_of(self._replica) != strategy:
+                continue
             self._address_at += 1
+            if end.lasted_s > STEADY_S:
+                attempt = 0
             delay_ms = end.retry_after_ms or self._backoff.delay_ms(attempt, random.random())  # noqa: S311 jitter
-            attempt = 0 if end.lasted_s > STEADY_S else attempt + 1
+            attempt += 1
             if strategy.mode in (
                 authority_pb2.SYNC_MODE_OPPORTUNISTIC,
                 authority_pb2.SYNC_MODE_PERIODIC,
@@ -131,6 +135,7 @@ class Dialer:
                 replica=config.controller.replica,
                 domain=config.controller.domain,
                 incarnation=self._replica.incarnation,
+                keeps_values=True,
                 peer_role=PeerRole.PARENT,
                 peers={self._parent.controller: ""},
                 keep_open=strategy.keep_open,
@@ -156,8 +161,6 @@ class Dialer:
                 try:
                     with self._replica.changes.listen(end_when_changed):
                         close = await driver.run(_frames(call))
-                    if close.reason == sync_pb2.GOODBYE_REASON_LEVEL:
-                        await sender
                 finally:
                     await end(sender)
                     call.cancel()

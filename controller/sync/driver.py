@@ -11,9 +11,12 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from google.protobuf.message import DecodeError
+
 from controller.journal import Journal, JournalError
 from controller.log.errors import LogError
 from controller.replica import Replica
+from controller.sync.outgoing import Outgoing, TooSlow
 from controller.tasks import end
 from federation.clock import stamp_of
 from federation.codec import stream_from_message
@@ -44,6 +47,9 @@ READ_BYTES = 1024 * 1024
 #: How often a session is told that time has passed; heartbeats and silence are counted in seconds.
 TICK_S = 1.0
 
+#: Time the goodbye is given to arrive, and the peer to end its side. Longer would hold up whoever waits for the end.
+FAREWELL_S = 1.0
+
 
 class Observer(Protocol):
     """Hears what concerns more than one session."""
@@ -59,8 +65,8 @@ class Observer(Protocol):
     def passed(self, driver: SessionDriver, frame: sync_pb2.Frame) -> None:
         """A frame that is no part of syncing came: a forward, its reply, a chunk."""
 
-    def committed(self, driver: SessionDriver, runs: Sequence[event_pb2.Run]) -> None:
-        """Runs from this peer are durable here."""
+    def arriving(self, driver: SessionDriver, runs: Sequence[event_pb2.Run]) -> None:
+        """Runs from this peer are about to be proposed to the log."""
 
 
 class SessionDriver:
@@ -78,13 +84,15 @@ class SessionDriver:
         self.address = address
         self.last_seen_ms = 0
         self.closed: Close | None = None
-        #: Frames for the stream; None ends it. Runs in it are bounded by the peer's credit.
-        self.outgoing: asyncio.Queue[sync_pb2.Frame | None] = asyncio.Queue()
+        #: Frames for the stream.
+        self.outgoing = Outgoing()
         self._replica = replica
         self._journal = journal
         self._observer = observer
         #: Chain hash of the last run that came, of each stream.
         self._chains: dict[StreamId, bytes] = {}
+        #: Streams of which a run was quarantined: what follows in them cannot be taken in this session.
+        self._quarantined: set[StreamId] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
         self._wake_scheduled = False
@@ -94,21 +102,31 @@ class SessionDriver:
         """Runs the session until either side ends it."""
         with self._replica.changes.listen(self._on_applied):
             self._carry_out(self.session.opened(_now_ms(), self._clock()))
-            self._spawn(self._receive(incoming))
+            receiving = self._spawn(self._receive(incoming))
             self._spawn(self._tick())
             try:
                 await self._ended.wait()
+                # A call whose reading is cancelled is cancelled as a whole, and what was written last with it.
+                await asyncio.wait({receiving}, timeout=FAREWELL_S)
             finally:
                 await end(*self._tasks)
         return self.closed or Close(sync_pb2.GOODBYE_REASON_UNSPECIFIED, "the connection was lost")
 
     def send(self, frame: sync_pb2.Frame) -> None:
         """Sends a frame that is no part of syncing."""
-        self.outgoing.put_nowait(frame)
+        self._put(frame, frame.ByteSize())
 
     def durable_above(self, domain: str, positions: Mapping[StreamId, int]) -> None:
         """Passes on what a higher level acknowledged."""
         self._carry_out(self.session.durable_above(domain, positions, _now_ms()))
+
+    def value_settled(self, digest: str) -> None:
+        """A chunk is here, or is not to be had: what names it may be acknowledged."""
+        self._carry_out(self.session.value_settled(digest, _now_ms()))
+
+    def values_compared(self) -> None:
+        """All telemetry received earlier was compared with the chunks that are here."""
+        self._carry_out(self.session.values_compared(_now_ms()))
 
     def close(self, reason: int, message: str) -> None:
         """Ends the session from this side."""
@@ -118,7 +136,7 @@ class SessionDriver:
     def _carry_out(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, Send):
-                self.outgoing.put_nowait(effect.frame)
+                self._put(effect.frame)
             elif isinstance(effect, Read):
                 self._spawn(self._read(effect))
             elif isinstance(effect, Ingest):
@@ -135,16 +153,27 @@ class SessionDriver:
                 self.closed = effect
                 self._end()
 
+    def _put(self, frame: sync_pb2.Frame, size_bytes: int = 0) -> None:
+        try:
+            self.outgoing.put(frame, size_bytes)
+        except TooSlow as error:
+            # No goodbye: it would wait behind all the rest.
+            self.session.close(sync_pb2.GOODBYE_REASON_UNSPECIFIED, str(error))
+            self.closed = Close(sync_pb2.GOODBYE_REASON_UNSPECIFIED, str(error))
+            self._end()
+
     async def _receive(self, incoming: AsyncIterator[sync_pb2.Frame]) -> None:
+        """Takes frames until the peer ends its side."""
+        message = "the connection was lost"
         try:
             async for frame in incoming:
                 self.last_seen_ms = _now_ms()
                 self._carry_out(self.session.received(frame, self.last_seen_ms, self._clock()))
-                if self.closed is not None:
-                    return
-        except (OSError, InvalidWrite) as error:
-            self.closed = Close(sync_pb2.GOODBYE_REASON_UNSPECIFIED, str(error))
-        self._end()
+        except OSError as error:
+            message = str(error)
+        except DecodeError as error:
+            self.close(sync_pb2.GOODBYE_REASON_PROTOCOL_ERROR, f"what came is no frame: {error}")
+        self.close(sync_pb2.GOODBYE_REASON_UNSPECIFIED, message)
 
     async def _tick(self) -> None:
         while True:
@@ -160,12 +189,16 @@ class SessionDriver:
         except LogError as error:
             self._fail(f"the log cannot be read: {error}")
             return
+        if not commits:
+            self._fail(f"the log does not give commit {effect.reading.first_offset}")
+            return
         self._carry_out(self.session.read(commits, _now_ms()))
         self._tell_level()
 
     async def _ingest(self, effect: Ingest) -> None:
         """Proposes runs and acknowledges them once durable. A gap ends the session: positions are compared anew."""
         peer = self.session.peer
+        self._observer.arriving(self, effect.runs)
         examined = [self._examine(run) for run in effect.runs]
 
         def receive(proposal: Proposal) -> list[Receipt]:
@@ -176,12 +209,14 @@ class SessionDriver:
         except (JournalError, LogError, InvalidWrite) as error:
             self._fail(f"runs were not taken: {error}")
             return
-        if Receipt.GAP in committed.value:
-            self._fail("events are missing before a run; positions are compared anew")
-            return
         streams = [stream_from_message(run.stream) for run in effect.runs]
+        for stream, receipt in zip(streams, committed.value, strict=True):
+            if receipt is Receipt.QUARANTINED:
+                self._quarantined.add(stream)
+            elif receipt is Receipt.GAP and stream not in self._quarantined:
+                self._fail("events are missing before a run; positions are compared anew")
+                return
         self._carry_out(self.session.ingested(streams, effect.size, _now_ms()))
-        self._observer.committed(self, effect.runs)
 
     def _examine(self, run: event_pb2.Run) -> Findings:
         """Does a receipt's work before the journal's turn. What precedes the run may be on its way to the log still."""
@@ -217,15 +252,16 @@ class SessionDriver:
     def _end(self) -> None:
         if not self._ended.is_set():
             self._ended.set()
-            self.outgoing.put_nowait(None)
+            self.outgoing.close()
 
     def _clock(self) -> int:
         return max(self._journal.clock.last, stamp_of(_now_ms()))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        return task
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -16,13 +16,13 @@ import grpc
 from controller.errors import ForwardedStatus, ServiceError, status_of
 from controller.replica import Replica
 from controller.sync.driver import SessionDriver
-from controller.values import ValueStore, ValueStoreError
+from controller.sync.large_values import LargeValues
+from controller.values import ValueStore
 from controller.writes import Caller
 from federation.backlog import SyncDebt
-from federation.identifiers import Key, Lane, StreamId
+from federation.identifiers import StreamId
 from federation.session import PeerRole, Phase, Session
 from souverix.event.v1 import event_pb2
-from souverix.fleet.v1 import observation_pb2
 from souverix.sync.v1 import sync_pb2
 
 _log = logging.getLogger(__name__)
@@ -30,14 +30,21 @@ _log = logging.getLogger(__name__)
 #: Hops a forwarded write may take: deeper trees of authority are not on record, and a loop must end.
 MAX_HOPS = 8
 
-#: Forwarded writes under way over one link: more than the callers of one controller, bounded for memory.
+#: Forwarded writes under way, of this controller's callers and of its peers': more than a controller has callers,
+#: bounded for memory.
 MAX_FORWARDS = 4096
+
+#: Request or response of a forwarded write: a message of the largest size on the link, less its envelope.
+MAX_FORWARD_BYTES = 3 * 1024 * 1024 + 512 * 1024
 
 #: Wait for the outcome of a forwarded write when the caller set no deadline.
 FORWARD_TIMEOUT_S = 10.0
 
-#: Digests asked for in one frame: their answers are at most 16 MiB, sent a frame each.
-WANTED_A_FRAME = 64
+#: An operator's sync tries again after this when the parent could not be reached: often enough for a person who waits.
+ASK_AGAIN_S = 2.0
+
+#: How often an operator who waits for a sync is told how it goes.
+PROGRESS_S = 0.1
 
 
 class Local(Protocol):
@@ -79,10 +86,12 @@ class Links:
         self.parent: SessionDriver | None = None
         self.children: dict[str, SessionDriver] = {}
         self._replica: Replica | None = None
-        self._values: ValueStore | None = None
+        self._values: LargeValues | None = None
         self._local: Local | None = None
         self._forwards: dict[int, tuple[SessionDriver, asyncio.Future[sync_pb2.ForwardReply]]] = {}
         self._next_forward = 0
+        #: Writes of peers that are executed here or passed on.
+        self._serving = 0
         self._past: dict[str, _Past] = {}
         #: By peer, the last session that exchanged events: it knows what the peer acknowledged, also when it is over.
         self._exchanged: dict[str, Session] = {}
@@ -93,7 +102,7 @@ class Links:
     def attach(self, replica: Replica, values: ValueStore, local: Local) -> None:
         """Completes the wiring: links are a part of the replica's write path, and use it themselves."""
         self._replica = replica
-        self._values = values
+        self._values = LargeValues(replica, values)
         self._local = local
 
     # Sessions.
@@ -121,6 +130,8 @@ class Links:
                 driver.session.last_level_ms or earlier.last_level_ms,
                 next_attempt_ms,
             )
+        if self._values is not None:
+            self._values.ended(driver)
         for number, (over, future) in list(self._forwards.items()):
             if over is driver and not future.done():
                 future.set_exception(_outcome_unknown(peer))
@@ -139,8 +150,8 @@ class Links:
         """A session exchanges events: register a child, and tell it what is durable above."""
         replica = self._required_replica()
         self._exchanged[driver.session.peer] = driver.session
+        self._required_values().live(driver, of_child=driver is not self.parent)
         if driver is self.parent:
-            self._spawn(self._want_missing(driver, replica))
             return
         earlier = self.children.get(driver.session.peer)
         if earlier is not None and earlier is not driver:
@@ -150,7 +161,6 @@ class Links:
         self.children[driver.session.peer] = driver
         for domain, positions in replica.durability.vectors().items():
             driver.durable_above(domain, positions)
-        self._spawn(self._want_missing(driver, replica))
 
     def acknowledged(
         self, driver: SessionDriver, domain: str, positions: Mapping[StreamId, int]
@@ -158,9 +168,12 @@ class Links:
         """Takes in an acknowledgement from above and passes it down."""
         if driver is not self.parent:
             return
-        replica = self._required_replica()
-        self._spawn(replica.durability.advance(domain, positions))
-        for child in self.children.values():
+        self._spawn(self._take_acknowledgement(domain, positions))
+
+    async def _take_acknowledgement(self, domain: str, positions: Mapping[StreamId, int]) -> None:
+        """A child that comes meanwhile is told all that is known (`live`), so that none is left out."""
+        await self._required_replica().durability.advance(domain, positions)
+        for child in list(self.children.values()):
             child.durable_above(domain, positions)
 
     def passed(self, driver: SessionDriver, frame: sync_pb2.Frame) -> None:
@@ -171,15 +184,15 @@ class Links:
         elif kind == "forward_reply":
             self._on_forward_reply(driver, frame.forward_reply)
         elif kind == "want_chunks":
-            self._spawn(self._on_want_chunks(driver, frame.want_chunks))
+            self._required_values().take_want(
+                driver, frame.want_chunks, of_child=driver is not self.parent
+            )
         elif kind == "chunk":
-            self._spawn(self._on_chunk(frame.chunk))
+            self._required_values().take_chunk(driver, frame.chunk)
 
-    def committed(self, driver: SessionDriver, runs: Sequence[event_pb2.Run]) -> None:
-        """Asks the peer for large values that its observations name and that are not here."""
-        telemetry = [run for run in runs if run.stream.lane == int(Lane.TELEMETRY)]
-        if telemetry:
-            self._spawn(self._want_named(driver, telemetry))
+    def arriving(self, driver: SessionDriver, runs: Sequence[event_pb2.Run]) -> None:
+        """Sees to it that large values which observations name come here too."""
+        self._required_values().arriving(driver, runs)
 
     # Views.
 
@@ -215,8 +228,11 @@ class Links:
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s
         start_level = self._level_ms(replica.config.parent.controller)
-        self.dial_now()
-        while loop.time() < end:
+        ask_at = loop.time()
+        while (now := loop.time()) < end:
+            if self.parent is None and now >= ask_at:
+                ask_at = now + ASK_AGAIN_S
+                self.dial_now()
             view = self.peers()[0]
             yield view
             driver = self.parent
@@ -224,7 +240,7 @@ class Links:
                 return
             if driver is None and self._level_ms(view.controller) != start_level:
                 return
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(PROGRESS_S)
 
     def _level_ms(self, controller: str) -> int | None:
         return self._past.get(controller, _Past()).last_level_ms
@@ -298,6 +314,14 @@ class Links:
                 f"the write was passed on by {', '.join(caller.via)} and did not reach {controller}; the controllers "
                 "disagree about the tree of authority",
             )
+        if len(request) > MAX_FORWARD_BYTES:
+            raise ServiceError(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "TOO_LARGE",
+                f"the write is {controller}'s to make, and {len(request)} bytes are too many to pass on (at most "
+                f"{MAX_FORWARD_BYTES}); split it, or ask {controller} itself",
+                {"master": controller},
+            )
         timeout_s = FORWARD_TIMEOUT_S if caller.remaining_s is None else caller.remaining_s
         self._next_forward += 1
         number = self._next_forward
@@ -355,11 +379,21 @@ class Links:
             tuple(forward.via),
         )
         reply = sync_pb2.ForwardReply(id=forward.id)
+        self._serving += 1
         try:
+            self._check_forward(driver, forward)
             if forward.to_controller == replica.config.controller.id:
                 if self._local is None:
                     raise RuntimeError("links are not attached")
-                reply.response = await self._local.execute(forward.method, forward.request, caller)
+                response = await self._local.execute(forward.method, forward.request, caller)
+                if len(response) > MAX_FORWARD_BYTES:
+                    raise ServiceError(
+                        grpc.StatusCode.RESOURCE_EXHAUSTED,
+                        "RESPONSE_TOO_LARGE",
+                        f"{forward.method} was executed by {forward.to_controller}, and its response of "
+                        f"{len(response)} bytes is too large to pass on; read what was written",
+                    )
+                reply.response = response
             else:
                 reply.response = await self.forward(
                     forward.to_controller, forward.method, forward.request, caller
@@ -369,81 +403,54 @@ class Links:
             reply.status_code = status.code
             reply.status_message = status.message
             reply.status_details = status.SerializeToString()
+        finally:
+            self._serving -= 1
         driver.send(sync_pb2.Frame(forward_reply=reply))
+
+    def _check_forward(self, driver: SessionDriver, forward: sync_pb2.Forward) -> None:
+        """Refuses what is too much, and a child that speaks for others than itself and those below it: whose word it
+        is decides what may be written.
+        """
+        if self._serving > MAX_FORWARDS:
+            raise ServiceError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "OVERLOADED",
+                f"{MAX_FORWARDS} forwarded writes are under way here already; retry later",
+                retry_after_ms=1000,
+            )
+        table = self._required_replica().state.authority
+        peer, below = driver.session.peer, driver.session.peer_domain
+        served = [table.domain_served_by(controller) for controller in forward.via]
+        truthful = bool(forward.via) and forward.via[-1] == peer
+        if driver is not self.parent:
+            truthful = truthful and all(d is not None and table.is_within(d, below) for d in served)
+        if not truthful:
+            raise ServiceError(
+                grpc.StatusCode.PERMISSION_DENIED,
+                "FORWARD_UNTRUE",
+                f"{peer} passed on a write as coming by way of {', '.join(forward.via) or 'nobody'}; it may speak for "
+                "itself and the controllers below it",
+            )
 
     def _on_forward_reply(self, driver: SessionDriver, reply: sync_pb2.ForwardReply) -> None:
         waiting = self._forwards.pop(reply.id, None)
         if waiting is not None and waiting[0] is driver and not waiting[1].done():
             waiting[1].set_result(reply)
 
-    # Large values.
-
-    async def _want_named(self, driver: SessionDriver, runs: Sequence[event_pb2.Run]) -> None:
-        digests = []
-        for run in runs:
-            for raw in run.events:
-                event = event_pb2.Event.FromString(raw)
-                digests += _digests_of(event.inventory)
-        await self._want(driver, digests)
-
-    async def _want_missing(self, driver: SessionDriver, replica: Replica) -> None:
-        """After a cut: whatever observations name and is not here."""
-        if driver is self.parent:
-            return
-        digests = []
-        for domain in replica.state.authority.subtree_of(driver.session.peer_domain):
-            for subject in list(replica.state.subjects_of(domain, "nodes")):
-                write = replica.state.winner(Key(domain, subject, "inventory"))
-                if write is not None:
-                    digests += _digests_of(write.body())
-            await asyncio.sleep(0)
-        await self._want(driver, digests)
-
-    async def _want(self, driver: SessionDriver, digests: Sequence[str]) -> None:
-        if self._values is None or not digests:
-            return
-        missing = await self._values.missing(list(dict.fromkeys(digests)))
-        for at in range(0, len(missing), WANTED_A_FRAME):
-            wanted = sync_pb2.WantChunks(digests=missing[at : at + WANTED_A_FRAME])
-            driver.send(sync_pb2.Frame(want_chunks=wanted))
-
-    async def _on_want_chunks(self, driver: SessionDriver, want: sync_pb2.WantChunks) -> None:
-        if self._values is None:
-            return
-        for digest in want.digests[:WANTED_A_FRAME]:
-            try:
-                chunk = sync_pb2.Chunk(digest=digest, data=await self._values.get(digest))
-            except (ValueStoreError, OSError):
-                chunk = sync_pb2.Chunk(digest=digest, missing=True)
-            driver.send(sync_pb2.Frame(chunk=chunk))
-
-    async def _on_chunk(self, chunk: sync_pb2.Chunk) -> None:
-        if self._values is None or chunk.missing:
-            return
-        try:
-            await self._values.put(chunk.digest, chunk.data)
-        except (ValueStoreError, OSError) as error:
-            _log.warning(
-                "a chunk was not stored", extra={"digest": chunk.digest, "error": str(error)}
-            )
-
     def _required_replica(self) -> Replica:
         if self._replica is None:
             raise RuntimeError("links are not attached")
         return self._replica
 
+    def _required_values(self) -> LargeValues:
+        if self._values is None:
+            raise RuntimeError("links are not attached")
+        return self._values
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _digests_of(inventory: observation_pb2.Inventory) -> list[str]:
-    """Digests of the chunks an inventory names; a value of one chunk is that chunk."""
-    digests = []
-    for value in inventory.large_values:
-        digests += [chunk.digest for chunk in value.chunks] or [value.digest]
-    return digests
 
 
 def _outcome_unknown(controller: str) -> ServiceError:

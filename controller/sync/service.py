@@ -9,7 +9,7 @@ from typing import Any
 
 from controller.journal import JournalClosed
 from controller.replica import Replica
-from controller.sync.driver import SessionDriver
+from controller.sync.driver import FAREWELL_S, SessionDriver
 from controller.sync.links import Links
 from controller.tasks import end
 from federation.session import PeerRole, Session, Settings
@@ -29,23 +29,26 @@ MAX_SESSIONS = 1024
 
 
 class ReplayAdmission:
-    """Bounds how many children replay a backlog at once (federation.session.Admission)."""
+    """Bounds how many children replay a backlog at once (federation.session.Admission). One a session; a child's newer
+    session takes over the place of an earlier one, whose end then frees nothing.
+    """
 
-    def __init__(self) -> None:
-        self._replaying: set[str] = set()
+    def __init__(self, replaying: dict[str, ReplayAdmission]) -> None:
+        self._replaying = replaying
 
     def try_admit(self, controller: str, backlog_events: int) -> int | None:
         """None: go on. A number: milliseconds after which to try again."""
-        if backlog_events < REPLAY_EVENTS or controller in self._replaying:
+        if backlog_events < REPLAY_EVENTS:
             return None
-        if len(self._replaying) >= MAX_REPLAYS:
+        if controller not in self._replaying and len(self._replaying) >= MAX_REPLAYS:
             return random.randint(*RETRY_AFTER_MS)  # noqa: S311 jitter
-        self._replaying.add(controller)
+        self._replaying[controller] = self
         return None
 
-    def ended(self, controller: str) -> None:
-        """The child is level, or gone."""
-        self._replaying.discard(controller)
+    def replayed(self, controller: str) -> None:
+        """The child is level, or this session is over."""
+        if self._replaying.get(controller) is self:
+            del self._replaying[controller]
 
 
 class SyncService(sync_pb2_grpc.SyncServiceServicer):
@@ -54,7 +57,7 @@ class SyncService(sync_pb2_grpc.SyncServiceServicer):
     def __init__(self, replica: Replica, links: Links) -> None:
         self._replica = replica
         self._links = links
-        self._admission = ReplayAdmission()
+        self._replaying: dict[str, ReplayAdmission] = {}
         self._drivers: set[SessionDriver] = set()
 
     async def Connect(  # noqa: N802 the contract's name
@@ -70,9 +73,12 @@ class SyncService(sync_pb2_grpc.SyncServiceServicer):
             return
         if len(self._drivers) >= MAX_SESSIONS:
             yield _goodbye(
-                sync_pb2.GOODBYE_REASON_BUSY, f"{MAX_SESSIONS} sessions stand already", 5_000
+                sync_pb2.GOODBYE_REASON_BUSY,
+                f"{MAX_SESSIONS} sessions stand already",
+                random.randint(*RETRY_AFTER_MS),  # noqa: S311 jitter
             )
             return
+        admission = ReplayAdmission(self._replaying)
         config = self._replica.config
         session = Session(
             self._replica.state,
@@ -81,35 +87,48 @@ class SyncService(sync_pb2_grpc.SyncServiceServicer):
                 replica=config.controller.replica,
                 domain=config.controller.domain,
                 incarnation=self._replica.incarnation,
+                keeps_values=True,
                 peer_role=PeerRole.CHILD,
                 peers={child.controller: child.domain for child in config.children},
-                admission=self._admission,
+                admission=admission,
             ),
         )
         driver = SessionDriver(self._replica, journal, session, self._links, context.peer())
         self._drivers.add(driver)
         self._links.opened(driver, PeerRole.CHILD)
         frames = (request.frame async for request in request_iterator)
-        running = asyncio.create_task(self._run(driver, frames))
+        running = asyncio.create_task(self._run(driver, frames, admission))
+        loop, call = asyncio.get_running_loop(), asyncio.current_task()
 
         def lost(_: Any) -> None:
             # A call that is lost while a frame is being sent leaves this generator where it yielded, unclosed.
             running.cancel()
 
+        def over(_: asyncio.Task[None]) -> None:
+            # A peer that reads no more would hold the call open for as long as it stays connected.
+            if call is not None:
+                loop.call_later(FAREWELL_S, call.cancel)
+
         context.add_done_callback(lost)
+        running.add_done_callback(over)
         try:
             while (frame := await driver.outgoing.get()) is not None:
                 yield sync_pb2.ConnectResponse(frame=frame)
         finally:
             await end(running)
 
-    async def _run(self, driver: SessionDriver, frames: AsyncIterator[sync_pb2.Frame]) -> None:
+    async def _run(
+        self,
+        driver: SessionDriver,
+        frames: AsyncIterator[sync_pb2.Frame],
+        admission: ReplayAdmission,
+    ) -> None:
         """The session, and the end of all that is kept for it."""
         try:
             await driver.run(frames)
         finally:
             self._drivers.discard(driver)
-            self._admission.ended(driver.session.peer)
+            admission.replayed(driver.session.peer)
             message = driver.closed.message if driver.closed else "the connection was lost"
             self._links.ended(driver, message)
 

@@ -5,7 +5,7 @@ import pytest
 from federation.greeting import CREDIT_BYTES
 from federation.identifiers import Key, Lane, StreamId
 from federation.proposal import Receipt
-from federation.session import ALLOWED, TRANSITIONS, Phase, Step
+from federation.session import ALLOWED, MAX_CREDIT_BYTES, TRANSITIONS, Phase, Step
 from federation.session_settings import HEARTBEAT_MS
 from souverix.event.v1 import event_pb2
 from souverix.fleet.v1 import node_pb2, observation_pb2
@@ -276,6 +276,33 @@ def test_no_more_is_sent_than_the_peer_gave_credit_for(root: MemoryController) -
     exchange(below, above)
     assert root.state.received(StreamId("region-a", region.identity.origin, Lane.STATE)) == 40
     assert below.session.is_level
+
+
+def test_peer_that_sends_more_than_it_was_given_credit_for_is_sent_away(
+    root: MemoryController,
+) -> None:
+    region = controller_below(root, "region-a-control", "region-a")
+    below, above = connected(region, root)
+    above.holds_ingests = True
+    below.session._credit = 1 << 40  # It does not keep to what it was given.
+    for _ in range(40):
+        write_node(region, "region-a", size=100_000)
+    below.wake()
+    exchange(below, above)
+    assert above.closed is not None
+    assert above.closed.reason == sync_pb2.GOODBYE_REASON_PROTOCOL_ERROR
+    assert "credit" in above.closed.message
+
+
+def test_credit_without_measure_is_cut(root: MemoryController) -> None:
+    region = controller_below(root, "region-a-control", "region-a")
+    below, _ = connected(region, root)
+    below.take(sync_pb2.Frame(credit=sync_pb2.Credit(bytes=1 << 62)))
+    for _ in range(200):
+        write_node(region, "region-a", size=100_000)
+    below.wake()
+    in_flight = sum(len(e) for run in below.runs_sent() for e in run.events)
+    assert MAX_CREDIT_BYTES <= in_flight < MAX_CREDIT_BYTES + 256 * 1024
 
 
 def test_events_are_acknowledged_only_once_they_are_durable(root: MemoryController) -> None:
