@@ -14,6 +14,7 @@ large value that is still to come (`federation.withheld`).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 
 from federation.backlog import RateMeter, SyncDebt, sync_debt
@@ -69,12 +70,18 @@ __all__ = [
 #: A peer silent for this many of its heartbeats is gone.
 SILENT_HEARTBEATS = 3
 
+#: Samples of the difference of clocks kept: under a minute of heartbeats, so that a clock that was set shows.
+SKEW_SAMPLES = 8
+
 #: Credit counted at most, whatever a peer grants: what is sent and not acknowledged waits in this process's memory.
 MAX_CREDIT_BYTES = 8 * CREDIT_BYTES
 
 
 class Session:
-    """The machine. Every input returns the effects to be carried out in order."""
+    """The machine. Every input returns the effects to be carried out in order.
+
+    `now_ms` is monotonic time, `clock` the hybrid clock.
+    """
 
     def __init__(self, state: State, settings: Settings) -> None:
         self.phase = Phase.GREETING
@@ -83,6 +90,7 @@ class Session:
         self.peer_level = False
         #: Peer's clock minus ours, milliseconds; None until measured.
         self.skew_ms: int | None = None
+        self._skews_ms: deque[int] = deque(maxlen=SKEW_SAMPLES)
         self.rate = RateMeter()
         self.last_level_ms: int | None = None
         self.acked: dict[StreamId, int] = {}
@@ -276,7 +284,7 @@ class Session:
             return self._pump(now_ms)
         if kind == "heartbeat":
             self._pong_ms = frame.heartbeat.ping_ms
-            self.skew_ms = wall_ms_of(frame.heartbeat.clock) - wall_ms_of(clock)
+            self._note_clock(frame.heartbeat.clock, clock)
             self.peer_level = frame.heartbeat.level
             if self.peer_level:
                 self._replay_ended()
@@ -297,7 +305,7 @@ class Session:
         self._scope.subscriptions |= frozenset(hello.subscriptions)
         self._credit = min(MAX_CREDIT_BYTES, hello.credit_bytes)
         self._replay_events = hello.backlog_events
-        self.skew_ms = wall_ms_of(hello.clock) - wall_ms_of(clock)
+        self._note_clock(hello.clock, clock)
         self._take(Step.ADMITTED)
         effects: list[Effect] = [] if self._greeted else [self._hello(clock)]
         effects.extend(
@@ -425,6 +433,11 @@ class Session:
         if self._settings.keep_open:
             return []
         return self._end(Step.LEVEL, sync_pb2.GOODBYE_REASON_LEVEL, "both sides are level")
+
+    def _note_clock(self, theirs: int, ours: int) -> None:
+        """A sample is the difference of clocks less the time the frame took, so the largest is nearest the truth."""
+        self._skews_ms.append(wall_ms_of(theirs) - wall_ms_of(ours))
+        self.skew_ms = max(self._skews_ms)
 
     def _heartbeat(self, clock: int, now_ms: int) -> sync_pb2.Frame:
         self._told_level = self.is_level

@@ -112,6 +112,12 @@ class SessionDriver:
                 await end(*self._tasks)
         return self.closed or Close(sync_pb2.GOODBYE_REASON_UNSPECIFIED, "the connection was lost")
 
+    @property
+    def last_level_wall_ms(self) -> int | None:
+        """When both sides last were level, milliseconds since the epoch; None: not yet."""
+        level_ms = self.session.last_level_ms
+        return None if level_ms is None else _wall_ms() - (_now_ms() - level_ms)
+
     def send(self, frame: sync_pb2.Frame) -> None:
         """Sends a frame that is no part of syncing."""
         self._put(frame, frame.ByteSize())
@@ -167,8 +173,8 @@ class SessionDriver:
         message = "the connection was lost"
         try:
             async for frame in incoming:
-                self.last_seen_ms = _now_ms()
-                self._carry_out(self.session.received(frame, self.last_seen_ms, self._clock()))
+                self.last_seen_ms = _wall_ms()
+                self._carry_out(self.session.received(frame, _now_ms(), self._clock()))
         except OSError as error:
             message = str(error)
         except DecodeError as error:
@@ -255,7 +261,7 @@ class SessionDriver:
             self.outgoing.close()
 
     def _clock(self) -> int:
-        return max(self._journal.clock.last, stamp_of(_now_ms()))
+        return max(self._journal.clock.last, stamp_of(_wall_ms()))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -273,4 +279,9 @@ class SessionDriver:
 
 
 def _now_ms() -> int:
+    """What a session's silences and rates are measured by: a wall clock that jumps must not end a session."""
+    return time.monotonic_ns() // 1_000_000
+
+
+def _wall_ms() -> int:
     return time.time_ns() // 1_000_000

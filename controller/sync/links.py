@@ -127,7 +127,7 @@ class Links:
             self._past[peer] = _Past(
                 driver.last_seen_ms or earlier.last_seen_ms,
                 message,
-                driver.session.last_level_ms or earlier.last_level_ms,
+                driver.last_level_wall_ms or earlier.last_level_ms,
                 next_attempt_ms,
             )
         if self._values is not None:
@@ -282,7 +282,7 @@ class Links:
             session.skew_ms,
             past.last_error,
             None,
-            session.last_level_ms or past.last_level_ms,
+            driver.last_level_wall_ms or past.last_level_ms,
         )
 
     # Forwarding (writes.Forwarder).
