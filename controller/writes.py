@@ -147,10 +147,12 @@ class Writer:
         """
         if len(call.request_id.encode()) > MAX_REQUEST_ID_BYTES:
             raise InvalidWrite(f"request_id is longer than {MAX_REQUEST_ID_BYTES} bytes")
+        if not call.request_id.isprintable():
+            raise InvalidWrite("request_id holds control characters; letters and digits are enough")
         levels = self._levels()
         if call.durable_at and call.durable_at not in levels:
             raise InvalidWrite(
-                f"durable_at {call.durable_at!r} is not on the path of this controller's domain; "
+                f"durable_at {call.durable_at[:64]!r} is not on the path of this controller's domain; "
                 f"one of {', '.join(levels)} may be named"
             )
         journal = self._journal()

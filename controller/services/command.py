@@ -28,6 +28,7 @@ from controller.command.view import (
 from controller.errors import ServiceError
 from controller.replica import Replica
 from controller.services.calls import caller_of
+from controller.services.fleet_fields import check_text
 from controller.services.paging import page_of
 from controller.services.watching import MAX_WATCH_AGE_S
 from controller.writes import Draft, Executed, WriteCall
@@ -121,6 +122,7 @@ class CommandService(command_service_pb2_grpc.CommandServiceServicer):
         self._replica.journal()
         caller = caller_of(context)
         command_id = _id_in(request.name)
+        check_text(request.reason, "reason")
         subject = subject_of_command(command_id)
         self._required(command_id)
         self._check_not_of_issue(caller.principal, request.request_id)

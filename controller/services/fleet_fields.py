@@ -5,6 +5,7 @@ only, never at state.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -67,6 +68,19 @@ def check_text(value: str, field: str, limit: int = MAX_TEXT_BYTES) -> None:
     """A line for people. Raises `InvalidWrite`."""
     if len(value) * 4 > limit and len(value.encode()) > limit:
         raise InvalidWrite(f"{field} is longer than {limit} bytes", field=field)
+
+
+def check_time(request: Any, field: str) -> int | None:
+    """Nanoseconds since the epoch in a field of the request; None when it is absent. Raises `InvalidWrite`."""
+    if not request.HasField(field):
+        return None
+    try:
+        nanoseconds: int = getattr(request, field).ToNanoseconds()
+    except ValueError as error:
+        raise InvalidWrite(
+            f"{field} is no time between the years 1 and 9999", field=field
+        ) from error
+    return nanoseconds
 
 
 def check_node_spec(spec: node_pb2.NodeSpec, field: str = "spec") -> None:

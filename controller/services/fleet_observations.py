@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 
 from controller.replica import Replica
-from controller.services.fleet_fields import check_id
+from controller.services.fleet_fields import check_id, check_time
 from controller.services.fleet_rules import freshness_of, required_node
 from controller.services.paging import cut, page_of
 from controller.twin.facts import timestamp
@@ -47,14 +47,13 @@ def list_observations(replica: Replica, request: Any) -> fleet_service_pb2.ListO
     at = required_node(replica.state, f"nodes/{node_id}")
     page = page_of(request)
     types = frozenset(request.types)
-    start = request.start_time.ToMilliseconds() if request.HasField("start_time") else None
-    end = request.end_time.ToMilliseconds() if request.HasField("end_time") else None
+    start, end = check_time(request, "start_time"), check_time(request, "end_time")
     fitting = [
         write
         for write in _observations(replica.state, at.home.domain, at.subject)
         if (not types or write.aspect in types)
-        and (start is None or wall_ms_of(write.stamp) >= start)
-        and (end is None or wall_ms_of(write.stamp) < end)
+        and (start is None or wall_ms_of(write.stamp) * 1_000_000 >= start)
+        and (end is None or wall_ms_of(write.stamp) * 1_000_000 < end)
     ]
     found, token = cut(fitting, page, _newest_first)
     return fleet_service_pb2.ListObservationsResponse(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from controller.replica import Replica
-from controller.services.fleet_fields import check_id, id_in_name
+from controller.services.fleet_fields import check_id, check_time, id_in_name
 from controller.services.fleet_masks import apply_read_mask, check_mask
 from controller.services.fleet_nodes import check_domain
 from controller.services.fleet_rules import freshness_of, required_node
@@ -41,8 +41,8 @@ class NodeFilter:
         self._phases = frozenset(request.phases)
         times = request.DESCRIPTOR.fields_by_name
         self._bounds = (
-            _time_ns(request, "update_time_start") if "update_time_start" in times else None,
-            _time_ns(request, "update_time_end") if "update_time_end" in times else None,
+            check_time(request, "update_time_start") if "update_time_start" in times else None,
+            check_time(request, "update_time_end") if "update_time_end" in times else None,
         )
 
     def domains(self) -> list[str]:
@@ -192,10 +192,3 @@ def _node_id(node: node_pb2.Node) -> str:
 
 def _subject_id(at: NodeAt) -> str:
     return at.node_id
-
-
-def _time_ns(request: Any, field: str) -> int | None:
-    if not request.HasField(field):
-        return None
-    nanoseconds: int = getattr(request, field).ToNanoseconds()
-    return nanoseconds
