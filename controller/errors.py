@@ -23,6 +23,11 @@ ERROR_DOMAIN = "souverix.controller"
 #: Wait before a retry where nothing more is known: one lease renewal, or a burst of writes, will have passed.
 DEFAULT_RETRY_MS = 500
 
+#: What a status may say, and a detail of it. Both may quote what the caller sent, and both travel in trailers, of which
+#: gRPC takes 8 KiB in all, and the message twice.
+MAX_MESSAGE_CHARACTERS = 1024
+MAX_METADATA_CHARACTERS = 256
+
 #: Reason of a write that may or may not stand.
 OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
 
@@ -111,6 +116,8 @@ def _status(
     metadata: Mapping[str, str],
     retry_after_ms: int | None = None,
 ) -> status_pb2.Status:
+    message = message[:MAX_MESSAGE_CHARACTERS]
+    metadata = {key: value[:MAX_METADATA_CHARACTERS] for key, value in metadata.items()}
     details = [
         _pack(error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN, metadata=metadata))
     ]

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -37,6 +37,9 @@ PRINCIPAL_PATTERN = re.compile(r"[a-z]+:[A-Za-z0-9._@/-]{1,128}")
 #: fill the log. What is held back is counted in the next entry.
 REFUSALS_PER_S = 5.0
 REFUSALS_BURST = 20
+
+#: Characters of a refusal's text that are kept: it may quote what the caller sent.
+MAX_TEXT = 1024
 
 #: Refusals that are answers to a question rather than attempts at a change.
 READING = ("Get", "List", "Watch", "Download", "Verify", "Connect", "ServerReflection", "Check")
@@ -107,19 +110,21 @@ class RefusalAudit:
         record = audit_pb2.AuditRecord(
             principal=caller.principal,
             action=method.lstrip("/"),
-            resource=error.metadata.get("subject", error.metadata.get("domain", "")),
+            resource=error.metadata.get("subject", error.metadata.get("domain", ""))[:MAX_TEXT],
             source=caller.source,
             outcome=(
                 audit_pb2.AUDIT_OUTCOME_DENIED if denied else audit_pb2.AUDIT_OUTCOME_REJECTED
             ),
             reason=error.reason,
-            message=str(error)[:1024],
+            message=str(error)[:MAX_TEXT],
             suppressed_count=self._suppressed,
         )
         self._suppressed = 0
         domain = error.metadata.get("domain") or self._replica.config.controller.domain
-        with contextlib.suppress(JournalError, LogError):
+        try:
             await self._replica.journal().submit(lambda p: write_audit(p, record, domain=domain))
+        except (JournalError, LogError, FederationError):
+            self._suppressed += record.suppressed_count + 1
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -169,13 +174,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     def _stream(self, method: str, inner: Any) -> Any:
-        async def call(
-            request: Any, context: grpc.aio.ServicerContext[Any, Any]
-        ) -> AsyncIterator[Any]:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             try:
                 _check_parsed(request)
-                async for response in inner(request, context):
-                    yield response
+                responses = inner(request, context)
+                if not isinstance(responses, AsyncGenerator):
+                    await responses  # It writes to the context itself, as the health service does.
+                    return
+                # Closed with the call: a generator that is left where it yielded keeps what it holds.
+                async with contextlib.aclosing(responses):
+                    async for response in responses:
+                        await context.write(response)
             except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
                 await self._refuse(method, context, error)
 
