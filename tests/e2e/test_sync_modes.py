@@ -34,7 +34,9 @@ class Pair:
 
     def peer(self, side: Clients) -> federation_service_pb2.Peer:
         request = federation_service_pb2.ListPeersRequest()
-        return side.federation.ListPeers(request, timeout=DEADLINE_S).peers[0]
+        response = side.federation.ListPeers(request, timeout=DEADLINE_S)
+        peer: federation_service_pb2.Peer = response.peers[0]
+        return peer
 
     def connected(self) -> bool:
         """Tells whether the zone has a session now."""
