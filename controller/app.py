@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from cryptography.exceptions import UnsupportedAlgorithm
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -65,7 +66,7 @@ STOP_GRACE_S = 2.0
 
 
 async def serve(config: ControllerConfig) -> None:
-    """Runs one replica until SIGTERM or SIGINT. Raises `ConfigError`, `LogError`, `OSError`."""
+    """Runs one replica until SIGTERM or SIGINT. Raises `ConfigError`, `LogError`."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -78,7 +79,7 @@ async def serve(config: ControllerConfig) -> None:
 @contextlib.asynccontextmanager
 async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
     """A replica that lives and serves while the block runs. Raises what ended its life, if anything did."""
-    signer = Ed25519Signer.load(config.trust.signing_key)
+    signer = _load_signer(config.trust.signing_key)
     async with _open_log(config) as log:
         links = Links()
         replica = Replica(config, log, signer, links)
@@ -101,8 +102,11 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
                     task.result()
             raise
         finally:
+            for task in (life, serving):
+                task.remove_done_callback(end_body)
+            await end(serving)
             await application.stop()
-            await end(serving, life)
+            await end(life)
 
 
 class Application:
@@ -185,13 +189,11 @@ class Application:
         reflection.enable_server_reflection(
             [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
         )
-        if self._server.add_insecure_port(self._config.listen.address) == 0:
-            raise ConfigError(f"{self._config.listen.address} cannot be bound; is it in use?")
+        _bind(self._server, "listen.address", self._config.listen.address)
         if self._config.listen.admin_address:
-            self._admin = grpc.aio.server()
+            self._admin = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
             channelz.add_channelz_servicer(self._admin)
-            if self._admin.add_insecure_port(self._config.listen.admin_address) == 0:
-                raise ConfigError(f"{self._config.listen.admin_address} cannot be bound")
+            _bind(self._admin, "listen.admin_address", self._config.listen.admin_address)
 
     def _name(self, file: Any, servicer: Any = None) -> None:
         """Takes a file's services into reflection and health, and makes them callable over links."""
@@ -214,18 +216,45 @@ class Application:
             )
 
 
+def _load_signer(path: Path) -> Ed25519Signer:
+    try:
+        return Ed25519Signer.load(path)
+    except OSError as error:
+        raise ConfigError(f"trust.signing_key {path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigError(
+            f"trust.signing_key {path} is no Ed25519 key in PEM without a password: {error}"
+        ) from error
+
+
+def _bind(server: grpc.aio.Server, setting: str, address: str) -> None:
+    """Takes a port; gRPC tells of a failure by an exception or by port 0, as its version has it."""
+    try:
+        bound = server.add_insecure_port(address) != 0
+    except RuntimeError:
+        bound = False
+    if not bound:
+        raise ConfigError(f"{setting} {address} cannot be bound; is it in use?")
+
+
 @contextlib.asynccontextmanager
 async def _open_log(config: ControllerConfig) -> AsyncIterator[Log]:
     """The log the configuration names; an etcd of our own where it names none."""
-    config.controller.data_dir.mkdir(parents=True, exist_ok=True)
+    directory = config.controller.data_dir
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"controller.data_dir {directory} cannot be made: {error.strerror}"
+        ) from error
     async with contextlib.AsyncExitStack() as stack:
         log: Log
         if config.log.kind == "sqlite":
-            log = SqliteLog(config.controller.data_dir / "log.sqlite", uuid.uuid4().hex)
+            log = SqliteLog(directory / "log.sqlite", uuid.uuid4().hex)
         elif config.log.endpoints:
             log = EtcdLog(_access(config), config.log.prefix)
         else:
-            embedded = EmbeddedEtcd(config.log.etcd_binary, config.controller.data_dir / "etcd")
+            embedded = EmbeddedEtcd(config.log.etcd_binary, directory / "etcd")
             await stack.enter_async_context(embedded)
             log = EtcdLog(embedded.access, config.log.prefix)
         stack.push_async_callback(log.close)
@@ -243,5 +272,11 @@ def _access(config: ControllerConfig) -> Access:
         )
     password = None
     if section.user:
-        password = Password(section.user, Path(section.password_file).read_text().strip())
+        try:
+            secret = Path(section.password_file).read_text().strip()
+        except OSError as error:
+            raise ConfigError(
+                f"log.access.password_file {section.password_file!r} cannot be read: {error.strerror}"
+            ) from error
+        password = Password(section.user, secret)
     return Access(config.log.endpoints, tls, password, section.allow_lossy_versions)

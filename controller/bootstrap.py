@@ -10,7 +10,9 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from controller.config import ChildSection
+from google.protobuf.message import DecodeError
+
+from controller.config import ChildSection, ConfigError
 from controller.journal import Journal
 from controller.replica import Replica
 from controller.writes import write_audit
@@ -45,11 +47,12 @@ _MODES = {
 
 
 async def bootstrap(replica: Replica, journal: Journal) -> None:
-    """Writes the genesis and the children's domains where they are missing."""
+    """Writes the genesis and the children's domains where they are missing. Raises `ConfigError`."""
     config = replica.config
     principal = f"controller:{config.controller.id}"
     if config.trust.genesis and config.controller.domain not in replica.state.authority.records:
         genesis = await asyncio.to_thread(_read_genesis, Path(config.trust.genesis))
+        _check_genesis(genesis, replica)
         await journal.submit(partial(_write_genesis, genesis=genesis, principal=principal))
         _log.info("the federation begins", extra={"domain": config.controller.domain})
     await _own_authority(replica)
@@ -60,7 +63,29 @@ async def bootstrap(replica: Replica, journal: Journal) -> None:
 
 
 def _read_genesis(path: Path) -> authority_pb2.Genesis:
-    return authority_pb2.Genesis.FromString(path.read_bytes())
+    try:
+        return authority_pb2.Genesis.FromString(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"trust.genesis {path} cannot be read: {error.strerror}") from error
+    except DecodeError as error:
+        raise ConfigError(f"trust.genesis {path} holds no genesis") from error
+
+
+def _check_genesis(genesis: authority_pb2.Genesis, replica: Replica) -> None:
+    """Refuses a genesis that would be written and then have no effect."""
+    config = replica.config
+    who = config.controller
+    if (genesis.domain, genesis.key.controller) != (who.domain, who.id):
+        raise ConfigError(
+            f"trust.genesis is of {genesis.key.controller} and domain {genesis.domain}, and this is {who.id} of "
+            f"domain {who.domain}"
+        )
+    if genesis.key.public_key != replica.signer.public_key:
+        raise ConfigError(
+            "trust.genesis was made for another key than trust.signing_key; make it anew with both keys"
+        )
+    if not replica.state.keys.genesis_is_good(genesis):
+        raise ConfigError("trust.genesis is not signed by the key of trust.root_public_key")
 
 
 async def _own_authority(replica: Replica) -> None:

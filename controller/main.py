@@ -52,7 +52,11 @@ def main() -> None:
     "--etcd-binary", default=None, help="etcd to start where no endpoints are configured."
 )
 @click.option(
-    "--log-level", default="info", show_default=True, help="debug, info, warning or error."
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    default="info",
+    show_default=True,
+    help="Least severe messages to log.",
 )
 def run(path: Path, etcd_binary: str | None, log_level: str) -> None:
     """Run one replica of a controller until SIGTERM or SIGINT."""
@@ -65,11 +69,14 @@ def run(path: Path, etcd_binary: str | None, log_level: str) -> None:
                 config, log=dataclasses.replace(config.log, etcd_binary=etcd_binary)
             )
         asyncio.run(app.serve(config))
-    except (ConfigError, OSError, ValueError) as error:
+    except ConfigError as error:
         click.echo(f"souverix-controller: {error}", err=True)
         sys.exit(EXIT_CONFIG)
     except LogError as error:
         click.echo(f"souverix-controller: the event log: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"souverix-controller: {error}", err=True)
         sys.exit(1)
 
 
