@@ -17,6 +17,7 @@ from controller.log.errors import LogCorrupt
 from controller.replica import Replica
 from controller.services.audit_reading import AuditReading, entry_of, place_of
 from controller.services.audit_verification import LOG_LANE, Verification
+from controller.services.fleet_fields import check_domain_filter
 from controller.services.paging import page_of
 from controller.services.watching import MAX_WATCH_AGE_S
 from federation.identifiers import Lane, StreamId
@@ -53,6 +54,7 @@ class AuditService(audit_service_pb2_grpc.AuditServiceServicer):
         self, request: service.ListAuditEntriesRequest, context: Any
     ) -> service.ListAuditEntriesResponse:
         """A page of entries, newest first."""
+        check_domain_filter(request.domain)
         page = page_of(request)
         reading = AuditReading(self._replica, request.domain)
         response = service.ListAuditEntriesResponse()
@@ -79,6 +81,7 @@ class AuditService(audit_service_pb2_grpc.AuditServiceServicer):
         self, request: service.WatchAuditEntriesRequest, context: Any
     ) -> AsyncIterator[service.WatchAuditEntriesResponse]:
         """Entries as they come into effect, until the stream's age ends it."""
+        check_domain_filter(request.domain)
         now = asyncio.get_running_loop().time
         end = now() + MAX_WATCH_AGE_S
         with self._replica.changes.subscribe() as subscription:
@@ -100,6 +103,7 @@ class AuditService(audit_service_pb2_grpc.AuditServiceServicer):
                 f"{MAX_VERIFICATIONS} verifications run already; retry when one has ended",
                 retry_after_ms=10_000,
             )
+        check_domain_filter(request.domain)
         self._verifications += 1
         try:
             async for step in self._verify(request):

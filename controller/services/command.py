@@ -28,7 +28,7 @@ from controller.command.view import (
 from controller.errors import ServiceError
 from controller.replica import Replica
 from controller.services.calls import caller_of
-from controller.services.fleet_fields import check_text
+from controller.services.fleet_fields import check_domain_filter, check_text
 from controller.services.paging import page_of
 from controller.services.watching import MAX_WATCH_AGE_S
 from controller.writes import Draft, Executed, WriteCall
@@ -175,6 +175,7 @@ class CommandService(command_service_pb2_grpc.CommandServiceServicer):
         self, request: Any, context: Any
     ) -> command_service_pb2.ListCommandsResponse:
         """Lists commands, newest first."""
+        check_domain_filter(request.domain)
         page = page_of(request)
         response = command_service_pb2.ListCommandsResponse()
         size = 0

@@ -15,6 +15,7 @@ from controller.services import federation_conflicts as conflicts
 from controller.services import federation_transfers as transfers
 from controller.services import federation_views as views
 from controller.services.calls import caller_of
+from controller.services.fleet_fields import check_domain_filter
 from controller.sync.dialer import strategy_of
 from controller.sync.links import PeerView
 from controller.twin.facts import timestamp
@@ -144,6 +145,7 @@ class FederationService(federation_service_pb2_grpc.FederationServiceServicer):
         self, request: service.ListStreamsRequest, context: Any
     ) -> service.ListStreamsResponse:
         """How far each stream is held here."""
+        check_domain_filter(request.domain)
         return views.streams(self._replica.state, request.domain)
 
     async def ListConflicts(  # noqa: N802

@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from controller.replica import Replica
-from controller.services.fleet_fields import id_in_name
+from controller.services.fleet_fields import check_domain_filter, id_in_name
 from controller.services.fleet_rules import (
     Permissions,
     check_autonomy,
@@ -46,6 +46,7 @@ def list_conflicts(
     state: State, request: service.ListConflictsRequest
 ) -> service.ListConflictsResponse:
     """A page of recorded conflicts, newest first. Raises `InvalidWrite`."""
+    check_domain_filter(request.domain)
     page = page_of(request)
     ledger = state.conflicts
     found = (
@@ -80,7 +81,8 @@ def get_conflict(state: State, name: str) -> service.Conflict:
 async def watch_conflicts(
     replica: Replica, request: service.WatchConflictsRequest
 ) -> AsyncGenerator[service.Conflict, None]:
-    """Open conflicts, then each that is recorded or resolved. Raises `SlowWatcher`."""
+    """Open conflicts, then each that is recorded or resolved. Raises `InvalidWrite`, `SlowWatcher`."""
+    check_domain_filter(request.domain)
     view = _ConflictView(replica.state, request.domain)
     log = replica.log_nonce
     watch = Watch(replica.state, replica.changes, view, request, log)

@@ -38,6 +38,14 @@ def check_id(value: str, field: str) -> str:
     return value
 
 
+def check_domain_filter(domain: str) -> None:
+    """The domain a list or a watch is narrowed to; empty: not narrowed. One that is not known here matches nothing, for
+    it may be heard of later. Raises `InvalidWrite`.
+    """
+    if domain:
+        check_id(domain, "domain")
+
+
 def id_in_name(name: str, collection: str, field: str = "name") -> str:
     """The id in a resource name such as "nodes/{id}". Raises `InvalidWrite`."""
     kind, _, plain = name.partition("/")
