@@ -254,6 +254,8 @@ class Proposal:
         self._grants = self._grants or aspect in GRANTING_ASPECTS
         if aspect == "authority":
             self._terms[domain] = (*self.state.authority.term_of(body.parent), body.term)
+        elif aspect == "genesis":
+            self._terms[domain] = (body.authority.term,)
         return write
 
     def mark(self) -> Mark:
@@ -266,7 +268,7 @@ class Proposal:
         """Drops everything drafted and received since the mark."""
         for stream, write, key, before, is_first in reversed(self._drafts[mark.drafts :]):
             self._next[stream] = write.sequence
-            if write.aspect == "authority":
+            if write.aspect in ("authority", "genesis"):
                 self._terms.pop(key.domain, None)
             if is_first:
                 del self._requests[(write.principal, write.request_id)]

@@ -8,6 +8,9 @@ import grpc
 import pytest
 
 from deploy.tcp_proxy import TcpProxy
+from federation.chain import extend
+from federation.identifiers import Lane, Origin, StreamId
+from souverix.event.v1 import event_pb2
 from souverix.sync.v1 import sync_pb2
 from tests.unit.controller.sync.tree import PlayedChild, Tree, until
 
@@ -152,6 +155,48 @@ async def test_an_empty_frame_of_runs_ends_the_session(pair: Tree) -> None:
     goodbye = await child.receive("goodbye")
     assert goodbye.reason == sync_pb2.GOODBYE_REASON_PROTOCOL_ERROR
     assert "holds none" in goodbye.message
+
+
+async def test_a_quarantined_run_holds_up_its_own_stream_only(pair: Tree) -> None:
+    top = pair["global"]
+    child = PlayedChild(top, "zone-control", "zone")
+    await child.begin()
+    held = top.links.children["zone-control"]
+    interns = []
+    for index, name in enumerate(("forger", "honest")):
+        intern = sync_pb2.StreamIntern(index=index)
+        intern.stream.domain, intern.stream.controller = "zone", name
+        intern.stream.incarnation, intern.stream.lane = 1, event_pb2.LANE_STATE
+        interns.append(intern)
+    good = StreamId("zone", Origin("honest", 1), Lane.STATE)
+
+    def run(index: int, sequence: int, chain_hash: bytes) -> sync_pb2.InternedRun:
+        seal = event_pb2.Seal(sequence=sequence, chain_hash=chain_hash, key_id="none")
+        return sync_pb2.InternedRun(
+            stream_index=index, first_sequence=sequence, events=[b""], seal=seal
+        )
+
+    await child.send(runs=sync_pb2.Runs(interns=interns, runs=[run(0, 1, b"forged")]))
+    await child.send(runs=sync_pb2.Runs(runs=[run(0, 2, b"what follows")]))
+    hash_ = extend(top.replica.state.chain_hash(good), [b""])
+    await child.send(runs=sync_pb2.Runs(runs=[run(1, 1, hash_)]))
+    await until(lambda: top.replica.state.received(good) == 1, "the other stream's event")
+    assert top.links.children["zone-control"] is held
+    assert held.closed is None
+    child.call.cancel()
+
+
+async def test_a_gap_ends_the_session_so_that_positions_are_compared_anew(pair: Tree) -> None:
+    child = PlayedChild(pair["global"], "zone-control", "zone")
+    await child.begin()
+    intern = sync_pb2.StreamIntern()
+    intern.stream.domain, intern.stream.controller = "zone", "hasty"
+    intern.stream.incarnation, intern.stream.lane = 1, event_pb2.LANE_STATE
+    seal = event_pb2.Seal(sequence=5, chain_hash=b"x", key_id="none")
+    run = sync_pb2.InternedRun(first_sequence=5, events=[b""], seal=seal)
+    await child.send(runs=sync_pb2.Runs(interns=[intern], runs=[run]))
+    assert "missing" in (await child.receive("goodbye")).message
+    assert await child.ended()
 
 
 async def test_runs_of_an_earlier_connection_that_come_late_do_no_harm(tree: Tree) -> None:
