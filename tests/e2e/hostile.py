@@ -12,7 +12,10 @@ from typing import Any, Self
 import grpc
 
 from controller.signing import Ed25519Signer
+from federation.proposal import Proposal
 from souverix.event.v1 import event_pb2
+from souverix.fleet.v1 import domain_pb2
+from souverix.policy.v1 import policy_pb2
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
 from tests.e2e.clients import DEADLINE_S
 from tests.federation_fixture import MemoryController
@@ -97,7 +100,9 @@ class HostileChild:
 
 
 class Forger:
-    """Makes runs with a controller's real key, one policy event each, in a stream that goes on from run to run."""
+    """Makes runs with a controller's real key, each of which creates a policy, in a stream that goes on from run to
+    run.
+    """
 
     def __init__(
         self, controller: str, domain: str, key: Ed25519Signer, incarnation: int = 1
@@ -108,7 +113,17 @@ class Forger:
 
     def run(self, domain: str, policy: str, **claims: Any) -> event_pb2.Run:
         """The next run of this origin in a domain's control lane."""
-        self._memory.write_policy(domain, "forged", subject=f"policies/{policy}", **claims)
+        subject = f"policies/{policy}"
+        spec = policy_pb2.PolicySpec(version="forged")
+
+        def decide(proposal: Proposal) -> None:
+            for aspect, body in (
+                ("existence", domain_pb2.Existence(exists=True)),
+                ("policy", spec),
+            ):
+                proposal.write(domain, subject, aspect, body, principal="user:forger", **claims)
+
+        self._memory.submit(decide)
         return _copy(self._memory.commits[-1].runs[0])
 
 

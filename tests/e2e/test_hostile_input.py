@@ -478,10 +478,11 @@ def test_replayed_runs_are_acknowledged_and_taken_once(attacked: Attacked) -> No
         with attacked.child() as child:
             child.begin()
             child.send_runs(run)
-            assert child.wait_for("ack").ack.streams[0].sequence == 1
+            assert child.wait_for("ack").ack.streams[0].sequence == 2
         held.append(attacked.root.streams(HOSTILE)[HOSTILE_CONTROL, "control"])
     assert held == [held[0]] * 3
-    assert held[0][0] == 1
+    assert held[0][0] == 2
+    assert attacked.root.policy_version(HOSTILE, "replayed") == "forged"
     # The same number again, with other contents: a fork. It has no effect, and the first stands.
     fork = attacked.forger().run(HOSTILE, "forked")
     with attacked.child() as child:
