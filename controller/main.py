@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import gc
 import sys
 from pathlib import Path
 
 import click
+import uvloop
 
 from controller import app, logs
 from controller.config import ConfigError, load_config
@@ -68,7 +68,7 @@ def run(path: Path, etcd_binary: str | None, log_level: str) -> None:
             config = dataclasses.replace(
                 config, log=dataclasses.replace(config.log, etcd_binary=etcd_binary)
             )
-        asyncio.run(app.serve(config))
+        uvloop.run(app.serve(config))
     except ConfigError as error:
         click.echo(f"souverix-controller: {error}", err=True)
         sys.exit(EXIT_CONFIG)

@@ -132,17 +132,25 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, audit: RefusalAudit) -> None:
         self._audit = audit
+        #: Wrapped handlers of the methods there are: the wrapping is the same for every call.
+        self._wrapped: dict[str, Any] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Wraps the handler of one method."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
+        """The handler of a call's method, wrapped; None for a method there is not."""
         method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            wrapped = self._wrapped[method] = self._wrap(method, handler)
+        return wrapped
+
+    def _wrap(self, method: str, handler: Any) -> Any:
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
                 self._unary(method, handler.unary_unary),
