@@ -287,8 +287,10 @@ class LocalFederation:
         ]
         return self._start(f"{domain}/r{replica}", command)
 
-    def start_agent(self, domain: str, node: str, *options: str) -> RunningProcess:
-        """Starts the agent of this host as a node of a domain."""
+    def start_agent(
+        self, domain: str, node: str, *options: str, server: str = ""
+    ) -> RunningProcess:
+        """Starts the agent of this host as a node of a domain; `server` is dialled instead of the domain's replicas."""
         command = [
             sys.executable,
             "-m",
@@ -297,7 +299,7 @@ class LocalFederation:
             "--node",
             node,
             "--controller",
-            self.server(domain),
+            server or self.server(domain),
             "--state-dir",
             str(self.directory / f"agent-{node}"),
             *options,

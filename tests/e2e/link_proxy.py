@@ -42,6 +42,11 @@ class LinkProxy:
         """Connections that pass through now."""
         return self._proxy.connections
 
+    @property
+    def swallowed_bytes(self) -> int:
+        """Bytes lost so far."""
+        return self._proxy.swallowed_bytes
+
     def cut(self) -> None:
         """Ends every connection and takes no new one."""
         self._call(self._proxy.cut)
