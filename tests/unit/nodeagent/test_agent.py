@@ -29,6 +29,11 @@ def in_a_minute_us() -> int:
     return time.time_ns() // 1000 + 60_000_000
 
 
+def nothing_waits(controller: ScriptedController, heard: int) -> bool:
+    """Tells whether a heartbeat after the first `heard` said that every report was acknowledged."""
+    return any(heartbeat.backlog_reports == 0 for heartbeat in controller.heartbeats[heard:])
+
+
 def ping(command_id: str, **options: bool) -> nodelink_pb2.CommandFrame:
     return command(command_id, expire_us=in_a_minute_us(), **options)
 
@@ -178,6 +183,8 @@ async def test_numbering_goes_on_after_a_restart(tmp_path: Path) -> None:
     async with serving(ScriptedController()) as controller:
         async with running_agent(tmp_path, controller.address):
             await until(lambda: len(controller.reports) == 2)
+            heard = len(controller.heartbeats)
+            await until(lambda: nothing_waits(controller, heard))
         controller.script.acknowledges_reports = False
         async with running_agent(tmp_path, controller.address):
             await until(lambda: len(controller.reports) == 3)
