@@ -237,6 +237,18 @@ def test_every_service_is_called_by_grpcurl(
     assert f'"{expected}"' in printed
 
 
+def test_services_are_listed_and_called_by_buf_curl_where_there_is_no_go(
+    federation: LocalFederation, buf_binary: Path
+) -> None:
+    url = f"http://{federation.address('region-a')}"
+    options = ("--protocol", "grpc", "--http2-prior-knowledge")
+    listed = _run(buf_binary, "curl", *options, "--list-services", url).split()
+    assert set(SERVICES) <= set(listed)
+    method = "souverix.federation.v1.FederationService/GetStatus"
+    printed = _run(buf_binary, "curl", *options, "--data", "{}", f"{url}/{method}")
+    assert json.loads(printed)["controller"] == "region-a-control"
+
+
 def test_the_audit_of_all_streams_verifies_at_every_level(
     top: Clients, region: Clients, zone: Clients
 ) -> None:
