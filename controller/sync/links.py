@@ -1,5 +1,5 @@
-"""The sync sessions that stand, and what goes over them beside events: forwarded writes, acknowledgements for the
-levels below, large values. Owns the registry and the requests under way; decides nothing about a write.
+"""The sync sessions that stand, and what goes over them beside events: acknowledgements for the levels below, and by
+way of `forwards` and `large_values` writes and chunks. Owns the registry of sessions; decides nothing about a write.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import grpc
-
-from controller.errors import ForwardedStatus, ServiceError, status_of
 from controller.replica import Replica
 from controller.sync.driver import SessionDriver
+from controller.sync.forwards import Forwards, Local
 from controller.sync.large_values import LargeValues
 from controller.values import ValueStore
 from controller.writes import Caller
@@ -27,31 +25,11 @@ from souverix.sync.v1 import sync_pb2
 
 _log = logging.getLogger(__name__)
 
-#: Hops a forwarded write may take: deeper trees of authority are not on record, and a loop must end.
-MAX_HOPS = 8
-
-#: Forwarded writes under way, of this controller's callers and of its peers': more than a controller has callers,
-#: bounded for memory.
-MAX_FORWARDS = 4096
-
-#: Request or response of a forwarded write: a message of the largest size on the link, less its envelope.
-MAX_FORWARD_BYTES = 3 * 1024 * 1024 + 512 * 1024
-
-#: Wait for the outcome of a forwarded write when the caller set no deadline.
-FORWARD_TIMEOUT_S = 10.0
-
 #: An operator's sync tries again after this when the parent could not be reached: often enough for a person who waits.
 ASK_AGAIN_S = 2.0
 
 #: How often an operator who waits for a sync is told how it goes.
 PROGRESS_S = 0.1
-
-
-class Local(Protocol):
-    """Executes a forwarded write on this controller."""
-
-    async def execute(self, method: str, request: bytes, caller: Caller) -> bytes:
-        """The serialised response. Raises what the method's handler raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +65,7 @@ class Links:
         self.children: dict[str, SessionDriver] = {}
         self._replica: Replica | None = None
         self._values: LargeValues | None = None
-        self._local: Local | None = None
-        self._forwards: dict[int, tuple[SessionDriver, asyncio.Future[sync_pb2.ForwardReply]]] = {}
-        self._next_forward = 0
-        #: Writes of peers that are executed here or passed on.
-        self._serving = 0
+        self._forwards: Forwards | None = None
         self._past: dict[str, _Past] = {}
         #: By peer, the last session that exchanged events: it knows what the peer acknowledged, also when it is over.
         self._exchanged: dict[str, Session] = {}
@@ -103,7 +77,7 @@ class Links:
         """Completes the wiring: links are a part of the replica's write path, and use it themselves."""
         self._replica = replica
         self._values = LargeValues(replica, values)
-        self._local = local
+        self._forwards = Forwards(replica, local, self._next_hop)
 
     # Sessions.
 
@@ -132,10 +106,8 @@ class Links:
             )
         if self._values is not None:
             self._values.ended(driver)
-        for number, (over, future) in list(self._forwards.items()):
-            if over is driver and not future.done():
-                future.set_exception(_outcome_unknown(peer))
-                del self._forwards[number]
+        if self._forwards is not None:
+            self._forwards.ended(driver)
 
     def attempt_failed(self, controller: str, message: str, next_attempt_ms: int) -> None:
         """The parent could not be reached."""
@@ -180,9 +152,10 @@ class Links:
         """Handles frames that are no part of syncing."""
         kind = frame.WhichOneof("kind")
         if kind == "forward":
-            self._spawn(self._on_forward(driver, frame.forward))
+            of_child = driver is not self.parent
+            self._spawn(self._required_forwards().serve(driver, frame.forward, of_child=of_child))
         elif kind == "forward_reply":
-            self._on_forward_reply(driver, frame.forward_reply)
+            self._required_forwards().answered(driver, frame.forward_reply)
         elif kind == "want_chunks":
             self._required_values().take_want(
                 driver, frame.want_chunks, of_child=driver is not self.parent
@@ -292,63 +265,8 @@ class Links:
         return self._next_hop(controller) is not None
 
     async def forward(self, controller: str, method: str, request: bytes, caller: Caller) -> bytes:
-        """Has a write made by another controller; its serialised response.
-
-        Raises `ForwardedStatus` with the other's status, `ServiceError` when it could not be sent or its outcome
-        is unknown. It is never executed here instead.
-        """
-        replica = self._required_replica()
-        driver = self._next_hop(controller)
-        if driver is None or len(self._forwards) >= MAX_FORWARDS:
-            raise ServiceError(
-                grpc.StatusCode.UNAVAILABLE,
-                "LINK_DOWN",
-                f"the write is {controller}'s to make and there is no link towards it now; nothing was changed",
-                {"master": controller},
-                retry_after_ms=1000,
-            )
-        if len(caller.via) >= MAX_HOPS or replica.config.controller.id in caller.via:
-            raise ServiceError(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                "FORWARD_LOOP",
-                f"the write was passed on by {', '.join(caller.via)} and did not reach {controller}; the controllers "
-                "disagree about the tree of authority",
-            )
-        if len(request) > MAX_FORWARD_BYTES:
-            raise ServiceError(
-                grpc.StatusCode.INVALID_ARGUMENT,
-                "TOO_LARGE",
-                f"the write is {controller}'s to make, and {len(request)} bytes are too many to pass on (at most "
-                f"{MAX_FORWARD_BYTES}); split it, or ask {controller} itself",
-                {"master": controller},
-            )
-        timeout_s = FORWARD_TIMEOUT_S if caller.remaining_s is None else caller.remaining_s
-        self._next_forward += 1
-        number = self._next_forward
-        future: asyncio.Future[sync_pb2.ForwardReply] = asyncio.get_running_loop().create_future()
-        self._forwards[number] = (driver, future)
-        driver.send(
-            sync_pb2.Frame(
-                forward=sync_pb2.Forward(
-                    id=number,
-                    to_controller=controller,
-                    method=method,
-                    request=request,
-                    principal=caller.principal,
-                    via=[*caller.via, replica.config.controller.id],
-                    timeout_ms=int(timeout_s * 1000),
-                )
-            )
-        )
-        try:
-            reply = await asyncio.wait_for(future, timeout_s)
-        except TimeoutError as error:
-            raise _outcome_unknown(controller) from error
-        finally:
-            self._forwards.pop(number, None)
-        if reply.status_code != 0:
-            raise ForwardedStatus(reply.status_code, reply.status_message, reply.status_details)
-        return reply.response
+        """Has a write made by another controller (`Forwards.forward`)."""
+        return await self._required_forwards().forward(controller, method, request, caller)
 
     def _next_hop(self, controller: str) -> SessionDriver | None:
         replica = self._required_replica()
@@ -370,77 +288,15 @@ class Links:
             )
         return driver if driver is not None and driver.session.phase is Phase.SYNCING else None
 
-    async def _on_forward(self, driver: SessionDriver, forward: sync_pb2.Forward) -> None:
-        replica = self._required_replica()
-        caller = Caller(
-            forward.principal,
-            f"controller:{driver.session.peer}",
-            forward.timeout_ms / 1000,
-            tuple(forward.via),
-        )
-        reply = sync_pb2.ForwardReply(id=forward.id)
-        self._serving += 1
-        try:
-            self._check_forward(driver, forward)
-            if forward.to_controller == replica.config.controller.id:
-                if self._local is None:
-                    raise RuntimeError("links are not attached")
-                response = await self._local.execute(forward.method, forward.request, caller)
-                if len(response) > MAX_FORWARD_BYTES:
-                    raise ServiceError(
-                        grpc.StatusCode.RESOURCE_EXHAUSTED,
-                        "RESPONSE_TOO_LARGE",
-                        f"{forward.method} was executed by {forward.to_controller}, and its response of "
-                        f"{len(response)} bytes is too large to pass on; read what was written",
-                    )
-                reply.response = response
-            else:
-                reply.response = await self.forward(
-                    forward.to_controller, forward.method, forward.request, caller
-                )
-        except Exception as error:  # noqa: BLE001 every failure must reach the first controller as a status
-            status = status_of(error)
-            reply.status_code = status.code
-            reply.status_message = status.message
-            reply.status_details = status.SerializeToString()
-        finally:
-            self._serving -= 1
-        driver.send(sync_pb2.Frame(forward_reply=reply))
-
-    def _check_forward(self, driver: SessionDriver, forward: sync_pb2.Forward) -> None:
-        """Refuses what is too much, and a child that speaks for others than itself and those below it: whose word it
-        is decides what may be written.
-        """
-        if self._serving > MAX_FORWARDS:
-            raise ServiceError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                "OVERLOADED",
-                f"{MAX_FORWARDS} forwarded writes are under way here already; retry later",
-                retry_after_ms=1000,
-            )
-        table = self._required_replica().state.authority
-        peer, below = driver.session.peer, driver.session.peer_domain
-        served = [table.domain_served_by(controller) for controller in forward.via]
-        truthful = bool(forward.via) and forward.via[-1] == peer
-        if driver is not self.parent:
-            truthful = truthful and all(d is not None and table.is_within(d, below) for d in served)
-        if not truthful:
-            raise ServiceError(
-                grpc.StatusCode.PERMISSION_DENIED,
-                "FORWARD_UNTRUE",
-                f"{peer} passed on a write as coming by way of {', '.join(forward.via) or 'nobody'}; it may speak for "
-                "itself and the controllers below it",
-            )
-
-    def _on_forward_reply(self, driver: SessionDriver, reply: sync_pb2.ForwardReply) -> None:
-        waiting = self._forwards.pop(reply.id, None)
-        if waiting is not None and waiting[0] is driver and not waiting[1].done():
-            waiting[1].set_result(reply)
-
     def _required_replica(self) -> Replica:
         if self._replica is None:
             raise RuntimeError("links are not attached")
         return self._replica
+
+    def _required_forwards(self) -> Forwards:
+        if self._forwards is None:
+            raise RuntimeError("links are not attached")
+        return self._forwards
 
     def _required_values(self) -> LargeValues:
         if self._values is None:
@@ -451,13 +307,3 @@ class Links:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _outcome_unknown(controller: str) -> ServiceError:
-    return ServiceError(
-        grpc.StatusCode.UNAVAILABLE,
-        "OUTCOME_UNKNOWN",
-        f"the write was sent to {controller} and no answer came; repeat it with the same request_id",
-        {"master": controller},
-        retry_after_ms=1000,
-    )

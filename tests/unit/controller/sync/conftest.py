@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.controller.sync.tree import Tree, tree_in
+from tests.unit.controller.sync.tree import Tree, tree_in, until
 
 
 @pytest.fixture
@@ -21,4 +21,14 @@ async def pair(tree: Tree) -> Tree:
     tree.add("global")
     tree.add("zone", "global")
     await tree.start()
+    return tree
+
+
+@pytest.fixture
+async def childless(tree: Tree) -> Tree:
+    """ "global" alone; its child "zone" is not started, so that a test can play it."""
+    top = tree.add("global")
+    tree.add("zone", "global")
+    await top.start()
+    await until(lambda: "zone" in top.replica.state.authority.records, "the child's domain")
     return tree

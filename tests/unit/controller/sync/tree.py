@@ -215,6 +215,7 @@ class PlayedChild:
     """A child played by the test, frame by frame."""
 
     def __init__(self, place: Place, controller: str, domain: str) -> None:
+        self.place = place
         self.call = place.connect()
         self.controller = controller
         self.domain = domain
@@ -233,14 +234,25 @@ class PlayedChild:
         }
         await self.send(hello=sync_pb2.Hello(**fields))
 
-    async def begin(self, **fields: Any) -> None:
-        """Greets, and holds nothing: up to the exchange of events."""
+    async def compare(self, **fields: Any) -> None:
+        """Greets, and holds nothing: all that comes before the exchange of events."""
         await self.greet(**fields)
         await self.receive("hello")
         await self.send(have_digests=sync_pb2.HaveDigests(last=True))
         await self.receive("have_digests")
         await self.send(have_positions=sync_pb2.HavePositions(last=True))
         await self.receive("have_positions")
+
+    async def begin(self, **fields: Any) -> None:
+        """Compares, and waits until the other side exchanges events too."""
+        earlier = self.place.links.children.get(self.controller)
+        await self.compare(**fields)
+
+        def is_live() -> bool:
+            held = self.place.links.children.get(self.controller)
+            return held is not None and held is not earlier
+
+        await until(is_live, "the session on the other side")
 
     async def receive(self, kind: str) -> Any:
         """The next frame of a kind; others are passed over."""
