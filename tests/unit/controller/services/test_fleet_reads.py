@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 
 import grpc
+from google.protobuf import timestamp_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from souverix.fleet.v1 import connectivity_pb2, lifecycle_pb2, node_pb2, observation_pb2
@@ -93,6 +94,18 @@ async def test_negative_page_size_and_unknown_domain_are_refused(root: Served) -
     assert (code, info.metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "page_size")
     code, _, _ = await refusal(root.fleet.ListNodes(fleet.ListNodesRequest(domain="nowhere")))
     assert code is grpc.StatusCode.NOT_FOUND
+
+
+async def test_times_out_of_range_are_refused_naming_the_field(root: Served) -> None:
+    beyond = timestamp_pb2.Timestamp(seconds=2**62)
+    await create_nodes(root, fleet.NodeCreation(domain="global", node_id="n1"))
+    for call in (
+        root.fleet.ListNodes(fleet.ListNodesRequest(update_time_start=beyond)),
+        root.fleet.ListObservations(fleet.ListObservationsRequest(node="n1", end_time=beyond)),
+    ):
+        code, info, _ = await refusal(call)
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert info.metadata["field"] in ("update_time_start", "end_time")
 
 
 async def test_reports_are_in_the_twin_and_listed_newest_first(root: Served) -> None:
