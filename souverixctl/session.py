@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 _SETTINGS = "souverixctl.settings"
 _SESSION = "souverixctl.session"
 DEFAULT_TIMEOUT = "10s"
-# What controllers take for a principal; they treat callers of any other name as anonymous.
+# What controllers take for a principal; they refuse callers of any other name.
 _PRINCIPAL = re.compile(r"[a-z]+:[A-Za-z0-9._@/-]{1,128}")
 
 
