@@ -52,14 +52,22 @@ def settings(*addresses: str) -> NodeSettings:
 
 @asynccontextmanager
 async def running_agent(
-    path: Path, *addresses: str, report_interval_s: float = 3600.0
+    path: Path,
+    *addresses: str,
+    report_interval_s: float = 3600.0,
+    host: SyntheticHost | None = None,
 ) -> AsyncIterator[Agent]:
-    """An agent of NODE on the state directory `path`, stopped cleanly at the end."""
+    """An agent of NODE on the state directory `path`, stopped cleanly at the end. Without `host` its host booted anew."""
     state = StateDir.open(path)
     stop = asyncio.Event()
     chosen = replace(settings(*addresses), report_interval_s=report_interval_s)
     agent = Agent(
-        chosen, state.database, path / "config", SyntheticHost(NODE, 1), Clock(), lambda: 0.0
+        chosen,
+        state.database,
+        path / "config",
+        host or SyntheticHost(NODE, 1),
+        Clock(),
+        lambda: 0.0,
     )
     running = asyncio.create_task(agent.run(stop))
     try:

@@ -11,6 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from nodeagent.ledger import INTERRUPTED, EntryState, Ledger
 from nodeagent.statedir import StateDir
+from nodeagent.synthetic_host import SyntheticHost
 from souverix.command.v1 import command_pb2
 from souverix.fleet.v1 import node_pb2
 from souverix.nodelink.v1 import nodelink_pb2
@@ -180,16 +181,17 @@ async def test_reports_of_an_outage_arrive_in_order(tmp_path: Path) -> None:
 
 
 async def test_numbering_goes_on_after_a_restart(tmp_path: Path) -> None:
+    host = SyntheticHost(NODE, 1)
     async with serving(ScriptedController()) as controller:
-        async with running_agent(tmp_path, controller.address):
+        async with running_agent(tmp_path, controller.address, host=host):
             await until(lambda: len(controller.reports) == 2)
             heard = len(controller.heartbeats)
             await until(lambda: nothing_waits(controller, heard))
         controller.script.acknowledges_reports = False
-        async with running_agent(tmp_path, controller.address):
+        async with running_agent(tmp_path, controller.address, host=host):
             await until(lambda: len(controller.reports) == 3)
         controller.script.acknowledges_reports = True
-        async with running_agent(tmp_path, controller.address):
+        async with running_agent(tmp_path, controller.address, host=host):
             await until(lambda: len(controller.reports) == 5)
     assert [report.sequence for report in controller.reports] == [1, 2, 3, 3, 4]
     assert len({hello.source for hello in controller.hellos}) == 1
