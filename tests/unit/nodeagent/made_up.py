@@ -57,7 +57,7 @@ async def running_agent(
     report_interval_s: float = 3600.0,
     host: SyntheticHost | None = None,
 ) -> AsyncIterator[Agent]:
-    """An agent of NODE on the state directory `path`, stopped cleanly at the end. Without `host` its host booted anew."""
+    """An agent of NODE on the state directory `path`, stopped cleanly at the end; by default its host booted anew."""
     state = StateDir.open(path)
     stop = asyncio.Event()
     chosen = replace(settings(*addresses), report_interval_s=report_interval_s)
