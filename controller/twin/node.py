@@ -24,7 +24,7 @@ from federation.identifiers import Key
 from souverix.fleet.v1 import connectivity_pb2, node_pb2, supply_chain_pb2
 
 #: Aspects that clients write; the etag is made of them.
-WRITABLE_ASPECTS = ("existence", "placement", "node_spec", "desired_state")
+WRITABLE_ASPECTS = ("existence", "placement", "node_spec", "desired_state", "drift_waiver")
 
 #: Aspects a node's view is made of.
 NODE_ASPECTS = (
@@ -108,6 +108,10 @@ def _fill_declared(node: node_pb2.Node, winners: dict[str, Write]) -> None:
             getattr(node, field).CopyFrom(body)
         if winner.optimistic:
             node.optimistic = True
+    waived = winners.get("drift_waiver")
+    if waived is not None:
+        node.drift_waivers.extend(waived.body().waivers)
+        node.optimistic |= waived.optimistic
     if node.spec.HasField("hardware"):
         node.supply_chain.CopyFrom(supply_chain_pb2.SupplyChain(hardware=node.spec.hardware))
 
