@@ -26,6 +26,11 @@ class Freshness:
         self._heard: dict[str, int] | None = None
         self._by_domain: dict[str, int | None] = {}
 
+    @property
+    def now_ms(self) -> int:
+        """The time of the answer, in milliseconds since the epoch."""
+        return self._now_ms
+
     def as_of_ms(self, domain: str) -> int | None:
         """Up to when the domain is known; None when nothing of its controller has arrived."""
         if domain not in self._by_domain:
