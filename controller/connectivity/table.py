@@ -97,12 +97,18 @@ class ConnectivityTable:
         domain: str,
         mode: Mode,
         last_seen_s: float | None,
-        absent_from_s: float,
+        interval_s: float | None,
+        return_by_s: float,
         gone: Gone,
     ) -> None:
-        """Takes in a node as it was recorded. It counts as without a link from `absent_from_s` on."""
+        """Takes in a node as it was recorded. It counts as lost when it has no link at `return_by_s`."""
         row = self._row(node, domain)
         columns = self._columns
+        absent_from_s = return_by_s - self._profiles[columns["profile"][row]].autonomous_after_s
+        if interval_s is not None:
+            columns["interval"][row] = interval_s
+            columns["visits"][row] = MIN_VISITS
+            columns["visit_at"][row] = absent_from_s
         columns["mode"][row] = mode
         columns["last_seen"][row] = _NAN if last_seen_s is None else last_seen_s
         columns["left_at"][row] = absent_from_s
@@ -123,8 +129,9 @@ class ConnectivityTable:
         row = self._row(node, domain)
         columns = self._columns
         limits = self._profiles[columns["profile"][row]]
-        left_s = columns["left_at"][row]
-        if math.isnan(left_s) or now_s - left_s >= limits.autonomous_after_s:
+        absent_s = now_s - columns["left_at"][row]
+        is_first = math.isnan(absent_s) and math.isnan(columns["linked_at"][row])
+        if is_first or absent_s >= limits.autonomous_after_s:
             self._note_visit(row, now_s)
         columns["linked_at"][row] = now_s
         columns["left_at"][row] = _NAN
@@ -205,7 +212,9 @@ class ConnectivityTable:
         """What has become due by time."""
         used = len(self._nodes)
         columns = {name: column[:used] for name, column in self._columns.items()}
-        limits = {name: values[columns["profile"]] for name, values in self._limits.items()}
+        limits = self._limits
+        if len(self._profiles) > 1:
+            limits = {name: values[columns["profile"]] for name, values in limits.items()}
         mode = columns["mode"]
         linked = ~np.isnan(columns["linked_at"])
         absent_s = now_s - columns["left_at"]
@@ -215,13 +224,6 @@ class ConnectivityTable:
         lost = ~linked & reachable & (absent_s >= limits["autonomous_after_s"])
         visits = lost & (live | delayed) & (columns["visits"] >= MIN_VISITS)
         overdue = ~linked & cached & (absent_s >= OVERDUE_INTERVALS * columns["interval"])
-        # One that was EDGE_CACHED under an earlier master: this one has seen no visit of it yet.
-        overdue |= (
-            ~linked
-            & cached
-            & np.isnan(columns["interval"])
-            & (absent_s >= limits["autonomous_after_s"])
-        )
         silent_s = now_s - columns["last_seen"]
         silent = ~linked & (mode == Mode.AUTONOMOUS) & (silent_s >= limits["disconnected_after_s"])
         steady = linked & cached & (now_s - columns["linked_at"] >= limits["steady_after_s"])
@@ -332,8 +334,6 @@ class ConnectivityTable:
                 return (
                     f"{columns['visits'][row]} short visits, {columns['interval'][row]:.1f} s apart"
                 )
-            case Evidence.VISIT_OVERDUE if math.isnan(columns["interval"][row]):
-                return f"{absent}, and the interval of its visits is not known here"
             case Evidence.VISIT_OVERDUE:
                 return f"{absent}; its visits were {columns['interval'][row]:.1f} s apart"
             case Evidence.SILENT_TOO_LONG:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from controller.replica import Replica
-from controller.services import fleet_observations, fleet_reads, fleet_watches
+from controller.services import fleet_histories, fleet_observations, fleet_reads, fleet_watches
 from controller.services.fleet_batches import NodeBatches
 from controller.services.fleet_domains import DomainWrites
 from controller.services.fleet_drift import WaiverWrites, list_domain_drifts
@@ -88,6 +88,18 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
     async def ListDomainDrifts(self, request: Any, context: Any) -> fleet.ListDomainDriftsResponse:
         """Returns a page of domains with their drift."""
         return list_domain_drifts(self._replica, request)
+
+    async def ListLifecycleHistory(
+        self, request: Any, context: Any
+    ) -> fleet.ListLifecycleHistoryResponse:
+        """Returns a node's lifecycle timeline."""
+        return fleet_histories.lifecycle_history(self._replica, request)
+
+    async def ListConnectivityHistory(
+        self, request: Any, context: Any
+    ) -> fleet.ListConnectivityHistoryResponse:
+        """Returns a node's connectivity ledger."""
+        return fleet_histories.connectivity_history(self._replica, request)
 
     async def ListObservations(self, request: Any, context: Any) -> fleet.ListObservationsResponse:
         """Returns a node's newest observations."""

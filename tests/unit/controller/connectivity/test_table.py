@@ -215,10 +215,27 @@ def test_a_domain_has_thresholds_of_its_own() -> None:
 def test_what_was_recorded_before_goes_on_and_gets_time_to_come_back() -> None:
     table = ConnectivityTable(LIMITS)
     gone = Gone("not_back_after_change_of_master", "no link since")
-    table.known("n1", "zone", Mode.LIVE, None, 20.0, gone)
+    table.known("n1", "zone", Mode.LIVE, None, None, 30.0, gone)
     assert table.sweep(29.0) == []
     (change,) = table.sweep(30.0)
     assert change.reason == "not_back_after_change_of_master"
+
+
+def test_an_interval_that_was_recorded_before_counts_on() -> None:
+    table = ConnectivityTable(LIMITS)
+    table.known("n1", "zone", Mode.EDGE_CACHED, 0.0, 100.0, 30.0, LOST)
+    assert table.sweep(219.0) == []
+    (change,) = table.sweep(220.0)
+    assert change.reason == "contact_overdue"
+
+
+def test_a_link_that_takes_anothers_place_is_no_visit() -> None:
+    table = linked_table()
+    for second in range(1, 10):
+        assert table.linked("n1", "zone", 0, float(second)) is None
+    table.unlinked("n1", LOST, 10.0, stopped=False)
+    (change,) = table.sweep(20.0)
+    assert change.mode is Mode.AUTONOMOUS
 
 
 def test_rows_grow_and_are_used_again() -> None:

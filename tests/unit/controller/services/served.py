@@ -42,11 +42,15 @@ class ScriptedForwarder:
     """Another controller that answers what the test says. Records what it was asked."""
 
     up: set[str] = field(default_factory=set)
+    heard_ms: dict[str, int] = field(default_factory=dict)
     answer: bytes = b""
     asked: list[tuple[str, str, bytes]] = field(default_factory=list)
 
     def link_up(self, controller: str) -> bool:
         return controller in self.up
+
+    def last_heard_ms(self, controller: str) -> int | None:
+        return self.heard_ms.get(controller)
 
     async def forward(self, controller: str, method: str, request: bytes, caller: Caller) -> bytes:
         self.asked.append((controller, method, request))
