@@ -19,7 +19,16 @@ import click
 import grpc
 from click.shell_completion import get_completion_class
 
-from souverixctl import audit, authority, commands, conflicts, federation, observations, verbs
+from souverixctl import (
+    audit,
+    authority,
+    commands,
+    conflicts,
+    drift,
+    federation,
+    observations,
+    verbs,
+)
 from souverixctl import desired_state as desired_state  # adds its verb to `set`
 from souverixctl import domains as domains  # adds its verbs
 from souverixctl import policies as policies  # adds its verbs
@@ -68,7 +77,7 @@ def program() -> None:
 
 for group in (
     verbs.get, verbs.describe, verbs.watch, verbs.create, verbs.set_, verbs.delete, verbs.move,
-    commands.group, conflicts.group, audit.group, federation.group, authority.group,
+    commands.group, drift.group, conflicts.group, audit.group, federation.group, authority.group,
     observations.values,
 ):  # fmt: skip
     program.add_command(group)

@@ -14,6 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from rich.text import Text
 
 from souverix.fleet.v1 import connectivity_pb2 as connectivity
+from souverix.fleet.v1 import drift_pb2 as drift
 from souverix.fleet.v1 import fleet_service_pb2 as fleet
 from souverix.fleet.v1 import lifecycle_pb2 as lifecycle
 from souverix.fleet.v1 import node_pb2 as node
@@ -37,7 +38,8 @@ from souverixctl.results import (
 from souverixctl.session import Session, pass_session
 
 COLUMNS = (
-    "ID", "DOMAIN", "KIND", "MODE", "PHASE", "DESIRED", "ACTUAL", "HEALTH", "SEEN", "AS OF", "MARKS"
+    "ID", "DOMAIN", "KIND", "MODE", "PHASE", "DESIRED", "ACTUAL", "DRIFT", "HEALTH", "SEEN",
+    "AS OF", "MARKS",
 )  # fmt: skip
 
 
@@ -51,11 +53,18 @@ def row(twin: node.Node, now: datetime) -> list[Cell]:
         word(twin.lifecycle, "phase"),
         twin.desired_state.target_version,
         twin.actual_state.reported_version,
+        drift_score(twin),
         word(twin.actual_state.runtime, "health"),
         age(twin.connectivity.link, "last_seen_time", now),
         age(twin, "as_of_time", now),
         node_marks(twin),
     ]
+
+
+def drift_score(twin: node.Node) -> str:
+    """The score of a node's drift; "?" where it is not known."""
+    unknown = twin.drift.state == drift.DRIFT_STATE_UNKNOWN
+    return "?" if unknown else f"{twin.drift.score:g}" if twin.HasField("drift") else ""
 
 
 def node_marks(twin: node.Node) -> Text:
@@ -74,6 +83,14 @@ def _values(enum: Any, prefix: str, words: Sequence[str]) -> list[Any]:
 
 def _filter_options(function: options.Function) -> options.Function:
     for decorate in (
+        click.option(
+            "--min-drift", "min_drift_score", type=click.FloatRange(min=0), default=0.0,
+            help="Only with at least this drift score.",
+        ),
+        click.option(
+            "--drift", "drift_states", multiple=True, type=_enum_choice(drift.DriftState),
+            help="Only whose drift came to this. Repeatable.",
+        ),
         click.option("--policy", "policy_bundle", default="", help="Only with this policy bundle."),
         click.option(
             "--phase", "phases", multiple=True, type=_enum_choice(lifecycle.LifecyclePhase),
@@ -98,6 +115,8 @@ def _filters(given: dict[str, Any]) -> dict[str, Any]:
         "modes": _values(connectivity.ConnectivityMode, "CONNECTIVITY_MODE", given["modes"]),
         "phases": _values(lifecycle.LifecyclePhase, "LIFECYCLE_PHASE", given["phases"]),
         "policy_bundle": given["policy_bundle"],
+        "min_drift_score": given["min_drift_score"],
+        "drift_states": _values(drift.DriftState, "DRIFT_STATE", given["drift_states"]),
     }
 
 
