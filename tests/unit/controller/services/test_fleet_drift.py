@@ -282,3 +282,38 @@ async def test_a_watch_says_when_a_drift_has_healed(drifting: Served) -> None:
     assert removed.name == "nodes/old"
     assert removed.cause == fleet.REMOVAL_CAUSE_NO_LONGER_MATCHES
     watch.cancel()
+
+
+async def test_rules_of_a_policy_are_checked_before_they_are_written(root: Served) -> None:
+    wrong = policy_pb2.PolicySpec()
+    wrong.drift_rules.severities["stir"] = drift_pb2.DRIFT_SEVERITY_UNSPECIFIED
+    endless = policy_pb2.PolicySpec()
+    endless.drift_rules.defaults.update({"a": float("inf")})
+    for spec in (wrong, endless):
+        request = policy_service_pb2.CreatePolicyRequest(domain="global", policy_id="p", spec=spec)
+        code, _, _ = await refusal(root.policies.CreatePolicy(request))
+        assert code == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_resumed_watch_shows_what_a_policy_changed_meanwhile(drifting: Served) -> None:
+    first = drifting.fleet.WatchNodes(fleet.WatchNodesRequest(drift_states=[DRIFTING]), timeout=20)
+    token = ""
+    async for step in first:
+        if step.bookmark.resume_token:
+            token = step.bookmark.resume_token
+            break
+    first.cancel()
+    spec = policy_pb2.PolicySpec(target_version="9.0.0", enforced=True)
+    await drifting.policies.CreatePolicy(
+        policy_service_pb2.CreatePolicyRequest(domain="global", policy_id="p", spec=spec)
+    )
+    request = fleet.WatchNodesRequest(drift_states=[DRIFTING], resume_token=token)
+    second = drifting.fleet.WatchNodes(request, timeout=20)
+    shown = set()
+    async for step in second:
+        if step.WhichOneof("event") == "changed":
+            shown.add((step.changed.id, step.changed.drift.score))
+        if step.WhichOneof("event") == "bookmark":
+            break
+    assert shown == {("exact", 5.0), ("old", 5.0)}
+    second.cancel()
