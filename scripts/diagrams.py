@@ -12,6 +12,7 @@ from pathlib import Path
 
 from controller.command import delivery
 from controller.connectivity import spectrum
+from controller.lifecycle import stages
 from federation import session_phases
 from nodeagent import ledger, link
 
@@ -76,6 +77,16 @@ def machines() -> list[Machine]:
             [
                 Move(before.name, _words(evidence), edge.to.name, edge.because)
                 for (before, evidence), edge in spectrum.TRANSITIONS.items()
+            ],
+        ),
+        Machine(
+            "Lifecycle of a node",
+            "controller/lifecycle/stages.py",
+            "A node's life, as its master-of-record decides it.",
+            stages.Stage.PROVISIONING.name,
+            [
+                Move(before.name, _words(transition), edge.to.name, edge.because)
+                for (before, transition), edge in stages.TRANSITIONS.items()
             ],
         ),
         Machine(

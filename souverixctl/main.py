@@ -26,7 +26,9 @@ from souverixctl import (
     conflicts,
     drift,
     federation,
+    lifecycle,
     observations,
+    overview,
     verbs,
 )
 from souverixctl import desired_state as desired_state  # adds its verb to `set`
@@ -43,6 +45,7 @@ EXAMPLES = """\b
 Examples:
   export SOUVERIX_SERVER=127.0.0.1:7400
   souverixctl federation status
+  souverixctl overview
   souverixctl get nodes --domain region-a --subtree
   souverixctl set desired-state a1-gw-1 --version 2.1.0 --wait-durable global
   souverixctl command ping --domain edge-zone-a1 --wait
@@ -76,9 +79,9 @@ def program() -> None:
 
 
 for group in (
-    verbs.get, verbs.describe, verbs.watch, verbs.create, verbs.set_, verbs.delete, verbs.move,
-    commands.group, drift.group, conflicts.group, audit.group, federation.group, authority.group,
-    observations.values,
+    overview.overview, verbs.get, verbs.describe, verbs.watch, verbs.create, verbs.set_, verbs.delete,
+    verbs.move, lifecycle.transition, lifecycle.history, commands.group, drift.group, conflicts.group,
+    audit.group, federation.group, authority.group, observations.values,
 ):  # fmt: skip
     program.add_command(group)
 

@@ -23,11 +23,10 @@ from souverixctl.describe import enum_word, field_word
 from souverixctl.documents import parse_into, read_resource, split_assignment
 from souverixctl.errors import BadInput
 from souverixctl.follow import follow
-from souverixctl.output import Cell
+from souverixctl.output import Cell, styled
 from souverixctl.pages import fetch_pages
 from souverixctl.results import (
     age,
-    coloured,
     marks,
     note_freshness,
     present,
@@ -49,16 +48,35 @@ def row(twin: node.Node, now: datetime) -> list[Cell]:
         twin.id,
         twin.domain,
         field_word(twin.spec, "kind"),
-        word(twin.connectivity.link, "mode"),
+        mode(twin, now),
         word(twin.lifecycle, "phase"),
         twin.desired_state.target_version,
         twin.actual_state.reported_version,
         drift_score(twin),
         word(twin.actual_state.runtime, "health"),
-        age(twin.connectivity.link, "last_seen_time", now),
+        last_seen(twin, now),
         age(twin, "as_of_time", now),
         node_marks(twin),
     ]
+
+
+def mode(twin: node.Node, now: datetime) -> Text:
+    """How a node is connected; of one whose controller cannot be reached, since when that is not known."""
+    known = twin.connectivity
+    if not known.HasField("unknown_since"):
+        return word(known.link, "mode")
+    since = age(known, "unknown_since", now)
+    return styled(f"unknown {since} (was {field_word(known.last_known, 'mode')})", "magenta")
+
+
+def last_seen(twin: node.Node, now: datetime) -> str:
+    """When a node was last heard: as measured where that is known, else as recorded."""
+    known = twin.connectivity
+    if known.HasField("last_seen_time"):
+        return age(known, "last_seen_time", now)
+    return age(
+        known.last_known if known.HasField("last_known") else known.link, "last_seen_time", now
+    )
 
 
 def drift_score(twin: node.Node) -> str:
@@ -205,7 +223,7 @@ def watch_nodes(session: Session, **given: Any) -> None:
                 f"{step:8}",
                 f"{twin.id:24}",
                 f"{twin.domain:16}",
-                coloured(f"{field_word(twin.connectivity.link, 'mode') or '-'}"),
+                mode(twin, session.output.now),
                 word(twin.lifecycle, "phase"),
                 f"desired {twin.desired_state.target_version or '-'}",
                 f"actual {twin.actual_state.reported_version or '-'}",

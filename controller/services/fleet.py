@@ -13,6 +13,7 @@ from controller.services import fleet_histories, fleet_observations, fleet_reads
 from controller.services.fleet_batches import NodeBatches
 from controller.services.fleet_domains import DomainWrites
 from controller.services.fleet_drift import WaiverWrites, list_domain_drifts
+from controller.services.fleet_lifecycle import LifecycleWrites
 from controller.services.fleet_nodes import NodeWrites
 from controller.values import ValueStore
 from souverix.fleet.v1 import fleet_service_pb2 as fleet
@@ -28,6 +29,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         self._nodes = NodeWrites(replica)
         self._waivers = WaiverWrites(replica, self._nodes)
         self._batches = NodeBatches(replica)
+        self._lifecycle = LifecycleWrites(replica, self._nodes)
         self._domains = DomainWrites(replica)
 
     async def CreateNode(self, request: Any, context: Any) -> fleet.CreateNodeResponse:
@@ -88,6 +90,10 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
     async def ListDomainDrifts(self, request: Any, context: Any) -> fleet.ListDomainDriftsResponse:
         """Returns a page of domains with their drift."""
         return list_domain_drifts(self._replica, request)
+
+    async def TransitionNode(self, request: Any, context: Any) -> fleet.TransitionNodeResponse:
+        """Moves a node on in its life."""
+        return await self._lifecycle.transition(request, context)
 
     async def ListLifecycleHistory(
         self, request: Any, context: Any

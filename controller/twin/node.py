@@ -25,14 +25,20 @@ from federation.identifiers import Key
 from souverix.fleet.v1 import node_pb2, supply_chain_pb2
 
 #: Aspects that clients write; the etag is made of them.
-WRITABLE_ASPECTS = ("existence", "placement", "node_spec", "desired_state", "drift_waiver")
+WRITABLE_ASPECTS = (
+    "existence",
+    "placement",
+    "node_spec",
+    "desired_state",
+    "lifecycle",
+    "drift_waiver",
+)
 
 #: Aspects a node's view is made of.
 NODE_ASPECTS = (
     *WRITABLE_ASPECTS,
     "actual_state",
     "link_state",
-    "lifecycle",
     "inventory",
 )
 

@@ -19,6 +19,7 @@ from grpc_status import rpc_status
 from controller.config import ControllerConfig, ControllerSection, TrustSection
 from controller.journal import Journal
 from controller.log.sqlite_log import SqliteLog
+from controller.maintenance import MaintenanceExpiry
 from controller.replica import Replica
 from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.fleet import FleetService
@@ -83,6 +84,7 @@ async def served(
     log = SqliteLog(directory / "log.sqlite", str(uuid.uuid4()))
     replica = Replica(config, log, signer, forwarder)
     replica.add_duty(LateWrites(replica).run)
+    replica.add_duty(MaintenanceExpiry(replica).run)
     master = asyncio.Event()
 
     async def tell(_: Journal) -> None:
