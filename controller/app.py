@@ -27,6 +27,7 @@ from controller.log.embedded import EmbeddedEtcd
 from controller.log.etcd_log import EtcdLog
 from controller.log.port import Log
 from controller.log.sqlite_log import SqliteLog
+from controller.maintenance import MaintenanceExpiry
 from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
 from controller.services.audit import AuditService
@@ -142,6 +143,7 @@ class Application:
         replica.add_duty(self._end_sessions_after)
         replica.add_duty(Duties(replica).run)
         replica.add_duty(LateWrites(replica).run)
+        replica.add_duty(MaintenanceExpiry(replica).run)
         self._add_services()
 
     async def serve_when_replayed(self) -> None:

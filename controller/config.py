@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from controller.connectivity import thresholds
 from federation.identifiers import is_valid_id
 
 T = TypeVar("T")
@@ -139,6 +140,51 @@ class AgentsSection:
 
 
 @dataclass(frozen=True, slots=True)
+class DomainConnectivitySection:
+    """Evidence that changes the modes of one domain's nodes; what is not set is as for all."""
+
+    domain: str
+    delayed_rtt_s: float | None = None
+    live_rtt_share: float | None = None
+    rtt_settle_s: float | None = None
+    autonomous_after_s: float | None = None
+    disconnected_after_s: float | None = None
+    steady_after_s: float | None = None
+    replay_backlog: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectivitySection:
+    """How much evidence changes a node's place on the connectivity spectrum; the reasons are with the defaults."""
+
+    delayed_rtt_s: float = thresholds.DELAYED_RTT_S
+    live_rtt_share: float = thresholds.LIVE_RTT_SHARE
+    rtt_settle_s: float = thresholds.RTT_SETTLE_S
+    autonomous_after_s: float = thresholds.AUTONOMOUS_AFTER_S
+    disconnected_after_s: float = thresholds.DISCONNECTED_AFTER_S
+    steady_after_s: float = thresholds.STEADY_AFTER_S
+    replay_backlog: int = thresholds.REPLAY_BACKLOG
+    domains: tuple[DomainConnectivitySection, ...] = ()
+
+    def of_all(self) -> thresholds.Thresholds:
+        """The thresholds of domains that have none of their own."""
+        return thresholds.Thresholds(**{n: getattr(self, n) for n in _THRESHOLDS})
+
+    def of_domains(self) -> dict[str, thresholds.Thresholds]:
+        """The thresholds of the domains that have their own."""
+        own = {
+            section.domain: {
+                n: value for n in _THRESHOLDS if (value := getattr(section, n)) is not None
+            }
+            for section in self.domains
+        }
+        return {domain: dataclasses.replace(self.of_all(), **set_) for domain, set_ in own.items()}
+
+
+_THRESHOLDS = tuple(f.name for f in dataclasses.fields(thresholds.Thresholds))
+
+
+@dataclass(frozen=True, slots=True)
 class ControllerConfig:
     """Everything one replica is told."""
 
@@ -151,6 +197,7 @@ class ControllerConfig:
     sync: SyncSection | None = None
     children: tuple[ChildSection, ...] = ()
     agents: AgentsSection = field(default_factory=AgentsSection)
+    connectivity: ConnectivitySection = field(default_factory=ConnectivitySection)
     #: Directory of large values; replicas of one controller share it. Empty: below data_dir.
     values_dir: str = ""
 
@@ -250,6 +297,7 @@ def _check(config: ControllerConfig, where: str) -> None:
     _check_choices(config, where)
     _check_children(config, where)
     _check_numbers(config, where)
+    _check_connectivity(config.connectivity, where)
     _check_keys(config, where)
     _check_addresses(config, where)
 
@@ -304,6 +352,38 @@ def _check_numbers(config: ControllerConfig, where: str) -> None:
         if not least <= value < math.inf:
             raise ConfigError(
                 f"{where}: {name} {value} is out of range; at least {least} is needed"
+            )
+
+
+def _check_connectivity(section: ConnectivitySection, where: str) -> None:
+    named = [part.domain for part in section.domains]
+    for i, domain in enumerate(named):
+        place = f"{where}: connectivity.domains[{i}].domain {domain!r}"
+        if not is_valid_id(domain):
+            raise ConfigError(f"{place} is no id (lower-case letters, digits and '-', at most 63)")
+        if domain in named[:i]:
+            raise ConfigError(f"{place} is there already")
+    sections = {"connectivity": section.of_all()}
+    sections |= {
+        f"connectivity.domains[{named.index(domain)}]": limits
+        for domain, limits in section.of_domains().items()
+    }
+    for name, limits in sections.items():
+        for setting in _THRESHOLDS:
+            value = getattr(limits, setting)
+            least = 1 if setting == "replay_backlog" else 0
+            if not least <= value < math.inf:
+                raise ConfigError(
+                    f"{where}: {name}.{setting} {value} is out of range; at least {least} is needed"
+                )
+        if not 0 < limits.live_rtt_share <= 1:
+            raise ConfigError(
+                f"{where}: {name}.live_rtt_share {limits.live_rtt_share} is not a share: above 0, at most 1"
+            )
+        if limits.disconnected_after_s < limits.autonomous_after_s:
+            raise ConfigError(
+                f"{where}: {name}.disconnected_after_s is below autonomous_after_s: a node is cut off before it "
+                "is given up"
             )
 
 

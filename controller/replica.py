@@ -20,6 +20,7 @@ from typing import Any
 
 from controller.changes import Changes
 from controller.config import ControllerConfig
+from controller.connectivity.table import ConnectivityTable
 from controller.durability import Durability
 from controller.journal import Journal, JournalClosed
 from controller.log.errors import LogError, LogUnavailable
@@ -27,6 +28,8 @@ from controller.log.port import Head, Log, MastershipLease
 from controller.log.witness import Continuity, Witness, WitnessFile, check_continuity
 from controller.signing import Ed25519Signer, Ed25519Verifier
 from controller.tasks import end
+from controller.twin.history import Histories
+from controller.twin.sight import Sight
 from controller.writes import Forwarder, Writer
 from federation.proposal import Identity
 from federation.state import Applied, State
@@ -69,6 +72,13 @@ class Replica:
             config.controller.id, self.verifier, bytes.fromhex(config.trust.root_public_key)
         )
         self.changes = Changes()
+        #: What is measured of the links of nodes; empty on a standby.
+        self.connectivity = ConnectivityTable(
+            config.connectivity.of_all(), config.connectivity.of_domains()
+        )
+        #: What nodes went through; follows the log.
+        self.histories = Histories()
+        self._forwarder = forwarder
         self.durability = Durability()
         self.log = log
         self.writer = Writer(
@@ -109,6 +119,10 @@ class Replica:
     def incarnation(self) -> int:
         """Incarnation of this controller's own streams."""
         return self._incarnation
+
+    def sight(self, now_s: float) -> Sight | None:
+        """What this replica sees beside its log, at a monotonic time; None on a standby, which holds no links."""
+        return Sight(self.connectivity, self._forwarder, now_s) if self.is_master else None
 
     def lease_valid(self) -> bool:
         """Tells whether the mastership lease still stands by this machine's clock."""
@@ -210,6 +224,7 @@ class Replica:
             self._recent_bytes > MAX_RECENT_BYTES and len(self._recent) > 1
         ):
             self._recent_bytes -= self._recent.popleft()[1]
+        self.histories.take_note(applied)
         self.changes.publish(applied)
 
     async def _stand_by(self) -> MastershipLease:

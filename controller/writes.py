@@ -52,6 +52,9 @@ class Forwarder(Protocol):
     def link_up(self, controller: str) -> bool:
         """Tells whether the next hop towards a controller has a session now."""
 
+    def last_heard_ms(self, controller: str) -> int | None:
+        """When the next hop towards a controller was last heard, since the epoch; None: never by this process."""
+
     async def forward(self, controller: str, method: str, request: bytes, caller: Caller) -> bytes:
         """The serialised response of the other controller. Raises `ForwardedStatus`, `ServiceError`."""
 

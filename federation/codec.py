@@ -50,6 +50,7 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "link_state": AspectRule(Lane.STATE, False, "message"),
     "lifecycle": AspectRule(Lane.STATE, True, "config"),
     "conflict": AspectRule(Lane.STATE, False, "message"),
+    "drift_waiver": AspectRule(Lane.STATE, True, "config"),
     "inventory": AspectRule(Lane.TELEMETRY, False, "message"),
     "audit": AspectRule(Lane.AUDIT, False, "message"),
 }

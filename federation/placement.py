@@ -33,6 +33,7 @@ CARRIED_ASPECTS = (
     "existence",
     "node_spec",
     "desired_state",
+    "drift_waiver",
     "lifecycle",
     "actual_state",
     "link_state",

@@ -34,6 +34,9 @@ MAX_EVIDENCE_A_STREAM = 16
 #: Facts that hold for good, whatever is written after them: of admissions the lowest counts, and a key's seals stand.
 ACCUMULATING_ASPECTS = frozenset({"admission", "key_grant"})
 
+#: Aspects whose writes are each a transition: what they were one after the other matters, beside what they are.
+TRANSITION_ASPECTS = frozenset({"link_state", "lifecycle"})
+
 #: Audit entries kept at hand for listing; older ones are read from the log by verification and export.
 MAX_AUDIT_AT_HAND = 100_000
 
@@ -88,6 +91,8 @@ class Applied:
     quarantined: list[tuple[StreamId, str]] = field(default_factory=list)
     #: Writes of a superseded master that came into effect late.
     superseded: list[tuple[Key, Write]] = field(default_factory=list)
+    #: Every write of an aspect whose writes are transitions, also those that others in the commit supersede.
+    transitions: list[tuple[Key, Write]] = field(default_factory=list)
     #: The tree of domains, or who holds authority in it, changed.
     authority_changed: bool = False
 
@@ -340,6 +345,8 @@ class State:
             applied.audits.append(item)
             return
         key = Key(stream[0], write[3], aspect)
+        if aspect in TRANSITION_ASPECTS:
+            applied.transitions.append((key, write))
         held = self.table.get(key)
         if held is None:
             self.table[key] = (write,)

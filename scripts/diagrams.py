@@ -11,6 +11,8 @@ from enum import Enum
 from pathlib import Path
 
 from controller.command import delivery
+from controller.connectivity import spectrum
+from controller.lifecycle import stages
 from federation import session_phases
 from nodeagent import ledger, link
 
@@ -66,6 +68,26 @@ def machines() -> list[Machine]:
                 for (before, step), edge in session_phases.TRANSITIONS.items()
             ],
             _frames_in_place(),
+        ),
+        Machine(
+            "Connectivity of a node",
+            "controller/connectivity/spectrum.py",
+            "A node's place on the connectivity spectrum, as the controller that delivers to it finds it.",
+            spectrum.Mode.UNKNOWN.name,
+            [
+                Move(before.name, _words(evidence), edge.to.name, edge.because)
+                for (before, evidence), edge in spectrum.TRANSITIONS.items()
+            ],
+        ),
+        Machine(
+            "Lifecycle of a node",
+            "controller/lifecycle/stages.py",
+            "A node's life, as its master-of-record decides it.",
+            stages.Stage.PROVISIONING.name,
+            [
+                Move(before.name, _words(transition), edge.to.name, edge.because)
+                for (before, transition), edge in stages.TRANSITIONS.items()
+            ],
         ),
         Machine(
             "Delivery of a command",

@@ -19,7 +19,18 @@ import click
 import grpc
 from click.shell_completion import get_completion_class
 
-from souverixctl import audit, authority, commands, conflicts, federation, observations, verbs
+from souverixctl import (
+    audit,
+    authority,
+    commands,
+    conflicts,
+    drift,
+    federation,
+    lifecycle,
+    observations,
+    overview,
+    verbs,
+)
 from souverixctl import desired_state as desired_state  # adds its verb to `set`
 from souverixctl import domains as domains  # adds its verbs
 from souverixctl import policies as policies  # adds its verbs
@@ -34,6 +45,7 @@ EXAMPLES = """\b
 Examples:
   export SOUVERIX_SERVER=127.0.0.1:7400
   souverixctl federation status
+  souverixctl overview
   souverixctl get nodes --domain region-a --subtree
   souverixctl set desired-state a1-gw-1 --version 2.1.0 --wait-durable global
   souverixctl command ping --domain edge-zone-a1 --wait
@@ -67,9 +79,9 @@ def program() -> None:
 
 
 for group in (
-    verbs.get, verbs.describe, verbs.watch, verbs.create, verbs.set_, verbs.delete, verbs.move,
-    commands.group, conflicts.group, audit.group, federation.group, authority.group,
-    observations.values,
+    overview.overview, verbs.get, verbs.describe, verbs.watch, verbs.create, verbs.set_, verbs.delete,
+    verbs.move, lifecycle.transition, lifecycle.history, commands.group, drift.group, conflicts.group,
+    audit.group, federation.group, authority.group, observations.values,
 ):  # fmt: skip
     program.add_command(group)
 

@@ -14,6 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from rich.text import Text
 
 from souverix.fleet.v1 import connectivity_pb2 as connectivity
+from souverix.fleet.v1 import drift_pb2 as drift
 from souverix.fleet.v1 import fleet_service_pb2 as fleet
 from souverix.fleet.v1 import lifecycle_pb2 as lifecycle
 from souverix.fleet.v1 import node_pb2 as node
@@ -22,11 +23,10 @@ from souverixctl.describe import enum_word, field_word
 from souverixctl.documents import parse_into, read_resource, split_assignment
 from souverixctl.errors import BadInput
 from souverixctl.follow import follow
-from souverixctl.output import Cell
+from souverixctl.output import Cell, styled
 from souverixctl.pages import fetch_pages
 from souverixctl.results import (
     age,
-    coloured,
     marks,
     note_freshness,
     present,
@@ -37,7 +37,8 @@ from souverixctl.results import (
 from souverixctl.session import Session, pass_session
 
 COLUMNS = (
-    "ID", "DOMAIN", "KIND", "MODE", "PHASE", "DESIRED", "ACTUAL", "HEALTH", "SEEN", "AS OF", "MARKS"
+    "ID", "DOMAIN", "KIND", "MODE", "PHASE", "DESIRED", "ACTUAL", "DRIFT", "HEALTH", "SEEN",
+    "AS OF", "MARKS",
 )  # fmt: skip
 
 
@@ -47,15 +48,41 @@ def row(twin: node.Node, now: datetime) -> list[Cell]:
         twin.id,
         twin.domain,
         field_word(twin.spec, "kind"),
-        word(twin.connectivity.link, "mode"),
+        mode(twin, now),
         word(twin.lifecycle, "phase"),
         twin.desired_state.target_version,
         twin.actual_state.reported_version,
+        drift_score(twin),
         word(twin.actual_state.runtime, "health"),
-        age(twin.connectivity.link, "last_seen_time", now),
+        last_seen(twin, now),
         age(twin, "as_of_time", now),
         node_marks(twin),
     ]
+
+
+def mode(twin: node.Node, now: datetime) -> Text:
+    """How a node is connected; of one whose controller cannot be reached, since when that is not known."""
+    known = twin.connectivity
+    if not known.HasField("unknown_since"):
+        return word(known.link, "mode")
+    since = age(known, "unknown_since", now)
+    return styled(f"unknown {since} (was {field_word(known.last_known, 'mode')})", "magenta")
+
+
+def last_seen(twin: node.Node, now: datetime) -> str:
+    """When a node was last heard: as measured where that is known, else as recorded."""
+    known = twin.connectivity
+    if known.HasField("last_seen_time"):
+        return age(known, "last_seen_time", now)
+    return age(
+        known.last_known if known.HasField("last_known") else known.link, "last_seen_time", now
+    )
+
+
+def drift_score(twin: node.Node) -> str:
+    """The score of a node's drift; "?" where it is not known."""
+    unknown = twin.drift.state == drift.DRIFT_STATE_UNKNOWN
+    return "?" if unknown else f"{twin.drift.score:g}" if twin.HasField("drift") else ""
 
 
 def node_marks(twin: node.Node) -> Text:
@@ -74,6 +101,14 @@ def _values(enum: Any, prefix: str, words: Sequence[str]) -> list[Any]:
 
 def _filter_options(function: options.Function) -> options.Function:
     for decorate in (
+        click.option(
+            "--min-drift", "min_drift_score", type=click.FloatRange(min=0), default=0.0,
+            help="Only with at least this drift score.",
+        ),
+        click.option(
+            "--drift", "drift_states", multiple=True, type=_enum_choice(drift.DriftState),
+            help="Only whose drift came to this. Repeatable.",
+        ),
         click.option("--policy", "policy_bundle", default="", help="Only with this policy bundle."),
         click.option(
             "--phase", "phases", multiple=True, type=_enum_choice(lifecycle.LifecyclePhase),
@@ -98,6 +133,8 @@ def _filters(given: dict[str, Any]) -> dict[str, Any]:
         "modes": _values(connectivity.ConnectivityMode, "CONNECTIVITY_MODE", given["modes"]),
         "phases": _values(lifecycle.LifecyclePhase, "LIFECYCLE_PHASE", given["phases"]),
         "policy_bundle": given["policy_bundle"],
+        "min_drift_score": given["min_drift_score"],
+        "drift_states": _values(drift.DriftState, "DRIFT_STATE", given["drift_states"]),
     }
 
 
@@ -186,7 +223,7 @@ def watch_nodes(session: Session, **given: Any) -> None:
                 f"{step:8}",
                 f"{twin.id:24}",
                 f"{twin.domain:16}",
-                coloured(f"{field_word(twin.connectivity.link, 'mode') or '-'}"),
+                mode(twin, session.output.now),
                 word(twin.lifecycle, "phase"),
                 f"desired {twin.desired_state.target_version or '-'}",
                 f"actual {twin.actual_state.reported_version or '-'}",

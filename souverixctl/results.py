@@ -22,14 +22,14 @@ from souverixctl.times import show_age
 
 # Words that mean the same wherever they stand.
 _STYLES = {
-    "green": {"LIVE", "ACTIVE", "OK", "SUCCEEDED", "ALLOWED", "intact"},
+    "green": {"LIVE", "ACTIVE", "OK", "SUCCEEDED", "ALLOWED", "intact", "IN_SPEC"},
     "yellow": {
         "DELAYED", "EDGE_CACHED", "AUTONOMOUS", "RETURNING", "REPLAYING", "CATCHING_UP", "GREETING",
-        "UPDATING", "DEGRADED", "PENDING", "DISPATCHED", "OBSERVED", "PROVISIONING", "ENROLLED",
+        "DRIFTING", "MEDIUM", "UPDATING", "DEGRADED", "PENDING", "DISPATCHED", "OBSERVED", "PROVISIONING", "ENROLLED",
     },
     "red": {
         "DISCONNECTED", "FAILED", "QUARANTINED", "EXPIRED", "REJECTED", "INDETERMINATE", "DENIED",
-        "CANCELLED", "faulty",
+        "CANCELLED", "faulty", "HIGH", "CRITICAL",
     },
 }  # fmt: skip
 _STYLE_OF = {word: style for style, words in _STYLES.items() for word in words}

@@ -143,12 +143,18 @@ class Deliverer:
     """The open deliveries of one mastership.
 
     `fencing_token` names it. `rewound_ms` is when this log began anew after it was set back: of a command older than
-    that, the record of a dispatch may be lost. None: it never was set back.
+    that, the record of a dispatch may be lost. None: it never was set back. `takes` tells whether a node may be sent a
+    new command, by domain, node and kind of action.
     """
 
     def __init__(
-        self, fencing_token: int, rewound_ms: int | None, chance: Callable[[], float]
+        self,
+        fencing_token: int,
+        rewound_ms: int | None,
+        chance: Callable[[], float],
+        takes: Callable[[str, str, str], bool] = lambda domain, node, action: True,
     ) -> None:
+        self._takes = takes
         self._fencing_token = fencing_token
         self._rewound_ms = rewound_ms
         self._chance = chance
@@ -220,6 +226,8 @@ class Deliverer:
                 yield from self._move(held, Trigger.EXPIRY, now_ms)
             elif seen.cancel_asked and delivery.state is DeliveryState.PENDING:
                 yield from self._move(held, Trigger.CANCEL, now_ms)
+            elif self._is_barred(held):
+                yield from self._move(held, Trigger.NODE_BARRED, now_ms)
             else:
                 yield from self._pump(node, now_ms)
                 yield from self._note_waiting(held)
@@ -233,6 +241,14 @@ class Deliverer:
         if self._rewound_ms is None or command.stamp_ms >= self._rewound_ms:
             return False
         return recorded is None or not recorded.by_this_incarnation
+
+    def _is_barred(self, held: _Open) -> bool:
+        """Tells whether a command that was not sent yet must not be."""
+        if held.delivery.state is not DeliveryState.PENDING:
+            return False
+        target = held.delivery.target
+        action = held.command.action.WhichOneof("action") or ""
+        return not self._takes(target.domain, target.node, action)
 
     def _note_waiting(self, held: _Open) -> Iterator[Effect]:
         """A command that cannot leave at once is recorded as arrived, so that its issuer sees where it waits."""
@@ -296,6 +312,9 @@ class Deliverer:
         room = MAX_IN_FLIGHT_A_NODE - sum(held.on_this_link for held in waiting)
         for held in waiting:
             if held.due_ms > now_ms or held.cancel_asked or now_ms >= held.command.expire_ms:
+                continue
+            if self._is_barred(held):
+                yield from self._move(held, Trigger.NODE_BARRED, now_ms)
                 continue
             if held.delivery.state is DeliveryState.PENDING:
                 trigger = Trigger.DISPATCH

@@ -46,6 +46,7 @@ class Trigger(enum.Enum):
     NODE_REJECTED = "the node refused it"
     EXPIRY = "its time is over"
     CANCEL = "a cancel was asked for"
+    NODE_BARRED = "the node is isolated, and the command would do more than look"
     DISPATCH_UNCONFIRMED = (
         "the record of an at-most-once dispatch is of an earlier master, or was lost with the log"
     )
@@ -81,6 +82,9 @@ TRANSITIONS: Final[dict[tuple[DeliveryState, Trigger], Edge]] = {
     (_S.PENDING, _T.EXPIRY): Edge(_S.EXPIRED, "NOT_SENT", "an expired command is not begun"),
     (_S.PENDING, _T.CANCEL): Edge(
         _S.CANCELLED, "CANCELLED_BEFORE_DISPATCH", "the node never heard of it"
+    ),
+    (_S.PENDING, _T.NODE_BARRED): Edge(
+        _S.REJECTED, "NODE_ISOLATED", "a node in quarantine or out of service is not worked on"
     ),
     (_S.PENDING, _T.DISPATCH_UNCONFIRMED): Edge(
         _S.INDETERMINATE,

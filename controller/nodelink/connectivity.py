@@ -1,4 +1,6 @@
-"""Records when nodes came and went. Owns the `link_state` events of this controller's nodes; a heartbeat is none."""
+"""Records nodes' places on the connectivity spectrum. Owns the `link_state` events of this controller's nodes; what
+evidence means is the spectrum's to say, and a heartbeat is no event.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,11 @@ import asyncio
 import time
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.command.targets import delivered_domains
+from controller.connectivity.measurements import Change, Gone
+from controller.connectivity.spectrum import Mode
 from controller.journal import Journal
 from controller.nodelink.commits import MAX_SUBMISSION_FACTS, commit
 from controller.nodelink.history import Transition, TransitionQueue
@@ -19,14 +24,14 @@ from federation.identifiers import Key
 from federation.proposal import Proposal
 from souverix.fleet.v1 import connectivity_pb2
 
-LIVE = connectivity_pb2.CONNECTIVITY_MODE_LIVE
-DISCONNECTED = connectivity_pb2.CONNECTIVITY_MODE_DISCONNECTED
-
 #: Lease times that nodes get to come back after a change of master: one to leave the old stream, two to back off.
 RETURN_LEASES = 3
 
 #: Least time that nodes get to come back, however short the lease.
 MIN_RETURN_S = 10.0
+
+#: Between two sweeps: finer than any threshold means anything, and a small part of a core with a million nodes.
+SWEEP_INTERVAL_S = 1.0
 
 
 class ConnectivityRecorder:
@@ -35,81 +40,117 @@ class ConnectivityRecorder:
     def __init__(self, replica: Replica, links: Links) -> None:
         self._replica = replica
         self._links = links
+        self._table = replica.connectivity
         self._queue = TransitionQueue()
         self._wake = asyncio.Event()
 
     def link_opened(self, link: Link) -> None:
         """A node came."""
-        self._note(
-            Transition(
-                link.node,
-                LIVE,
-                "link_opened",
-                f"{link.backlog_reports} reports wait at the node",
-                _wall_ms(),
-                _wall_ms(),
-                backlog_reports=link.backlog_reports,
-            )
-        )
+        if link.node not in self._table:
+            self._look_up(link.node, link.domain, 0.0)
+        now_s = time.monotonic()
+        self._note(self._table.linked(link.node, link.domain, link.backlog_reports, now_s))
+
+    def heard(self, link: Link) -> None:
+        """A heartbeat came."""
+        self._table.heard(link.node, link.rtt_s, link.backlog_reports, time.monotonic())
+
+    def reports_durable(self, link: Link, reports: int) -> None:
+        """So many more reports of a node are durable."""
+        self._note(self._table.durable(link.node, reports, time.monotonic()))
 
     def link_closed(self, link: Link) -> None:
         """A node went, unless its link ended for a reason of this side's."""
         ended = link.end_reason
         if ended is None or not ended.is_news:
             return
-        silent_ms = int((time.monotonic() - link.heard_s) * 1000)
-        self._note(
-            Transition(
-                link.node,
-                DISCONNECTED,
-                ended.reason,
-                ended.evidence,
-                _wall_ms(),
-                _wall_ms() - max(0, silent_ms),
-                link.rtt_s,
-            )
-        )
+        gone = Gone(ended.reason, ended.evidence)
+        stopped = ended.reason == "agent_stopped"
+        self._note(self._table.unlinked(link.node, gone, time.monotonic(), stopped=stopped))
 
     async def run(self, journal: Journal) -> None:
-        """Records until cancelled. Nodes left LIVE by an earlier master that do not come back are disconnected."""
+        """Records until cancelled. Nodes that an earlier master left linked get time to come back."""
         self._queue.clear()
-        self._expect_return(journal)
-        for link in self._links:
-            self.link_opened(link)
+        self._table.clear()
+        try:
+            self._read_recorded(journal)
+            for link in self._links:
+                self.link_opened(link)
+            while True:
+                for change in self._table.sweep(time.monotonic()):
+                    self._note(change)
+                await self._record_until(journal, time.monotonic() + SWEEP_INTERVAL_S)
+        finally:
+            self._table.clear()
+
+    async def _record_until(self, journal: Journal, end_s: float) -> None:
         while True:
             self._wake.clear()
             while due := self._queue.take_due(time.monotonic(), MAX_SUBMISSION_FACTS):
                 await commit(journal, lambda p, due=due: self._write(p, due))  # type: ignore[misc]
+            now_s = time.monotonic()
+            if now_s >= end_s:
+                return
+            turn_s = self._queue.wait_s(now_s)
+            wait_s = end_s - now_s if turn_s is None else min(turn_s, end_s - now_s)
             try:
-                async with asyncio.timeout(self._queue.wait_s(time.monotonic())):
+                async with asyncio.timeout(wait_s):
                     await self._wake.wait()
             except TimeoutError:
                 continue
 
-    def _note(self, transition: Transition) -> None:
-        self._queue.note(transition, time.monotonic())
+    def _note(self, change: Change | None) -> None:
+        if change is None:
+            return
+        now_s, wall_ms = time.monotonic(), _wall_ms()
+        seen_s = change.last_seen_s
+        self._queue.note(
+            Transition(
+                change.node,
+                change.mode,
+                change.reason,
+                change.evidence,
+                wall_ms - _ms(now_s - change.at_s),
+                wall_ms - _ms(now_s - seen_s) if seen_s is not None else None,
+                change.rtt_s,
+                change.interval_s,
+                change.backlog,
+            ),
+            now_s,
+        )
         self._wake.set()
 
-    def _expect_return(self, journal: Journal) -> None:
+    def _read_recorded(self, journal: Journal) -> None:
         state = self._replica.state
         lease_ttl_s = self._replica.config.log.lease_ttl_s
         patience_s = max(MIN_RETURN_S, RETURN_LEASES * lease_ttl_s)
         for domain in delivered_domains(state.authority, journal.identity.controller):
             for subject in state.subjects_of(domain, "nodes"):
-                link_state = body_of(state, Key(domain, subject, "link_state"))
-                if link_state is None or link_state.mode != LIVE:
-                    continue
-                self._queue.note(
-                    Transition(
-                        subject.partition("/")[2],
-                        DISCONNECTED,
-                        "not_back_after_change_of_master",
-                        f"no link within {patience_s:g} s of the change of master",
-                        _wall_ms(),
-                    ),
-                    time.monotonic(),
-                    time.monotonic() + patience_s,
-                )
+                self._look_up(subject.partition("/")[2], domain, patience_s)
+
+    def _look_up(self, node: str, domain: str, patience_s: float) -> None:
+        """Has the table go on from what is recorded of a node."""
+        recorded = body_of(self._replica.state, Key(domain, f"nodes/{node}", "link_state"))
+        if recorded is None or recorded.mode not in set(Mode):
+            return
+        now_s = time.monotonic()
+        seen = recorded.last_seen_time if recorded.HasField("last_seen_time") else recorded.since
+        interval_s = None
+        if recorded.HasField("sync_interval"):
+            interval_s = recorded.sync_interval.ToMilliseconds() / 1000
+        gone = Gone(
+            "not_back_after_change_of_master",
+            f"no link within {patience_s:g} s of the change of master",
+        )
+        self._table.known(
+            node,
+            domain,
+            Mode(recorded.mode),
+            now_s - _age_s(seen),
+            interval_s,
+            now_s + patience_s,
+            gone,
+        )
 
     def _write(self, proposal: Proposal, due: list[Transition]) -> None:
         table = proposal.state.authority
@@ -117,16 +158,20 @@ class ConnectivityRecorder:
         for transition in due:
             subject = f"nodes/{transition.node}"
             home = home_of(proposal, subject)
-            if home is None or home.domain not in domains:
+            if (
+                home is None
+                or home.domain not in domains
+                or not exists(proposal, home.domain, subject)
+            ):
+                self._table.forget(transition.node)
                 continue
-            key = Key(home.domain, subject, "link_state")
-            recorded = body_of(proposal, key)
+            recorded = body_of(proposal, Key(home.domain, subject, "link_state"))
             previous = (
                 recorded.mode
                 if recorded is not None
                 else connectivity_pb2.CONNECTIVITY_MODE_UNSPECIFIED
             )
-            if previous == transition.mode or not exists(proposal, home.domain, subject):
+            if previous == transition.mode:
                 continue
             proposal.write(
                 home.domain,
@@ -144,7 +189,7 @@ def _message(
     if transition.coalesced:
         evidence += f"; {transition.coalesced} changes before it were too quick to be recorded"
     message = connectivity_pb2.LinkState(
-        mode=transition.mode,
+        mode=connectivity_pb2.ConnectivityMode.Name(transition.mode),
         previous_mode=previous,
         reason=transition.reason,
         evidence=evidence,
@@ -154,10 +199,24 @@ def _message(
     if transition.last_seen_ms is not None:
         message.last_seen_time.CopyFrom(timestamp(transition.last_seen_ms))
     if transition.rtt_s is not None:
-        rtt = Duration()
-        rtt.FromMicroseconds(int(transition.rtt_s * 1_000_000))
-        message.quality.rtt.CopyFrom(rtt)
+        message.quality.rtt.CopyFrom(_span(transition.rtt_s))
+    if transition.sync_interval_s is not None:
+        message.sync_interval.CopyFrom(_span(transition.sync_interval_s))
     return message
+
+
+def _span(seconds: float) -> Duration:
+    span = Duration()
+    span.FromMicroseconds(int(seconds * 1_000_000))
+    return span
+
+
+def _age_s(time_: Timestamp) -> float:
+    return max(0.0, (_wall_ms() - time_.ToMilliseconds()) / 1000)
+
+
+def _ms(seconds: float) -> int:
+    return max(0, int(seconds * 1000))
 
 
 def _wall_ms() -> int:

@@ -38,11 +38,12 @@ from controller.command.messages import (
 )
 from controller.command.targets import delivered_domains
 from controller.journal import Journal
+from controller.lifecycle.transitions import takes_command
 from controller.nodelink.commits import MAX_SUBMISSION_BYTES, MAX_SUBMISSION_FACTS, commit
 from controller.nodelink.link import Link
 from controller.nodelink.links import Links
 from controller.replica import Replica
-from controller.twin.facts import timestamp
+from controller.twin.facts import body_of, timestamp
 from federation.clock import MAX_AHEAD_MS, wall_ms_of
 from federation.codec import Write
 from federation.identifiers import Key
@@ -117,7 +118,9 @@ class Dispatcher:
         self._inbox = deque(answers if len(answers) < MAX_INBOX // 2 else ())
         self._news.clear()
         self._domains = delivered_domains(state.authority, journal.identity.controller)
-        deliverer = Deliverer(journal.fencing_token, _rewound_ms(journal, state), random.random)
+        deliverer = Deliverer(
+            journal.fencing_token, _rewound_ms(journal, state), random.random, self._takes
+        )
         effects: list[Effect] = []
         commands = [(w.stamp, key) for key, w in _commands_of(state, self._domains)]
         for number, (_, key) in enumerate(sorted(commands), 1):
@@ -182,6 +185,10 @@ class Dispatcher:
             return
 
     # Facts.
+
+    def _takes(self, domain: str, node: str, action: str) -> bool:
+        recorded = body_of(self._replica.state, Key(domain, f"nodes/{node}", "lifecycle"))
+        return takes_command(recorded, action)
 
     def _seen(self, domain: str, command_id: str, journal: Journal) -> CommandSeen | None:
         state = self._replica.state

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from controller.connectivity.spectrum import Mode
 from controller.nodelink.rate import TokenBucket
-from souverix.fleet.v1 import connectivity_pb2
 
 #: Transitions of one node recorded at once.
 TRANSITIONS_BURST = 6
@@ -28,12 +28,13 @@ class Transition:
     """A change of a node's mode, waiting to be recorded."""
 
     node: str
-    mode: connectivity_pb2.ConnectivityMode
+    mode: Mode
     reason: str
     evidence: str
     since_ms: int
     last_seen_ms: int | None = None
     rtt_s: float | None = None
+    sync_interval_s: float | None = None
     backlog_reports: int | None = None
     #: Changes before this one that were not recorded for their rate.
     coalesced: int = 0

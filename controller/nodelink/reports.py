@@ -54,11 +54,17 @@ class _Waiting:
 
 
 class ReportIntake:
-    """The reports of one link. `wall_ms` tells the time."""
+    """The reports of one link. `wall_ms` tells the time; `durable` is told how many reports more are durable."""
 
     def __init__(
-        self, link: Link, highest: int, values: ValueStore, wall_ms: Callable[[], int]
+        self,
+        link: Link,
+        highest: int,
+        values: ValueStore,
+        wall_ms: Callable[[], int],
+        durable: Callable[[int], None],
     ) -> None:
+        self._durable = durable
         self._link = link
         self._values = values
         self._wall_ms = wall_ms
@@ -115,6 +121,7 @@ class ReportIntake:
                 last = batch[-1].report.sequence
                 ack = nodelink_pb2.ReportAck(sequence=last)
                 self._link.send(nodelink_pb2.ConnectResponse(report_ack=ack))
+                self._durable(len(batch))
                 await self._look_up_chunks()
 
     async def _look_up_chunks(self) -> None:

@@ -177,8 +177,8 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
             now_s,
             self._replica.lease_valid,
         )
-        link.backlog_reports = hello.backlog_reports
         highest = highest_report(self._replica.state, home.domain, hello.node, hello.source)
+        link.backlog_reports = _waiting(hello, highest)
         self.links.add(link)
         agents = self._replica.config.agents
         welcome = nodelink_pb2.Welcome(
@@ -191,7 +191,14 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
         self._dispatcher.link_opened(link)
         self._connectivity.link_opened(link)
         _log.info("link opened", extra={"node": link.node, "agent": hello.agent_version})
-        return link, ReportIntake(link, highest, self._values, _wall_ms)
+        intake = ReportIntake(
+            link,
+            highest,
+            self._values,
+            _wall_ms,
+            lambda reports: self._connectivity.reports_durable(link, reports),
+        )
+        return link, intake
 
     # A standing link.
 
@@ -239,6 +246,7 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
             match request.WhichOneof("kind"):
                 case "heartbeat":
                     _take_heartbeat(link, request.heartbeat)
+                    self._connectivity.heard(link)
                 case "report":
                     intake.offer(request.report)
                 case "chunk":
@@ -336,6 +344,14 @@ async def _first(requests: AsyncIterator[Request]) -> nodelink_pb2.AgentHello:
         raise NotWelcome(nodelink_pb2.LINK_END_PROTOCOL_ERROR, message)
     check_hello(first.hello)
     return first.hello
+
+
+def _waiting(hello: nodelink_pb2.AgentHello, highest: int) -> int:
+    """Reports that wait at the node and are not durable here: some may be whose acknowledgement was lost."""
+    if not hello.oldest_report:
+        return int(hello.backlog_reports)
+    last = hello.oldest_report + hello.backlog_reports - 1
+    return int(max(0, min(hello.backlog_reports, last - highest)))
 
 
 def _take_heartbeat(link: Link, heartbeat: nodelink_pb2.AgentHeartbeat) -> None:

@@ -259,6 +259,8 @@ def _permissions(key: Key, event: event_pb2.Event) -> Permissions:
         return permissions_for_policy(event.policy)
     if key.aspect == "desired_state":
         return permissions_to_declare(event.desired_state)
+    if key.aspect == "drift_waiver":
+        return (Permission.POLICIES,)
     return (Permission.OPERATE,)
 
 

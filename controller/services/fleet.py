@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from controller.replica import Replica
-from controller.services import fleet_observations, fleet_reads, fleet_watches
+from controller.services import fleet_histories, fleet_observations, fleet_reads, fleet_watches
 from controller.services.fleet_batches import NodeBatches
 from controller.services.fleet_domains import DomainWrites
+from controller.services.fleet_drift import WaiverWrites, list_domain_drifts
+from controller.services.fleet_lifecycle import LifecycleWrites
 from controller.services.fleet_nodes import NodeWrites
 from controller.values import ValueStore
 from souverix.fleet.v1 import fleet_service_pb2 as fleet
@@ -25,7 +27,9 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         self._replica = replica
         self._values = values
         self._nodes = NodeWrites(replica)
+        self._waivers = WaiverWrites(replica, self._nodes)
         self._batches = NodeBatches(replica)
+        self._lifecycle = LifecycleWrites(replica, self._nodes)
         self._domains = DomainWrites(replica)
 
     async def CreateNode(self, request: Any, context: Any) -> fleet.CreateNodeResponse:
@@ -72,6 +76,36 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         """Follows the nodes of a domain."""
         async for reply in fleet_watches.watch_nodes(self._replica, request):
             yield reply
+
+    async def WaiveDrift(self, request: Any, context: Any) -> fleet.WaiveDriftResponse:
+        """Accepts one drift of a node."""
+        return await self._waivers.waive(request, context)
+
+    async def RevokeDriftWaiver(
+        self, request: Any, context: Any
+    ) -> fleet.RevokeDriftWaiverResponse:
+        """Takes a waiver back."""
+        return await self._waivers.revoke(request, context)
+
+    async def ListDomainDrifts(self, request: Any, context: Any) -> fleet.ListDomainDriftsResponse:
+        """Returns a page of domains with their drift."""
+        return list_domain_drifts(self._replica, request)
+
+    async def TransitionNode(self, request: Any, context: Any) -> fleet.TransitionNodeResponse:
+        """Moves a node on in its life."""
+        return await self._lifecycle.transition(request, context)
+
+    async def ListLifecycleHistory(
+        self, request: Any, context: Any
+    ) -> fleet.ListLifecycleHistoryResponse:
+        """Returns a node's lifecycle timeline."""
+        return fleet_histories.lifecycle_history(self._replica, request)
+
+    async def ListConnectivityHistory(
+        self, request: Any, context: Any
+    ) -> fleet.ListConnectivityHistoryResponse:
+        """Returns a node's connectivity ledger."""
+        return fleet_histories.connectivity_history(self._replica, request)
 
     async def ListObservations(self, request: Any, context: Any) -> fleet.ListObservationsResponse:
         """Returns a node's newest observations."""

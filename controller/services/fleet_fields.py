@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from controller.twin.configuration_hash import configuration_hash
 from federation.errors import InvalidWrite
 from federation.identifiers import is_valid_id
-from souverix.fleet.v1 import domain_pb2, node_pb2
+from souverix.fleet.v1 import domain_pb2, drift_pb2, node_pb2
 from souverix.policy.v1 import policy_pb2
 
 #: Values over this stand outside the log (design §4).
@@ -153,6 +153,19 @@ def check_policy_spec(spec: policy_pb2.PolicySpec) -> None:
         _check_constraints(spec.constraints, "spec")
     if spec.HasField("configuration"):
         configuration_hash(spec.configuration)
+    if spec.HasField("drift_rules"):
+        _check_drift_rules(spec.drift_rules)
+
+
+def _check_drift_rules(rules: drift_pb2.DriftRules) -> None:
+    configuration_hash(rules.defaults)
+    known = drift_pb2.DriftSeverity.values()
+    for field, severity in rules.severities.items():
+        if severity == drift_pb2.DRIFT_SEVERITY_UNSPECIFIED or severity not in known:
+            raise InvalidWrite(
+                f"spec.drift_rules.severities[{field[:80]}] is no severity; leave the field out for the usual one",
+                field="spec.drift_rules.severities",
+            )
 
 
 def _check_constraints(constraints: node_pb2.Constraints, field: str) -> None:

@@ -30,8 +30,9 @@ from controller.services.fleet_rules import (
     required_node,
 )
 from controller.twin.domain import is_known
+from controller.twin.drift import DriftAnalyzer
 from controller.twin.facts import Facts, body_of, timestamp
-from controller.twin.node import compose_node, find_node, node_etag
+from controller.twin.node import NodeAt, compose_node, find_node, node_etag
 from controller.writes import Caller, Draft, Executed, Forwarded, WriteCall
 from federation.authority import Permission
 from federation.errors import InvalidWrite, NotFound
@@ -82,7 +83,7 @@ class NodeWrites:
             check_domain(draft.proposal, domain)
             draft_node(draft, domain, subject, request.spec, desired)
 
-        return await self._write(
+        return await self.write(
             "CreateNode",
             full,
             caller,
@@ -99,13 +100,13 @@ class NodeWrites:
         domain = required_node(self._replica.state, subject).home.domain
 
         def decide(draft: Draft) -> None:
-            self._check(draft, request, subject, domain)
+            self.check(draft, request, subject, domain)
             old = body_of(draft.proposal, Key(domain, subject, "node_spec"))
             spec = apply_update_mask(request.update_mask, old or node_pb2.NodeSpec(), request.spec)
             check_node_spec(spec)
             draft.write(domain, subject, "node_spec", spec)
 
-        return await self._write(
+        return await self.write(
             "UpdateNode",
             request,
             caller_of(context),
@@ -125,10 +126,10 @@ class NodeWrites:
         desired = accept_desired_state(request.desired_state)
 
         def decide(draft: Draft) -> None:
-            self._check(draft, request, subject, domain)
+            self.check(draft, request, subject, domain)
             draft.write(domain, subject, "desired_state", desired)
 
-        return await self._write(
+        return await self.write(
             "SetDesiredState",
             request,
             caller_of(context),
@@ -146,12 +147,12 @@ class NodeWrites:
         domain = self._home_even_if_deleted(subject, request.request_id, caller_of(context))
 
         def decide(draft: Draft) -> None:
-            self._check(draft, request, subject, domain)
+            self.check(draft, request, subject, domain)
             now = timestamp(draft.proposal.wall_ms)
             gone = domain_pb2.Existence(exists=False, reason=request.reason, time=now)
             draft.write(domain, subject, "existence", gone)
 
-        return await self._write(
+        return await self.write(
             "DeleteNode",
             request,
             caller_of(context),
@@ -177,7 +178,7 @@ class NodeWrites:
         ancestor = common_ancestor(state.authority, home, target)
 
         def decide(draft: Draft) -> None:
-            self._check(draft, request, subject, home)
+            self.check(draft, request, subject, home)
             check_domain(draft.proposal, target)
             move_node(
                 draft.proposal,
@@ -190,7 +191,7 @@ class NodeWrites:
                 reason=request.reason,
             )
 
-        return await self._write(
+        return await self.write(
             "MoveNode",
             request,
             caller,
@@ -201,9 +202,11 @@ class NodeWrites:
             fleet_service_pb2.MoveNodeResponse,
         )
 
-    def _check(self, draft: Draft, request: Any, subject: str, domain: str) -> None:
-        node_in(draft.proposal, subject, domain)
+    def check(self, draft: Draft, request: Any, subject: str, domain: str) -> NodeAt:
+        """The node, if it still lives in the domain and has the etag asked for. Raises as `node_in`, `check_etag`."""
+        at = node_in(draft.proposal, subject, domain)
         check_etag(request.etag, node_etag(draft.proposal, domain, subject), subject)
+        return at
 
     def _home_even_if_deleted(self, subject: str, request_id: str, caller: Caller) -> str:
         """Where a node lives; a repeated deletion finds the domain in which the first one was made."""
@@ -213,7 +216,7 @@ class NodeWrites:
             return earlier.stream.domain
         return required_node(state, subject).home.domain
 
-    async def _write(
+    async def write(
         self,
         method: str,
         request: Any,
@@ -223,6 +226,8 @@ class NodeWrites:
         permissions: Permissions,
         decide: Callable[[Draft], None],
         response: type[R],
+        *,
+        with_drift: bool = False,
     ) -> R:
         """Executes a write of one node and makes its response, with the node where the response has one."""
         kind: Any = response
@@ -233,7 +238,7 @@ class NodeWrites:
             check_autonomy(draft, permissions)
             decide(draft)
             if request.validate_only and shows_node:
-                previews.append(self._compose(draft.proposal, subject, domain))
+                previews.append(self._compose(draft.proposal, subject, domain, with_drift))
 
         result = await self._replica.writer.execute(
             WriteCall(
@@ -256,15 +261,20 @@ class NodeWrites:
         if previews:
             reply.node.CopyFrom(previews[0])
         elif shows_node:
-            reply.node.CopyFrom(self._compose(self._replica.state, subject, domain))
+            reply.node.CopyFrom(self._compose(self._replica.state, subject, domain, with_drift))
         written: R = reply
         return written
 
-    def _compose(self, facts: Facts, subject: str, domain: str) -> node_pb2.Node:
+    def _compose(self, facts: Facts, subject: str, domain: str, with_drift: bool) -> node_pb2.Node:
         at = find_node(facts, subject, also_in=domain)
         if at is None:
             raise NotFound(f"{subject} was deleted meanwhile", subject=subject)
-        return compose_node(facts, at, freshness_of(self._replica))
+        freshness = freshness_of(self._replica)
+        node = compose_node(facts, at, freshness)
+        if with_drift:
+            drift = DriftAnalyzer(facts, freshness.now_ms).drift_of(at)
+            node.drift.CopyFrom(drift.message(details=True))
+        return node
 
 
 def check_domain(facts: Facts, domain: str) -> None:

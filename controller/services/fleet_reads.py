@@ -4,6 +4,7 @@ answers from what is known here, and says how fresh that is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from controller.services.fleet_nodes import check_domain
 from controller.services.fleet_rules import freshness_of, required_node
 from controller.services.paging import cut, page_of
 from controller.twin.domain import compose_domain, is_known, live_subtree, nodes_in
+from controller.twin.drift import DriftAnalyzer
 from controller.twin.effective import effective_state
 from controller.twin.node import NodeAt, compose_node
 from federation.errors import InvalidWrite
@@ -31,7 +33,7 @@ class NodeFilter:
         self.domain: str = check_id(request.domain or replica.config.controller.domain, "domain")
         self._state = replica.state
         check_domain(self._state, self.domain)
-        for name in ("tags", "modes", "phases"):
+        for name in ("tags", "modes", "phases", "drift_states"):
             if len(getattr(request, name)) > MAX_FILTER_VALUES:
                 raise InvalidWrite(f"{name} holds more than {MAX_FILTER_VALUES} values", field=name)
         check_mask(request.read_mask, node_pb2.Node, "read_mask")
@@ -39,6 +41,12 @@ class NodeFilter:
         self._tags = frozenset(request.tags)
         self._modes = frozenset(request.modes)
         self._phases = frozenset(request.phases)
+        self._drift_states = frozenset(request.drift_states)
+        if not 0 <= request.min_drift_score < math.inf:
+            raise InvalidWrite(
+                "min_drift_score is negative or no number; leave it out for any",
+                field="min_drift_score",
+            )
         times = request.DESCRIPTOR.fields_by_name
         self._bounds = (
             check_time(request, "update_time_start") if "update_time_start" in times else None,
@@ -65,10 +73,21 @@ class NodeFilter:
             yield from nodes_in(self._state, domain)
 
     @property
+    def looks_at_drift(self) -> bool:
+        """Tells whether a node's drift decides."""
+        return bool(self._drift_states) or self._request.min_drift_score > 0
+
+    @property
+    def shows_drift(self) -> bool:
+        """Tells whether a node's drift must be computed: it decides, or the read mask names it."""
+        return self.looks_at_drift or wants_drift(self._request.read_mask)
+
+    @property
     def looks_inside(self) -> bool:
         """Tells whether a node's contents decide."""
         return bool(
             self._tags
+            or self.looks_at_drift
             or self._modes
             or self._phases
             or self._request.policy_bundle
@@ -85,6 +104,8 @@ class NodeFilter:
             and (not self._modes or node.connectivity.link.mode in self._modes)
             and (not self._phases or node.lifecycle.phase in self._phases)
             and (not bundle or node.desired_state.policy_bundle == bundle)
+            and (not self._drift_states or node.drift.state in self._drift_states)
+            and node.drift.score >= self._request.min_drift_score
             and (start is None or updated >= start)
             and (end is None or updated < end)
         )
@@ -95,10 +116,14 @@ def get_node(replica: Replica, request: Any) -> fleet_service_pb2.GetNodeRespons
     subject = f"nodes/{id_in_name(request.name, 'nodes')}"
     check_mask(request.read_mask, node_pb2.Node, "read_mask")
     at = required_node(replica.state, subject)
-    node = compose_node(replica.state, at, freshness_of(replica))
+    freshness = freshness_of(replica)
+    node = compose_node(replica.state, at, freshness)
     effective = effective_state(replica.state, at.home.domain, subject)
     node.effective_desired_state.desired_state.CopyFrom(effective.desired)
     node.effective_desired_state.decided_by.update(effective.decided_by)
+    if wants_drift(request.read_mask):
+        drift = DriftAnalyzer(replica.state, freshness.now_ms).drift_of(at)
+        node.drift.CopyFrom(drift.message(details=True))
     return fleet_service_pb2.GetNodeResponse(node=apply_read_mask(request.read_mask, node))
 
 
@@ -107,13 +132,20 @@ def list_nodes(replica: Replica, request: Any) -> fleet_service_pb2.ListNodesRes
     wanted = NodeFilter(replica, request)
     page = page_of(request)
     freshness = freshness_of(replica)
-    state = replica.state
+    analyzer = DriftAnalyzer(replica.state, freshness.now_ms) if wanted.shows_drift else None
+
+    def compose(at: NodeAt) -> node_pb2.Node:
+        node = compose_node(replica.state, at, freshness)
+        if analyzer is not None:
+            node.drift.CopyFrom(analyzer.drift_of(at).message(details=False))
+        return node
+
     if wanted.looks_inside:
-        composed = (compose_node(state, at, freshness) for at in wanted.candidates())
+        composed = map(compose, wanted.candidates())
         nodes, token = cut((n for n in composed if wanted.matches(n)), page, _node_id)
     else:
         found, token = cut(wanted.candidates(), page, _subject_id)
-        nodes = [compose_node(state, at, freshness) for at in found]
+        nodes = [compose(at) for at in found]
     return fleet_service_pb2.ListNodesResponse(
         nodes=[apply_read_mask(request.read_mask, node) for node in nodes],
         next_page_token=token,
@@ -178,6 +210,11 @@ def domains_at(state: State, domain: str, include_subtree: bool) -> list[str]:
 def path_key(state: State, domain: str) -> str:
     """Sorts domains so that parents come before children."""
     return "\0".join(state.authority.path_of(domain) or (domain,))
+
+
+def wants_drift(mask: Any) -> bool:
+    """Tells whether a read of nodes needs their drift."""
+    return not mask.paths or any(path.partition(".")[0] in ("*", "drift") for path in mask.paths)
 
 
 def wants_sums(mask: Any) -> bool:

@@ -27,7 +27,8 @@ Permissions = tuple[Permission, ...]
 def freshness_of(replica: Replica) -> Freshness:
     """As-of times for one answer."""
     own_domain = replica.config.controller.domain
-    return Freshness(replica.state, own_domain, time.time_ns() // 1_000_000)
+    sight = replica.sight(time.monotonic())
+    return Freshness(replica.state, own_domain, time.time_ns() // 1_000_000, sight)
 
 
 def required_node(facts: Facts, subject: str) -> NodeAt:

@@ -12,9 +12,11 @@ from controller.services.fleet_masks import apply_read_mask, check_mask
 from controller.services.fleet_reads import NodeFilter, domains_at, path_key
 from controller.services.fleet_rules import freshness_of
 from controller.services.watching import Step, StepKind, Watch
-from controller.twin.domain import DOMAIN_ASPECTS, compose_domain, is_known
+from controller.twin.domain import DOMAIN_ASPECTS, compose_domain, is_known, nodes_in
+from controller.twin.drift import DriftAnalyzer, NodeDrift
 from controller.twin.facts import domains_of, home_of
 from controller.twin.node import NODE_ASPECTS, compose_node, find_node
+from controller.twin.policy import POLICY_ASPECTS
 from federation.identifiers import Key
 from federation.state import Applied
 from souverix.fleet.v1 import domain_pb2, fleet_service_pb2, node_pb2
@@ -25,6 +27,14 @@ def log_of(replica: Replica) -> bytes:
     return replica.log_nonce
 
 
+#: What of a node's drift makes a step of a watch when it changes; ages do not.
+ShownDrift = tuple[int, float, int, int, int]
+
+
+def _as_shown(drift: NodeDrift) -> ShownDrift:
+    return drift.state, drift.score, len(drift.objects), drift.severity, len(drift.waived)
+
+
 class NodeView:
     """The nodes of a watch; an item is a node's subject."""
 
@@ -32,6 +42,7 @@ class NodeView:
         self._replica = replica
         self._state = replica.state
         self._wanted = wanted
+        self._shown_drift: dict[str, ShownDrift] = {}
 
     def items(self) -> Iterable[str]:
         """Subjects of all nodes ever known in the domains, ordered by id."""
@@ -39,22 +50,49 @@ class NodeView:
         return sorted(set(known))
 
     def touched(self, applied: Applied) -> Iterator[str]:
-        """Nodes of which a commit wrote something."""
-        return (key.subject for key in applied.keys if key.subject.startswith("nodes/"))
+        """Nodes of which a commit wrote something, and those whose drift a policy has changed."""
+        policies_of = set()
+        for key in applied.keys:
+            if key.subject.startswith("nodes/"):
+                yield key.subject
+            elif key.subject.startswith("policies/") and self._wanted.shows_drift:
+                policies_of.add(key.domain)
+        if policies_of:
+            yield from self._drifting_otherwise(policies_of)
 
     def keys(self, item: str) -> Iterator[Key]:
-        """What the node is made of, wherever it lived."""
+        """What the node is made of, wherever it lived, and the policies that may govern it."""
         for domain in domains_of(self._state, item):
             for aspect in NODE_ASPECTS:
                 yield Key(domain, item, aspect)
+            if self._wanted.shows_drift:
+                for above in self._state.authority.path_of(domain) or (domain,):
+                    for policy in self._state.subjects_of(above, "policies"):
+                        for aspect in POLICY_ASPECTS:
+                            yield Key(above, policy, aspect)
 
     def show(self, item: str) -> node_pb2.Node | None:
         """The node, if it lives in the domains asked for and fits the filter."""
         at = find_node(self._state, item)
         if at is None or not self._wanted.holds(at.home.domain):
             return None
-        node = compose_node(self._state, at, freshness_of(self._replica))
+        freshness = freshness_of(self._replica)
+        node = compose_node(self._state, at, freshness)
+        if self._wanted.shows_drift:
+            drift = DriftAnalyzer(self._state, freshness.now_ms).drift_of(at)
+            node.drift.CopyFrom(drift.message(details=False))
+            self._shown_drift[item] = _as_shown(drift)
         return node if self._wanted.matches(node) else None
+
+    def _drifting_otherwise(self, policies_of: set[str]) -> Iterator[str]:
+        """Nodes below some domains whose drift is another than the one shown last."""
+        analyzer = DriftAnalyzer(self._state, freshness_of(self._replica).now_ms)
+        within = self._state.authority.is_within
+        for domain in self._wanted.domains():
+            if any(within(domain, above) for above in policies_of):
+                for at in nodes_in(self._state, domain):
+                    if _as_shown(analyzer.drift_of(at)) != self._shown_drift.get(at.subject):
+                        yield at.subject
 
     def removal(self, item: str) -> fleet_service_pb2.NodeRemoval:
         """Why a node is no longer to be seen."""

@@ -264,6 +264,20 @@ class Links:
         """Tells whether the next hop towards a controller has a session now."""
         return self._next_hop(controller) is not None
 
+    def last_heard_ms(self, controller: str) -> int | None:
+        """When the next hop towards a controller was last heard, since the epoch; None: never by this process."""
+        driver = self._next_hop(controller)
+        if driver is not None:
+            return driver.last_seen_ms or None
+        table = self._required_replica().state.authority
+        domain = table.domain_served_by(controller)
+        heard = [
+            past.last_seen_ms
+            for peer, past in self._past.items()
+            if past.last_seen_ms is not None and self._leads_to(peer, domain)
+        ]
+        return max(heard, default=None)
+
     async def forward(self, controller: str, method: str, request: bytes, caller: Caller) -> bytes:
         """Has a write made by another controller (`Forwards.forward`)."""
         return await self._required_forwards().forward(controller, method, request, caller)
@@ -287,6 +301,18 @@ class Links:
                 None,
             )
         return driver if driver is not None and driver.session.phase is Phase.SYNCING else None
+
+    def _leads_to(self, peer: str, domain: str | None) -> bool:
+        """Tells whether what goes to a domain goes by way of a peer."""
+        replica = self._required_replica()
+        table = replica.state.authority
+        if domain is None:
+            return False
+        if not table.is_within(domain, replica.config.controller.domain):
+            parent = replica.config.parent
+            return parent is not None and peer == parent.controller
+        served = table.domain_served_by(peer)
+        return served is not None and table.is_within(domain, served)
 
     def _required_replica(self) -> Replica:
         if self._replica is None:

@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from controller.twin.authority import authority_view
+from controller.twin.connectivity import controller_mode, domain_debt, mode_now
+from controller.twin.drift import DriftAnalyzer
+from controller.twin.drift_sums import ClusterTotals
 from controller.twin.facts import (
     Facts,
     body_of,
@@ -86,7 +89,7 @@ def compose_domain(
     if existence is not None and existence.HasField("time"):
         resource.create_time.CopyFrom(existence.time)
     if with_sums:
-        _fill_sums(facts, resource)
+        _fill_sums(facts, resource, freshness)
     return resource
 
 
@@ -95,16 +98,18 @@ def has_nodes(facts: Facts, domain: str) -> bool:
     return next(nodes_in(facts, domain), None) is not None
 
 
-def _fill_sums(facts: Facts, resource: domain_pb2.Domain) -> None:
+def _fill_sums(facts: Facts, resource: domain_pb2.Domain, freshness: Freshness) -> None:
+    now_ms = freshness.now_ms
     modes: Counter[int] = Counter()
     phases: Counter[int] = Counter()
     unhealthy = 0
+    analyzer, cluster = DriftAnalyzer(facts, now_ms), ClusterTotals()
     for domain in live_subtree(facts, resource.id):
         here = 0
         for at in nodes_in(facts, domain):
             here += 1
-            link = body_of(facts, Key(domain, at.subject, "link_state"))
-            modes[link.mode if link is not None else 0] += 1
+            cluster.add(facts, analyzer, at)
+            modes[mode_now(facts, domain, at.subject, freshness)] += 1
             lifecycle = body_of(facts, Key(domain, at.subject, "lifecycle"))
             phases[lifecycle.phase if lifecycle is not None else 0] += 1
             actual = body_of(facts, Key(domain, at.subject, "actual_state"))
@@ -118,3 +123,9 @@ def _fill_sums(facts: Facts, resource: domain_pb2.Domain) -> None:
     for phase, count in sorted(phases.items()):
         summary.phases.add(phase=phase, node_count=count)
     summary.unhealthy_node_count = unhealthy
+    summary.mode = controller_mode(resource.id, freshness)
+    debt = domain_debt(resource.id, freshness)
+    if debt is not None:
+        summary.sync_debt.CopyFrom(debt)
+    summary.drift_objects = cluster.totals.objects
+    summary.cluster_state.CopyFrom(cluster.message(analyzer, resource.id, now_ms))

@@ -8,7 +8,7 @@ decides, the last one in alphabetical order being the nearest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,6 +28,13 @@ class PolicyAt(NamedTuple):
     domain: str
     policy: str
     spec: policy_pb2.PolicySpec
+    #: Hash of its configuration; empty when it has none.
+    config_hash: str
+
+    @property
+    def name(self) -> str:
+        """The resource name, "domains/{domain}/policies/{id}"."""
+        return f"domains/{self.domain}/policies/{self.policy}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +43,28 @@ class EffectiveState:
 
     desired: node_pb2.DesiredState
     decided_by: dict[str, str] = field(default_factory=dict)
+    #: The policies that apply, from the root down.
+    policies: tuple[PolicyAt, ...] = ()
 
 
-def policies_of_node(facts: Facts, domain: str, subject: str) -> list[PolicyAt]:
+def policies_along(facts: Facts, domain: str) -> list[PolicyAt]:
+    """All policies along the path of a domain, from the root down."""
+    return list(_policies_along(facts, domain))
+
+
+def policies_of_node(
+    facts: Facts, domain: str, subject: str, along: Iterable[PolicyAt] | None = None
+) -> list[PolicyAt]:
     """The policies that apply to a node of a domain, from the root down.
 
     A node that names a bundle is governed by the nearest policy of that id and by what is enforced above; another one
-    by all policies whose tags it has.
+    by all policies whose tags it has. `along` are the `policies_along` its domain, for who has them already.
     """
     spec = body_of(facts, Key(domain, subject, "node_spec"))
     tags = set(spec.tags) if spec is not None else set()
     desired = body_of(facts, Key(domain, subject, "desired_state"))
     bundle = desired.policy_bundle if desired is not None else ""
-    found = list(_policies_along(facts, domain))
+    found = list(along) if along is not None else policies_along(facts, domain)
     if bundle:
         named = [at for at in found if at.policy == bundle][-1:]
         return [
@@ -57,26 +73,37 @@ def policies_of_node(facts: Facts, domain: str, subject: str) -> list[PolicyAt]:
     return [at for at in found if tags >= set(at.spec.tags)]
 
 
-def effective_state(facts: Facts, domain: str, subject: str) -> EffectiveState:
-    """Joins the policies of a node with its own declaration."""
+def effective_state(
+    facts: Facts, domain: str, subject: str, along: Iterable[PolicyAt] | None = None
+) -> EffectiveState:
+    """Joins the policies of a node with its own declaration. `along` as for `policies_of_node`."""
     own: node_pb2.DesiredState = (
         body_of(facts, Key(domain, subject, "desired_state")) or node_pb2.DesiredState()
     )
+    return _join(policies_of_node(facts, domain, subject, along), own, subject)
+
+
+def effective_state_of_all(along: Iterable[PolicyAt]) -> EffectiveState:
+    """What the policies along a domain's path ask of every node of it, whatever its tags."""
+    return _join([at for at in along if not at.spec.tags], node_pb2.DesiredState(), "")
+
+
+def _join(policies: Sequence[PolicyAt], own: node_pb2.DesiredState, subject: str) -> EffectiveState:
     desired = node_pb2.DesiredState()
     desired.CopyFrom(own)
     decided_by = {name: subject for name in GOVERNED_FIELDS if _declares(own, name)}
     enforced: set[str] = set()
-    for at in policies_of_node(facts, domain, subject):
+    for at in policies:
         for name in GOVERNED_FIELDS:
             if name in enforced or not _declares(at.spec, name):
                 continue
             if at.spec.enforced:
                 enforced.add(name)
-            elif decided_by.get(name) == subject:
+            elif subject and decided_by.get(name) == subject:
                 continue
-            _take(desired, at.spec, name)
-            decided_by[name] = f"domains/{at.domain}/policies/{at.policy}"
-    return EffectiveState(desired, decided_by)
+            _take(desired, at, name)
+            decided_by[name] = at.name
+    return EffectiveState(desired, decided_by, tuple(policies))
 
 
 def _policies_along(facts: Facts, domain: str) -> Iterator[PolicyAt]:
@@ -85,7 +112,10 @@ def _policies_along(facts: Facts, domain: str) -> Iterator[PolicyAt]:
         for subject in sorted(state.subjects_of(at, "policies")):
             spec = body_of(facts, Key(at, subject, "policy"))
             if spec is not None and exists(facts, at, subject):
-                yield PolicyAt(at, subject.partition("/")[2], spec)
+                digest = (
+                    configuration_hash(spec.configuration) if spec.HasField("configuration") else ""
+                )
+                yield PolicyAt(at, subject.partition("/")[2], spec, digest)
 
 
 def _declares(level: node_pb2.DesiredState | policy_pb2.PolicySpec, name: str) -> bool:
@@ -94,7 +124,8 @@ def _declares(level: node_pb2.DesiredState | policy_pb2.PolicySpec, name: str) -
     return level.HasField("configuration" if name == "configuration" else "constraints")
 
 
-def _take(desired: node_pb2.DesiredState, spec: policy_pb2.PolicySpec, name: str) -> None:
+def _take(desired: node_pb2.DesiredState, at: PolicyAt, name: str) -> None:
+    spec = at.spec
     if name == "target_version":
         desired.target_version = spec.target_version
     elif name == "constraints":
@@ -102,4 +133,4 @@ def _take(desired: node_pb2.DesiredState, spec: policy_pb2.PolicySpec, name: str
     else:
         desired.configuration.CopyFrom(spec.configuration)
         desired.config_name = spec.version
-        desired.config_hash = configuration_hash(spec.configuration)
+        desired.config_hash = at.config_hash

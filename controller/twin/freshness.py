@@ -1,4 +1,5 @@
-"""How fresh what is known of a domain is. Owns the rule; computed for one answer and then dropped.
+"""How fresh what is known of a domain is, and whether it can be known now. Owns the rules; computed for one answer and
+then dropped.
 
 A domain is known up to the last commit here that holds an event of its controller. What this controller serves itself
 is known up to now.
@@ -10,21 +11,35 @@ from collections.abc import Iterable
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from controller.connectivity.measurements import Measured
 from controller.twin.facts import timestamp
+from controller.twin.sight import Sight
 from federation.state import State
 
 
 class Freshness:
-    """As-of times for one answer. `now_ms` is milliseconds since the epoch."""
+    """As-of times for one answer. `now_ms` is milliseconds since the epoch.
 
-    __slots__ = ("_by_domain", "_heard", "_now_ms", "_own_domain", "_state")
+    `sight` is what the replica sees beside its log at that time; None where it sees nothing.
+    """
 
-    def __init__(self, state: State, own_domain: str, now_ms: int) -> None:
+    __slots__ = ("_by_domain", "_heard", "_now_ms", "_own_domain", "_sight", "_state", "_unknown")
+
+    def __init__(
+        self, state: State, own_domain: str, now_ms: int, sight: Sight | None = None
+    ) -> None:
+        self._sight = sight
+        self._unknown: dict[str, int | None] = {}
         self._state = state
         self._own_domain = own_domain
         self._now_ms = now_ms
         self._heard: dict[str, int] | None = None
         self._by_domain: dict[str, int | None] = {}
+
+    @property
+    def now_ms(self) -> int:
+        """The time of the answer, in milliseconds since the epoch."""
+        return self._now_ms
 
     def as_of_ms(self, domain: str) -> int | None:
         """Up to when the domain is known; None when nothing of its controller has arrived."""
@@ -42,6 +57,39 @@ class Freshness:
         times = [self.as_of_ms(domain) for domain in domains]
         known = [time for time in times if time is not None]
         return timestamp(min(known)) if known and len(known) == len(times) else None
+
+    def unknown_since_ms(self, domain: str) -> int | None:
+        """Since when nothing is known of what happens in a domain, because its controller cannot be reached; None
+        while it can, or where that cannot be told.
+        """
+        if domain not in self._unknown:
+            self._unknown[domain] = self._cut_off_since_ms(domain)
+        return self._unknown[domain]
+
+    def reachable(self, domain: str) -> bool | None:
+        """Tells whether a domain's controller can be reached; None where it is this one, or that cannot be told."""
+        controller = self._controller_of(domain)
+        if self._sight is None or controller in ("", self._state.controller):
+            return None
+        return self._sight.reach.link_up(controller)
+
+    def measured(self, node: str) -> Measured | None:
+        """What is measured of a node's link here; None where it has none here."""
+        if self._sight is None:
+            return None
+        return self._sight.table.measured(node, self._sight.now_s)
+
+    def wall_time(self, monotonic_s: float) -> Timestamp:
+        """A measured time as a message."""
+        now_s = self._sight.now_s if self._sight is not None else monotonic_s
+        return timestamp(self._now_ms - max(0, int((now_s - monotonic_s) * 1000)))
+
+    def _cut_off_since_ms(self, domain: str) -> int | None:
+        if self._sight is None or self.reachable(domain) is not False:
+            return None
+        controller = self._controller_of(domain)
+        heard_ms = self._sight.reach.last_heard_ms(controller) or 0
+        return max(heard_ms, self._last_heard().get(controller, 0))
 
     def _compute(self, domain: str) -> int | None:
         controller = self._controller_of(domain)

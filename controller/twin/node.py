@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from controller.twin.authority import authority_view
+from controller.twin.connectivity import compose_connectivity
 from controller.twin.facts import (
     Facts,
     Home,
@@ -21,17 +22,23 @@ from controller.twin.freshness import Freshness
 from federation.clock import wall_ms_of
 from federation.codec import Write
 from federation.identifiers import Key
-from souverix.fleet.v1 import connectivity_pb2, node_pb2, supply_chain_pb2
+from souverix.fleet.v1 import node_pb2, supply_chain_pb2
 
 #: Aspects that clients write; the etag is made of them.
-WRITABLE_ASPECTS = ("existence", "placement", "node_spec", "desired_state")
+WRITABLE_ASPECTS = (
+    "existence",
+    "placement",
+    "node_spec",
+    "desired_state",
+    "lifecycle",
+    "drift_waiver",
+)
 
 #: Aspects a node's view is made of.
 NODE_ASPECTS = (
     *WRITABLE_ASPECTS,
     "actual_state",
     "link_state",
-    "lifecycle",
     "inventory",
 )
 
@@ -79,6 +86,11 @@ def compose_node(facts: Facts, at: NodeAt, freshness: Freshness) -> node_pb2.Nod
     winners = _winners(facts, domain, subject)
     _fill_declared(node, winners)
     _fill_reported(node, winners)
+    connectivity = compose_connectivity(at.node_id, domain, winners, freshness)
+    if connectivity is not None:
+        node.connectivity.CopyFrom(connectivity)
+        if node.HasField("actual_state") and connectivity.HasField("last_seen_time"):
+            node.actual_state.runtime.last_heartbeat_time.CopyFrom(connectivity.last_seen_time)
     _fill_times(node, winners)
     declared = winners.get("desired_state")
     last = (Key(domain, subject, "desired_state"), declared) if declared is not None else None
@@ -108,6 +120,10 @@ def _fill_declared(node: node_pb2.Node, winners: dict[str, Write]) -> None:
             getattr(node, field).CopyFrom(body)
         if winner.optimistic:
             node.optimistic = True
+    waived = winners.get("drift_waiver")
+    if waived is not None:
+        node.drift_waivers.extend(waived.body().waivers)
+        node.optimistic |= waived.optimistic
     if node.spec.HasField("hardware"):
         node.supply_chain.CopyFrom(supply_chain_pb2.SupplyChain(hardware=node.spec.hardware))
 
@@ -117,9 +133,6 @@ def _fill_reported(node: node_pb2.Node, winners: dict[str, Write]) -> None:
         winner = winners.get(aspect)
         if winner is not None:
             getattr(node, aspect).CopyFrom(winner.body())
-    link = winners.get("link_state")
-    if link is not None:
-        node.connectivity.CopyFrom(connectivity_pb2.Connectivity(link=link.body()))
     inventory, report = winners.get("inventory"), winners.get("actual_state")
     if inventory is not None:
         node.observations.last_snapshot_ref = observation_id(inventory)

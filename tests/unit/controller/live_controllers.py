@@ -63,6 +63,9 @@ class Wires:
     def link_up(self, controller: str) -> bool:
         return controller in self.up
 
+    def last_heard_ms(self, controller: str) -> int | None:
+        return None
+
     async def forward(self, controller: str, method: str, request: bytes, caller: Caller) -> bytes:
         return await self._federation.controllers[controller].calls.execute(method, request, caller)
 

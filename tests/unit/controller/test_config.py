@@ -187,3 +187,39 @@ def test_loopback_addresses(address: str) -> None:
 @pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1", ":1"])
 def test_addresses_of_other_machines(address: str) -> None:
     assert not is_loopback(address)
+
+
+def test_thresholds_of_connectivity_are_set_for_all_and_for_a_domain(load: Load) -> None:
+    text = """
+[connectivity]
+autonomous_after_s = 3
+[[connectivity.domains]]
+domain = "moon"
+delayed_rtt_s = 4.5
+"""
+    section = load(ROOT + text).connectivity
+    assert section.of_all().autonomous_after_s == 3.0
+    assert section.of_all().delayed_rtt_s == 1.0
+    moon = section.of_domains()["moon"]
+    assert (moon.autonomous_after_s, moon.delayed_rtt_s) == (3.0, 4.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("[connectivity]\nlive_rtt_share = 1.5", "live_rtt_share"),
+        ("[connectivity]\nreplay_backlog = 0", "replay_backlog"),
+        ("[connectivity]\nautonomous_after_s = -1", "autonomous_after_s"),
+        ("[connectivity]\ndisconnected_after_s = 1", "disconnected_after_s"),
+        ('[[connectivity.domains]]\ndomain = "Not An Id"', "no id"),
+        (
+            '[[connectivity.domains]]\ndomain = "a"\n[[connectivity.domains]]\ndomain = "a"',
+            "already",
+        ),
+    ],
+)
+def test_thresholds_of_connectivity_that_make_no_sense_are_refused(
+    load: Load, text: str, cause: str
+) -> None:
+    with pytest.raises(ConfigError, match=cause):
+        load(f"{ROOT}\n{text}\n")

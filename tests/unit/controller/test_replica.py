@@ -37,6 +37,9 @@ class NoLinks:
     def link_up(self, controller: str) -> bool:
         return False
 
+    def last_heard_ms(self, controller: str) -> int | None:
+        return None
+
     async def forward(self, controller: str, method: str, request: bytes, caller: Caller) -> bytes:
         raise AssertionError(f"nothing is forwarded to {controller} here")
 

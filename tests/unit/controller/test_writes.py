@@ -52,6 +52,9 @@ class Link:
     def link_up(self, controller: str) -> bool:
         return controller in self.up
 
+    def last_heard_ms(self, controller: str) -> int | None:
+        return None
+
     async def forward(self, controller: str, method: str, request: bytes, caller: Caller) -> bytes:
         self.sent.append((controller, method, request, caller))
         if self.failure is not None:

@@ -308,3 +308,20 @@ def test_timers_of_finished_deliveries_do_not_pile_up() -> None:
         core.step(Answered(Target("zone", f"c{i}", "n1"), Answer(S.SUCCEEDED), None), NOW_MS)
     assert core.open_count() == 0
     assert len(core._timers) < 15_000
+
+
+def test_a_node_that_takes_no_command_is_sent_none_linked_or_not() -> None:
+    barred = {"n1", "n2"}
+    core = Deliverer(TOKEN, None, lambda: 0.0, lambda domain, node, action: node not in barred)
+    core.step(LinkOpened("n1", "zone"), NOW_MS)
+    effects = core.step(seen(command(nodes=("n1", "n2", "n3"))), NOW_MS)
+    assert states(effects) == [
+        ("n1", S.REJECTED, "NODE_ISOLATED"),
+        ("n2", S.REJECTED, "NODE_ISOLATED"),
+        ("n3", S.PENDING, "NODE_NOT_LINKED"),
+    ]
+    barred.add("n3")
+    effects = core.step(LinkOpened("n3", "zone"), NOW_MS)
+    assert states(effects) == [("n3", S.REJECTED, "NODE_ISOLATED")]
+    assert sent(effects) == []
+    assert core.open_count() == 0

@@ -13,7 +13,13 @@ from typing import Any
 
 import grpc
 
-from controller.config import AgentsSection, ControllerConfig, ControllerSection, TrustSection
+from controller.config import (
+    AgentsSection,
+    ConnectivitySection,
+    ControllerConfig,
+    ControllerSection,
+    TrustSection,
+)
 from controller.log.sqlite_log import SqliteLog
 from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
@@ -33,6 +39,9 @@ from tests.unit.controller.services.served import ScriptedForwarder
 
 DEADLINE_S = 20.0
 CONTROLLER = "global-control"
+
+#: Short, so that what is lost is recorded at the next sweep.
+CONNECTIVITY = ConnectivitySection(autonomous_after_s=0.05)
 
 
 @dataclass
@@ -103,6 +112,7 @@ class Directory:
             ControllerSection(CONTROLLER, ROOT, self.path / replica_name, replica_name),
             TrustSection(self.path / "key.pem", self.root_signer.public_key.hex()),
             agents=AgentsSection(**self.agents),
+            connectivity=CONNECTIVITY,
         )
         log = SqliteLog(self.path / "log.sqlite", str(uuid.uuid4()))
         replica = Replica(config, log, self.signer, ScriptedForwarder())

@@ -13,6 +13,7 @@ from controller.command.issuing import MAX_ACTION_BYTES
 from controller.command.view import NOT_HEARD_OF
 from controller.log.errors import LogUnavailable
 from souverix.command.v1 import command_pb2, command_service_pb2
+from souverix.fleet.v1 import lifecycle_pb2
 from souverix.nodelink.v1 import nodelink_pb2
 from tests.federation_fixture import ROOT
 from tests.unit.controller.nodelink.served_links import Directory, ScriptedAgent, Served, until
@@ -23,6 +24,7 @@ DISPATCHED = command_pb2.DELIVERY_STATE_DISPATCHED
 SUCCEEDED = command_pb2.DELIVERY_STATE_SUCCEEDED
 EXPIRED = command_pb2.DELIVERY_STATE_EXPIRED
 CANCELLED = command_pb2.DELIVERY_STATE_CANCELLED
+REJECTED = command_pb2.DELIVERY_STATE_REJECTED
 INDETERMINATE = command_pb2.DELIVERY_STATE_INDETERMINATE
 AT_MOST_ONCE = command_pb2.DELIVERY_SEMANTICS_AT_MOST_ONCE
 
@@ -407,3 +409,19 @@ async def test_a_log_that_is_away_delays_reports_and_commands_and_loses_none(
         kinds |= {(await agent.hear()).WhichOneof("kind")} - {"heartbeat_ack"}
     assert kinds == {"report_ack", "result_ack"}
     assert (await read(served, command.name)).done
+
+
+async def test_a_node_in_quarantine_takes_only_commands_that_look(served: Served) -> None:
+    agent = ScriptedAgent(served)
+    await agent.greet()
+    quarantined = lifecycle_pb2.LifecycleState(phase=lifecycle_pb2.LIFECYCLE_PHASE_QUARANTINED)
+    await served.submit(
+        lambda p: p.write(ROOT, "nodes/n1", "lifecycle", quarantined, principal="user:test")
+    )
+    apply = command_pb2.Action(apply_config=command_pb2.ApplyConfig(document=Struct()))
+    refused = await issue(served, "n1", action=apply)
+    delivery = await reached(served, refused.name, REJECTED)
+    assert delivery.reason == "NODE_ISOLATED"
+    ping = await issue(served, "n1")
+    frame = await agent.hear("command")
+    assert frame.command.command_id == ping.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from controller.connectivity.spectrum import Mode
 from controller.nodelink.history import (
     TRANSITIONS_BURST,
     TRANSITIONS_PER_S,
@@ -11,16 +12,13 @@ from controller.nodelink.history import (
 from controller.nodelink.link import Link
 from controller.nodelink.links import Links
 from controller.nodelink.rate import TokenBucket
-from souverix.fleet.v1 import connectivity_pb2
 from souverix.nodelink.v1 import nodelink_pb2
 
-LIVE = connectivity_pb2.CONNECTIVITY_MODE_LIVE
-DISCONNECTED = connectivity_pb2.CONNECTIVITY_MODE_DISCONNECTED
 DAY_S = 86_400
 
 
 def change(number: int, node: str = "n1") -> Transition:
-    mode = DISCONNECTED if number % 2 else LIVE
+    mode = Mode.AUTONOMOUS if number % 2 else Mode.LIVE
     return Transition(node, mode, "test", f"change {number}", number)
 
 

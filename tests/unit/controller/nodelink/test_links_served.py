@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from controller.nodelink.link import MAX_OUTBOX_FRAMES
@@ -18,7 +19,10 @@ from tests.unit.controller.nodelink.served_links import (
 )
 
 LIVE = connectivity_pb2.CONNECTIVITY_MODE_LIVE
+AUTONOMOUS = connectivity_pb2.CONNECTIVITY_MODE_AUTONOMOUS
 DISCONNECTED = connectivity_pb2.CONNECTIVITY_MODE_DISCONNECTED
+RETURNING = connectivity_pb2.CONNECTIVITY_MODE_RETURNING
+REPLAYING = connectivity_pb2.CONNECTIVITY_MODE_REPLAYING
 
 
 def mode_of(controller: Served, node: str = "n1") -> int:
@@ -54,10 +58,11 @@ async def test_heartbeats_are_answered_and_are_no_events(served: Served) -> None
 
 async def test_coming_and_going_are_recorded_with_their_reasons(served: Served) -> None:
     agent = ScriptedAgent(served)
-    await agent.greet(backlog_reports=4)
+    await agent.greet(backlog_reports=2)
     await until(lambda: mode_of(served) == LIVE)
     live = served.body(ROOT, "nodes/n1", "link_state")
-    assert (live.reason, live.backlog_messages) == ("link_opened", 4)
+    assert (live.reason, live.backlog_messages) == ("first_contact", 2)
+    assert live.evidence == "a link opened; 2 reports wait at the node"
     await agent.say(goodbye=nodelink_pb2.AgentGoodbye(reason="the agent stops"))
     await until(lambda: mode_of(served) == DISCONNECTED)
     gone = served.body(ROOT, "nodes/n1", "link_state")
@@ -69,10 +74,50 @@ async def test_a_broken_stream_frees_the_nodes_place_at_once(served: Served) -> 
     agent = ScriptedAgent(served)
     await agent.greet()
     agent.vanish()
-    await until(lambda: mode_of(served) == DISCONNECTED)
+    await until(lambda: mode_of(served) == AUTONOMOUS)
     assert served.body(ROOT, "nodes/n1", "link_state").reason == "connection_lost"
     again = await ScriptedAgent(served).greet()
     assert again.WhichOneof("kind") == "welcome"
+    await until(lambda: mode_of(served) == LIVE)
+    assert served.body(ROOT, "nodes/n1", "link_state").previous_mode == AUTONOMOUS
+
+
+async def test_a_return_with_a_backlog_is_replayed_to_its_end(served: Served) -> None:
+    first = ScriptedAgent(served)
+    await first.greet()
+    await until(lambda: mode_of(served) == LIVE)
+    first.vanish()
+    await until(lambda: mode_of(served) == AUTONOMOUS)
+    back = ScriptedAgent(served)
+    await back.greet(backlog_reports=8, oldest_report=1)
+    await until(lambda: mode_of(served) == RETURNING)
+    await back.report_version(1, "v1")
+    await until(lambda: mode_of(served) == REPLAYING)
+    measured = served.replica.connectivity.measured("n1", time.monotonic())
+    assert measured is not None
+    assert (measured.replay_total, measured.replay_done, measured.backlog) == (8, 1, 7)
+    assert measured.replay_per_s is not None
+    for number in range(2, 9):
+        await back.report_version(number, f"v{number}")
+    await until(lambda: mode_of(served) == LIVE)
+    assert served.body(ROOT, "nodes/n1", "link_state").reason == "replay_completed"
+    kept = served.replica.histories.of("nodes/n1", "link_state")
+    modes = [write.body().mode for write in kept]
+    assert modes == [LIVE, AUTONOMOUS, RETURNING, REPLAYING, LIVE]
+
+
+async def test_reports_whose_acknowledgement_was_lost_are_no_backlog(served: Served) -> None:
+    first = ScriptedAgent(served)
+    await first.greet()
+    for number in range(1, 7):
+        await first.report_version(number, f"v{number}")
+    while (await first.hear("report_ack")).report_ack.sequence < 6:
+        pass
+    first.vanish()
+    await until(lambda: mode_of(served) == AUTONOMOUS)
+    await ScriptedAgent(served).greet(backlog_reports=6, oldest_report=1)
+    await until(lambda: mode_of(served) == LIVE)
+    assert served.body(ROOT, "nodes/n1", "link_state").reason == "connection_detected"
 
 
 async def test_a_silent_agent_is_left(tmp_path: Path) -> None:
@@ -82,7 +127,7 @@ async def test_a_silent_agent_is_left(tmp_path: Path) -> None:
         await agent.greet()
         end = await agent.hear("goodbye")
         assert "no heartbeat" in end.goodbye.message
-        await until(lambda: mode_of(served) == DISCONNECTED)
+        await until(lambda: mode_of(served) == AUTONOMOUS)
         assert served.body(ROOT, "nodes/n1", "link_state").reason == "heartbeats_missed"
 
 
@@ -222,7 +267,7 @@ async def test_an_agent_that_does_not_read_is_dropped_and_its_place_freed(served
         sent += 1
     assert sent <= MAX_OUTBOX_FRAMES
     await until(lambda: served.service.links.get("n1") is None)
-    await until(lambda: mode_of(served) == DISCONNECTED)
+    await until(lambda: mode_of(served) == AUTONOMOUS)
     assert served.body(ROOT, "nodes/n1", "link_state").reason == "too_slow"
 
 

@@ -19,6 +19,7 @@ from grpc_status import rpc_status
 from controller.config import ControllerConfig, ControllerSection, TrustSection
 from controller.journal import Journal
 from controller.log.sqlite_log import SqliteLog
+from controller.maintenance import MaintenanceExpiry
 from controller.replica import Replica
 from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.fleet import FleetService
@@ -42,11 +43,15 @@ class ScriptedForwarder:
     """Another controller that answers what the test says. Records what it was asked."""
 
     up: set[str] = field(default_factory=set)
+    heard_ms: dict[str, int] = field(default_factory=dict)
     answer: bytes = b""
     asked: list[tuple[str, str, bytes]] = field(default_factory=list)
 
     def link_up(self, controller: str) -> bool:
         return controller in self.up
+
+    def last_heard_ms(self, controller: str) -> int | None:
+        return self.heard_ms.get(controller)
 
     async def forward(self, controller: str, method: str, request: bytes, caller: Caller) -> bytes:
         self.asked.append((controller, method, request))
@@ -79,6 +84,7 @@ async def served(
     log = SqliteLog(directory / "log.sqlite", str(uuid.uuid4()))
     replica = Replica(config, log, signer, forwarder)
     replica.add_duty(LateWrites(replica).run)
+    replica.add_duty(MaintenanceExpiry(replica).run)
     master = asyncio.Event()
 
     async def tell(_: Journal) -> None:

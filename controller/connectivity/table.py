@@ -1,0 +1,400 @@
+"""What is measured of each node's link, in columns, and which evidence follows from it. Owns the measurements and each
+node's present mode; heartbeats touch nothing else. A sweep finds the due transitions of all nodes at once.
+
+One row a node. Times are monotonic seconds, given as arguments; NaN is "never" or "not measured".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from controller.connectivity.measurements import Change, Gone, Measured
+from controller.connectivity.spectrum import TRANSITIONS, Evidence, Mode
+from controller.connectivity.thresholds import Thresholds
+
+#: Weight of the newest round trip in the smoothed one (RFC 6298's SRTT).
+RTT_WEIGHT = 0.125
+
+#: Weight of the newest interval between visits: the pattern of the last few counts.
+INTERVAL_WEIGHT = 0.3
+
+#: Short visits in a row that make a pattern: two may be an accident.
+MIN_VISITS = 3
+
+#: Intervals without a visit after which a node that comes by is overdue: one may be missed.
+OVERDUE_INTERVALS = 2.0
+
+#: Rows at the beginning; the table doubles when it is full.
+FIRST_ROWS = 64
+
+_NAN = math.nan
+
+_COLUMNS: dict[str, tuple[Any, float]] = {
+    "last_seen": (np.float64, _NAN),
+    "rtt": (np.float64, _NAN),
+    "interval": (np.float64, _NAN),
+    "visits": (np.uint32, 0),
+    "visit_at": (np.float64, _NAN),
+    "linked_at": (np.float64, _NAN),
+    "left_at": (np.float64, _NAN),
+    "turned_at": (np.float64, _NAN),
+    "level_at": (np.float64, _NAN),
+    "backlog": (np.int64, 0),
+    "replay_total": (np.int64, 0),
+    "replay_done": (np.int64, 0),
+    "replay_at": (np.float64, _NAN),
+    "mode": (np.uint8, Mode.UNKNOWN),
+    "profile": (np.uint16, 0),
+}
+
+
+_NOT_BACK = Gone("connection_lost", "")
+
+
+class ConnectivityTable:
+    """All nodes of one controller. `domains` holds the thresholds that differ from `default`."""
+
+    def __init__(
+        self, default: Thresholds | None = None, domains: Mapping[str, Thresholds] | None = None
+    ) -> None:
+        domains = domains or {}
+        self._profiles = [default or Thresholds(), *domains.values()]
+        self._profile_of = {domain: number for number, domain in enumerate(domains, 1)}
+        self._limits = {
+            field.name: np.array([getattr(p, field.name) for p in self._profiles], np.float64)
+            for field in fields(Thresholds)
+        }
+        self._rows: dict[str, int] = {}
+        self._nodes: list[str] = []
+        self._gone: list[Gone] = []
+        self._free: list[int] = []
+        self._columns: dict[str, npt.NDArray[Any]] = {}
+        self.clear()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, node: str) -> bool:
+        return node in self._rows
+
+    def clear(self) -> None:
+        """Forgets all nodes."""
+        self._rows.clear()
+        self._nodes.clear()
+        self._gone.clear()
+        self._free.clear()
+        self._columns = {n: np.full(FIRST_ROWS, v, k) for n, (k, v) in _COLUMNS.items()}
+
+    def known(
+        self,
+        node: str,
+        domain: str,
+        mode: Mode,
+        last_seen_s: float | None,
+        interval_s: float | None,
+        return_by_s: float,
+        gone: Gone,
+    ) -> None:
+        """Takes in a node as it was recorded. It counts as lost when it has no link at `return_by_s`."""
+        row = self._row(node, domain)
+        columns = self._columns
+        absent_from_s = return_by_s - self._profiles[columns["profile"][row]].autonomous_after_s
+        if interval_s is not None:
+            columns["interval"][row] = interval_s
+            columns["visits"][row] = MIN_VISITS
+            columns["visit_at"][row] = absent_from_s
+        columns["mode"][row] = mode
+        columns["last_seen"][row] = _NAN if last_seen_s is None else last_seen_s
+        columns["left_at"][row] = absent_from_s
+        self._gone[row] = gone
+
+    def forget(self, node: str) -> None:
+        """Drops a node."""
+        row = self._rows.pop(node, None)
+        if row is not None:
+            self._reset(row)
+            self._nodes[row] = ""
+            self._free.append(row)
+
+    # What links tell.
+
+    def linked(self, node: str, domain: str, waiting: int, now_s: float) -> Change | None:
+        """A link opened; `waiting` reports at the node are not durable here yet."""
+        row = self._row(node, domain)
+        columns = self._columns
+        limits = self._profiles[columns["profile"][row]]
+        absent_s = now_s - columns["left_at"][row]
+        is_first = math.isnan(absent_s) and math.isnan(columns["linked_at"][row])
+        if is_first or absent_s >= limits.autonomous_after_s:
+            self._note_visit(row, now_s)
+        columns["linked_at"][row] = now_s
+        columns["left_at"][row] = _NAN
+        columns["last_seen"][row] = now_s
+        columns["turned_at"][row] = _NAN
+        self._note_backlog(row, waiting, now_s)
+        with_backlog = waiting >= limits.replay_backlog
+        columns["replay_total"][row] = waiting if with_backlog else 0
+        columns["replay_done"][row] = 0
+        columns["replay_at"][row] = now_s
+        told = "1 report waits" if waiting == 1 else f"{waiting} reports wait"
+        evidence = Evidence.LINKED_WITH_BACKLOG if with_backlog else Evidence.LINKED
+        change = self._move(row, evidence, f"a link opened; {told} at the node", now_s)
+        if change is None and not with_backlog:
+            # Back within the grace: whatever was being replayed has arrived over the link before.
+            change = self._move(row, Evidence.BACKLOG_REPLAYED, "nothing waits any more", now_s)
+        return change
+
+    def heard(self, node: str, rtt_s: float | None, waiting: int, now_s: float) -> None:
+        """A heartbeat came."""
+        row = self._rows.get(node)
+        if row is None:
+            return
+        columns = self._columns
+        columns["last_seen"][row] = now_s
+        if rtt_s is not None:
+            held = columns["rtt"][row]
+            columns["rtt"][row] = rtt_s if math.isnan(held) else held + RTT_WEIGHT * (rtt_s - held)
+        self._note_backlog(row, waiting, now_s)
+
+    def durable(self, node: str, reports: int, now_s: float) -> Change | None:
+        """So many more reports of the node are durable."""
+        row = self._rows.get(node)
+        if row is None:
+            return None
+        columns = self._columns
+        columns["last_seen"][row] = now_s
+        total = int(columns["replay_total"][row])
+        self._note_backlog(row, max(0, int(columns["backlog"][row]) - reports), now_s)
+        if not total:
+            return None
+        done = min(total, int(columns["replay_done"][row]) + reports)
+        columns["replay_done"][row] = done
+        if done < total:
+            return self._move(
+                row, Evidence.BACKLOG_ARRIVES, f"{done} of {total} reports have arrived", now_s
+            )
+        columns["replay_total"][row] = columns["replay_done"][row] = 0
+        took_s = max(0.0, now_s - columns["replay_at"][row])
+        return self._move(
+            row,
+            Evidence.BACKLOG_REPLAYED,
+            f"all {total} reports have arrived, in {took_s:.1f} s",
+            now_s,
+        )
+
+    def unlinked(self, node: str, gone: Gone, now_s: float, *, stopped: bool) -> Change | None:
+        """The link ended. With `stopped`, the agent said that it stops."""
+        row = self._rows.get(node)
+        if row is None:
+            return None
+        columns = self._columns
+        limits = self._profiles[columns["profile"][row]]
+        if now_s - columns["linked_at"][row] >= limits.steady_after_s:
+            self._forget_visits(row)
+        columns["linked_at"][row] = _NAN
+        columns["left_at"][row] = now_s
+        columns["turned_at"][row] = _NAN
+        columns["replay_total"][row] = columns["replay_done"][row] = 0
+        self._gone[row] = gone
+        if stopped:
+            return self._move(row, Evidence.STOPPED, gone.evidence, now_s)
+        return None
+
+    # All nodes.
+
+    def sweep(self, now_s: float) -> list[Change]:
+        """What has become due by time."""
+        used = len(self._nodes)
+        columns = {name: column[:used] for name, column in self._columns.items()}
+        limits = self._limits
+        if len(self._profiles) > 1:
+            limits = {name: values[columns["profile"]] for name, values in limits.items()}
+        mode = columns["mode"]
+        linked = ~np.isnan(columns["linked_at"])
+        absent_s = now_s - columns["left_at"]
+        live, delayed = mode == Mode.LIVE, mode == Mode.DELAYED
+        cached = mode == Mode.EDGE_CACHED
+        reachable = live | delayed | (mode == Mode.RETURNING) | (mode == Mode.REPLAYING)
+        lost = ~linked & reachable & (absent_s >= limits["autonomous_after_s"])
+        visits = lost & (live | delayed) & (columns["visits"] >= MIN_VISITS)
+        overdue = ~linked & cached & (absent_s >= OVERDUE_INTERVALS * columns["interval"])
+        silent_s = now_s - columns["last_seen"]
+        silent = ~linked & (mode == Mode.AUTONOMOUS) & (silent_s >= limits["disconnected_after_s"])
+        steady = linked & cached & (now_s - columns["linked_at"] >= limits["steady_after_s"])
+        long, short = self._round_trips(columns, limits, linked, live, delayed, now_s)
+        found = (
+            (Evidence.VISITS, visits),
+            (Evidence.LOST, lost & ~visits),
+            (Evidence.VISIT_OVERDUE, overdue),
+            (Evidence.SILENT_TOO_LONG, silent),
+            (Evidence.STEADY, steady),
+            (Evidence.ROUND_TRIP_LONG, long),
+            (Evidence.ROUND_TRIP_SHORT, short),
+        )
+        changes = []
+        for evidence, mask in found:
+            for row in np.flatnonzero(mask).tolist():
+                change = self._move(row, evidence, self._words(row, evidence, now_s), now_s)
+                if change is not None:
+                    changes.append(change)
+        return changes
+
+    def measured(self, node: str, now_s: float) -> Measured | None:
+        """What is known of one node; None when it was never heard here."""
+        row = self._rows.get(node)
+        if row is None:
+            return None
+        columns = self._columns
+        pattern = columns["visits"][row] >= MIN_VISITS
+        interval_s = _number(columns["interval"][row]) if pattern else None
+        visit_s = _number(columns["visit_at"][row])
+        linked = not math.isnan(columns["linked_at"][row])
+        done = int(columns["replay_done"][row])
+        elapsed_s = now_s - columns["replay_at"][row]
+        return Measured(
+            Mode(columns["mode"][row]),
+            linked,
+            _number(columns["last_seen"][row]),
+            _number(columns["rtt"][row]),
+            interval_s,
+            visit_s + interval_s if interval_s and visit_s is not None and not linked else None,
+            _number(columns["level_at"][row]),
+            int(columns["backlog"][row]),
+            int(columns["replay_total"][row]),
+            done,
+            float(done / elapsed_s) if done and elapsed_s > 0 else None,
+        )
+
+    # Rows.
+
+    def _round_trips(
+        self,
+        columns: Mapping[str, npt.NDArray[Any]],
+        limits: Mapping[str, npt.NDArray[Any]],
+        linked: npt.NDArray[Any],
+        live: npt.NDArray[Any],
+        delayed: npt.NDArray[Any],
+        now_s: float,
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Of the linked nodes, those whose round trips have been on the other side of the line for long enough."""
+        rtt, turned = columns["rtt"], columns["turned_at"]
+        long = linked & live & (rtt > limits["delayed_rtt_s"])
+        short = linked & delayed & (rtt < limits["delayed_rtt_s"] * limits["live_rtt_share"])
+        other_side = long | short
+        fresh = other_side & np.isnan(turned)
+        turned[fresh] = now_s
+        turned[~other_side] = _NAN
+        settled = other_side & (now_s - turned >= limits["rtt_settle_s"])
+        return long & settled, short & settled
+
+    def _move(self, row: int, evidence: Evidence, words: str, now_s: float) -> Change | None:
+        columns = self._columns
+        before = Mode(columns["mode"][row])
+        edge = TRANSITIONS.get((before, evidence))
+        if edge is None:
+            return None
+        columns["mode"][row] = edge.to
+        columns["turned_at"][row] = _NAN
+        if evidence is Evidence.STEADY:
+            self._forget_visits(row)
+        reason = edge.reason
+        if evidence in (Evidence.LOST, Evidence.STOPPED):
+            reason = self._gone[row].reason
+        interval = columns["interval"][row] if edge.to is Mode.EDGE_CACHED else _NAN
+        return Change(
+            self._nodes[row],
+            before,
+            edge.to,
+            reason,
+            words,
+            now_s,
+            _number(columns["last_seen"][row]),
+            _number(columns["rtt"][row]),
+            _number(interval),
+            int(columns["backlog"][row]),
+        )
+
+    def _words(self, row: int, evidence: Evidence, now_s: float) -> str:
+        """The measurement behind evidence of time, for people."""
+        columns = self._columns
+        limits = self._profiles[columns["profile"][row]]
+        gone = self._gone[row]
+        absent = f"no link for {now_s - columns['left_at'][row]:.1f} s"
+        match evidence:
+            case Evidence.LOST:
+                told = f"{gone.evidence}; " if gone.evidence else ""
+                return f"{told}{absent}, limit {limits.autonomous_after_s:g} s"
+            case Evidence.VISITS:
+                return (
+                    f"{columns['visits'][row]} short visits, {columns['interval'][row]:.1f} s apart"
+                )
+            case Evidence.VISIT_OVERDUE:
+                return f"{absent}; its visits were {columns['interval'][row]:.1f} s apart"
+            case Evidence.SILENT_TOO_LONG:
+                silent_s = now_s - columns["last_seen"][row]
+                return (
+                    f"nothing heard for {silent_s:.0f} s, limit {limits.disconnected_after_s:g} s"
+                )
+            case Evidence.STEADY:
+                stood_s = now_s - columns["linked_at"][row]
+                return f"linked for {stood_s:.1f} s, limit {limits.steady_after_s:g} s"
+            case Evidence.ROUND_TRIP_LONG:
+                return f"round trip {columns['rtt'][row]:.3f} s, limit {limits.delayed_rtt_s:g} s"
+            case _:
+                line_s = limits.delayed_rtt_s * limits.live_rtt_share
+                return f"round trip {columns['rtt'][row]:.3f} s, limit {line_s:g} s"
+
+    def _note_backlog(self, row: int, waiting: int, now_s: float) -> None:
+        self._columns["backlog"][row] = waiting
+        if not waiting:
+            self._columns["level_at"][row] = now_s
+
+    def _note_visit(self, row: int, now_s: float) -> None:
+        columns = self._columns
+        earlier = columns["visit_at"][row]
+        if not math.isnan(earlier):
+            gap_s, held = now_s - earlier, columns["interval"][row]
+            columns["interval"][row] = (
+                gap_s if math.isnan(held) else held + INTERVAL_WEIGHT * (gap_s - held)
+            )
+        columns["visit_at"][row] = now_s
+        columns["visits"][row] += 1
+
+    def _forget_visits(self, row: int) -> None:
+        self._columns["visits"][row] = 0
+        self._columns["interval"][row] = _NAN
+        self._columns["visit_at"][row] = _NAN
+
+    def _row(self, node: str, domain: str) -> int:
+        row = self._rows.get(node)
+        if row is None:
+            row = self._free.pop() if self._free else self._new_row()
+            self._rows[node] = row
+            self._nodes[row] = node
+        self._columns["profile"][row] = self._profile_of.get(domain, 0)
+        return row
+
+    def _new_row(self) -> int:
+        row = len(self._nodes)
+        if row == len(self._columns["mode"]):
+            for name, (kind, empty) in _COLUMNS.items():
+                fresh = np.full(row, empty, kind)
+                self._columns[name] = np.concatenate([self._columns[name], fresh])
+        self._nodes.append("")
+        self._gone.append(_NOT_BACK)
+        return row
+
+    def _reset(self, row: int) -> None:
+        for name, (_, empty) in _COLUMNS.items():
+            self._columns[name][row] = empty
+        self._gone[row] = _NOT_BACK
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

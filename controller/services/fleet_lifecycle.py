@@ -1,0 +1,83 @@
+"""Writes of a node's lifecycle. Owns what a call brings to a transition; which are legal is the lifecycle's to say, and
+where the write may be made is the write path's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from controller.lifecycle.stages import Transition
+from controller.lifecycle.transitions import Asked, transit
+from controller.replica import Replica
+from controller.services.calls import caller_of
+from controller.services.fleet_fields import check_node_spec, check_text, id_in_name
+from controller.services.fleet_nodes import NodeWrites
+from controller.services.fleet_rules import required_node
+from controller.twin.facts import body_of
+from controller.writes import Draft
+from federation.authority import Permission
+from federation.errors import InvalidWrite
+from federation.identifiers import Key
+from souverix.fleet.v1 import fleet_service_pb2, node_pb2
+
+
+class LifecycleWrites:
+    """The transitions of nodes."""
+
+    def __init__(self, replica: Replica, nodes: NodeWrites) -> None:
+        self._replica = replica
+        self._nodes = nodes
+
+    async def transition(
+        self, request: Any, context: Any
+    ) -> fleet_service_pb2.TransitionNodeResponse:
+        """As `FleetService.TransitionNode`."""
+        subject = f"nodes/{id_in_name(request.name, 'nodes')}"
+        check_text(request.reason, "reason")
+        check_text(request.exit_condition, "exit_condition")
+        if request.transition not in set(Transition):
+            raise InvalidWrite(
+                f"transition {request.transition} is none; one of "
+                f"{', '.join(t.name for t in Transition)} is needed",
+                field="transition",
+            )
+        domain = required_node(self._replica.state, subject).home.domain
+
+        def decide(draft: Draft) -> None:
+            self._nodes.check(draft, request, subject, domain)
+            proposal = draft.proposal
+            recorded = body_of(proposal, Key(domain, subject, "lifecycle"))
+            spec = node_pb2.NodeSpec()
+            held = body_of(proposal, Key(domain, subject, "node_spec"))
+            if held is not None:
+                spec.CopyFrom(held)
+            entered = transit(recorded, _asked(request, draft.principal, spec), proposal.wall_ms)
+            draft.write(domain, subject, "lifecycle", entered)
+            if request.HasField("hardware"):
+                spec.hardware.CopyFrom(request.hardware)
+                check_node_spec(spec, "hardware")
+                draft.write(domain, subject, "node_spec", spec)
+
+        return await self._nodes.write(
+            "TransitionNode",
+            request,
+            caller_of(context),
+            domain,
+            subject,
+            (Permission.OPERATE,),
+            decide,
+            fleet_service_pb2.TransitionNodeResponse,
+        )
+
+
+def _asked(request: Any, principal: str, spec: node_pb2.NodeSpec) -> Asked:
+    return Asked(
+        Transition(request.transition),
+        request.reason,
+        request.expire_time.ToMilliseconds() if request.HasField("expire_time") else None,
+        request.exit_condition,
+        request.step,
+        request.hardware if request.HasField("hardware") else None,
+        principal,
+        spec.hardware if spec.HasField("hardware") else None,
+    )

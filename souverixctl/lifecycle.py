@@ -1,0 +1,168 @@
+"""A node's life: its transitions, and the histories of its lifecycle and its connectivity.
+
+Owns how they are asked for and shown. Never judges a transition: the controller does.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import click
+
+from souverix.fleet.v1 import connectivity_pb2 as connectivity
+from souverix.fleet.v1 import fleet_service_pb2 as fleet
+from souverix.fleet.v1 import lifecycle_pb2 as lifecycle
+from souverixctl import options
+from souverixctl.describe import enum_word, field_word
+from souverixctl.output import Cell
+from souverixctl.results import age, note_freshness, present, present_write, word
+from souverixctl.session import Session, Verb, pass_session
+from souverixctl.times import parse_duration, seconds_of, show_age, show_duration
+
+CONNECTIVITY_COLUMNS = ("SINCE", "FROM", "TO", "REASON", "RTT", "INTERVAL", "BACKLOG", "EVIDENCE")
+LIFECYCLE_COLUMNS = ("SINCE", "FROM", "TO", "STATE", "REASON", "BY", "UNTIL", "DONE")
+
+
+def _words(enum: Any) -> list[str]:
+    """The values of an enum as they are typed: "begin-update"."""
+    numbers = enum.DESCRIPTOR.values_by_number
+    return [enum_word(enum.DESCRIPTOR, each).lower().replace("_", "-") for each in numbers if each]
+
+
+def _value(prefix: str, typed: str) -> str:
+    return prefix + typed.upper().replace("-", "_")
+
+
+@click.command("lifecycle", cls=Verb, short_help="Move a node on in its life.")
+@click.argument("id", metavar="NODE")
+@click.argument(
+    "transition",
+    metavar="TRANSITION",
+    type=click.Choice(_words(lifecycle.LifecycleTransition), case_sensitive=False),
+)
+@click.option("--reason", default="", help="Why, for the timeline and the audit.")
+@click.option("--until", metavar="DURATION", help="Maintenance ends by itself after this: 4h.")
+@click.option("--exit-condition", default="", help="Quarantine: what must hold before it ends.")
+@click.option(
+    "--step",
+    type=click.Choice(_words(lifecycle.DecommissionStep), case_sensitive=False),
+    help="The step of the checklist that is done.",
+)
+@click.option("--serial", help="New hardware: its serial number.")
+@click.option("--manufacturer", default="", help="New hardware: who made it.")
+@click.option("--model", default="", help="New hardware: its model.")
+@options.etag_option
+@options.write_options
+@pass_session
+def transition(session: Session, id: str, transition: str, **given: Any) -> None:
+    """Move a node on in its life. The controller names the legal transitions when this is none.
+
+    \b
+    TRANSITION: enrol, activate, begin-update, complete-update, fail-update, enter-maintenance,
+    enter-unscheduled-maintenance, leave-maintenance, degrade, recover, quarantine,
+    release-from-quarantine, begin-decommission, begin-emergency-decommission,
+    confirm-decommission-step, retire, replace-hardware
+
+    \b
+    souverixctl lifecycle a1-gw-1 enter-maintenance --until 4h --reason "new fan"
+    souverixctl lifecycle a1-gw-1 quarantine --reason "bad seal" --exit-condition "firmware 2.1.3"
+    souverixctl lifecycle a1-gw-1 confirm-decommission-step --step data-exported
+    """
+    write = options.read_write_options(given)
+    request = fleet.TransitionNodeRequest(
+        name=options.resource_name("nodes", id),
+        transition=_value("LIFECYCLE_TRANSITION_", transition),
+        reason=given["reason"],
+        exit_condition=given["exit_condition"],
+        etag=given["etag"],
+        request_id=write.request_id,
+        validate_only=write.validate_only,
+        durable_at=write.durable_at,
+    )
+    if given["until"]:
+        seconds = seconds_of(parse_duration(given["until"]))
+        request.expire_time.FromDatetime(session.output.now + timedelta(seconds=seconds))
+    if given["step"]:
+        step = fleet.TransitionNodeRequest(step=_value("DECOMMISSION_STEP_", given["step"]))
+        request.MergeFrom(step)
+    if given["serial"]:
+        request.hardware.serial = given["serial"]
+        request.hardware.manufacturer = given["manufacturer"]
+        request.hardware.model = given["model"]
+    reply = session.connection.call(request, fleet.TransitionNodeResponse)
+    entered = reply.node.lifecycle
+    state = f" ({entered.state})" if entered.state else ""
+    done = f"node {reply.node.id} is {field_word(entered, 'phase')}{state}"
+    present_write(session, reply, done, reply.node.etag)
+
+
+@click.command("history", cls=Verb, short_help="What a node went through.")
+@click.argument("id", metavar="NODE")
+@click.option("--connectivity", "which", flag_value="connectivity", help="Only its connectivity.")
+@click.option("--lifecycle", "which", flag_value="lifecycle", help="Only its lifecycle.")
+@pass_session
+def history(session: Session, id: str, which: str | None) -> None:
+    """Show a node's newest transitions, oldest first: its connectivity ledger and its lifecycle.
+
+    \b
+    souverixctl history a1-gw-1 --connectivity
+    """
+    name = options.resource_name("nodes", id)
+    if which != "connectivity":
+        _show_lifecycle(session, name)
+    if which != "lifecycle":
+        _show_connectivity(session, name)
+
+
+def _show_lifecycle(session: Session, name: str) -> None:
+    request = fleet.ListLifecycleHistoryRequest(name=name)
+    reply = session.connection.call(request, fleet.ListLifecycleHistoryResponse)
+    now = session.output.now
+    rows = [_lifecycle_row(each, now) for each in reply.timeline.transitions]
+    none = "no lifecycle transition is known here"
+    present(session, reply, lambda: session.output.table(LIFECYCLE_COLUMNS, rows, none))
+    note_freshness(session, reply)
+
+
+def _show_connectivity(session: Session, name: str) -> None:
+    request = fleet.ListConnectivityHistoryRequest(name=name)
+    reply = session.connection.call(request, fleet.ListConnectivityHistoryResponse)
+    now = session.output.now
+    rows = [_connectivity_row(each, now) for each in reply.ledger.history]
+    none = "no connectivity transition is known here"
+    present(session, reply, lambda: session.output.table(CONNECTIVITY_COLUMNS, rows, none))
+    note_freshness(session, reply)
+
+
+def _lifecycle_row(entered: lifecycle.LifecycleState, now: datetime) -> list[Cell]:
+    until = ""
+    if entered.HasField("expire_time"):
+        until = f"{entered.expire_time.ToDatetime():%Y-%m-%d %H:%M:%S}Z"
+    return [
+        age(entered, "last_transition_time", now),
+        field_word(entered, "previous_phase"),
+        word(entered, "phase"),
+        entered.state,
+        entered.reason,
+        entered.decided_by,
+        until,
+        f"{len(entered.completed_steps)}/{len(_words(lifecycle.DecommissionStep))}"
+        if entered.completed_steps
+        else "",
+    ]
+
+
+def _connectivity_row(link: connectivity.LinkState, now: datetime) -> list[Cell]:
+    rtt = link.quality.rtt if link.quality.HasField("rtt") else None
+    interval = link.sync_interval if link.HasField("sync_interval") else None
+    return [
+        show_age(link.since, now),
+        field_word(link, "previous_mode"),
+        word(link, "mode"),
+        link.reason,
+        show_duration(seconds_of(rtt)) if rtt is not None else "",
+        show_duration(seconds_of(interval)) if interval is not None else "",
+        str(link.backlog_messages) if link.HasField("backlog_messages") else "",
+        link.evidence,
+    ]
