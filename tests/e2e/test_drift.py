@@ -93,7 +93,10 @@ def test_drift_appears_is_waived_counts_again_and_heals(
     assert node(zone, SILENT).drift.state == UNKNOWN
 
     policy = policy_pb2.PolicySpec(version="policy-v2.1")
-    document: dict[str, Any] = {"stir": {"enforcement_mode": "hard"}, "rate_limit": {"max_cps": 2000}}
+    document: dict[str, Any] = {
+        "stir": {"enforcement_mode": "hard"},
+        "rate_limit": {"max_cps": 2000},
+    }
     policy.configuration.update(document)
     request = policy_service_pb2.CreatePolicyRequest(domain="global", policy_id="base", spec=policy)
     top.policies.CreatePolicy(request, timeout=DEADLINE_S, metadata=PRINCIPAL)
@@ -135,7 +138,10 @@ def test_drift_appears_is_waived_counts_again_and_heals(
 
     action = command_pb2.Action(apply_config=command_pb2.ApplyConfig(config_name="v2"))
     # Spelled otherwise, and the same: numbers as text, and a field that is null.
-    spelled: dict[str, Any] = {"stir": {"enforcement_mode": "hard", "url": None}, "rate_limit": {"max_cps": "2000"}}
+    spelled: dict[str, Any] = {
+        "stir": {"enforcement_mode": "hard", "url": None},
+        "rate_limit": {"max_cps": "2000"},
+    }
     action.apply_config.document.update(spelled)
     issue = command_service_pb2.IssueCommandRequest(action=action)
     issue.targets.nodes.append(NODE)
