@@ -4,11 +4,12 @@ the runs; the requests are its callers'.
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import uvloop
 
 from benchmarks.client import call_all, create_nodes, node_ids
 from benchmarks.raw_etcd import BareEtcds, put_rate
@@ -44,13 +45,13 @@ def run_writes(
         ):
             federation.start_all()
             ids = node_ids(NODES)
-            asyncio.run(create_nodes(federation.address(_DOMAIN), ids))
+            uvloop.run(create_nodes(federation.address(_DOMAIN), ids))
             for number in range(RUNS):
                 made = requests(number, ids)
-                answered = asyncio.run(call_all(federation.address(_DOMAIN), method, made, callers))
+                answered = uvloop.run(call_all(federation.address(_DOMAIN), method, made, callers))
                 check(answered.replies)
                 rates.append(len(made) * writes_a_request / answered.took_s)
-                puts.append(asyncio.run(put_rate(bare.endpoint("bare"), values(PUTS), IN_FLIGHT)))
+                puts.append(uvloop.run(put_rate(bare.endpoint("bare"), values(PUTS), IN_FLIGHT)))
                 say(f"{benchmark}: {rates[-1]:,.0f} writes/s, raw puts {puts[-1]:,.0f}")
     return report(
         benchmark,

@@ -4,6 +4,7 @@ for committed state and for a proposal's overlay alike; writes nothing.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
@@ -16,9 +17,14 @@ from federation.identifiers import Key
 from federation.merge import Siblings, rivals_of, winner_of
 from federation.proposal import Proposal
 from federation.state import State
+from souverix.event.v1 import event_pb2
 
 #: Length of an etag in hexadecimal digits, as the core's own.
 ETAG_DIGITS = 20
+
+#: Decoded placements and existences kept, by the event's bytes, which never change: every call about a node asks for
+#: both. About 300 bytes each.
+REMEMBERED_FACTS = 65_536
 
 
 class Facts(Protocol):
@@ -69,9 +75,9 @@ def home_of(facts: Facts, subject: str, also_in: str = "") -> Home | None:
         winner = facts.winner(Key(domain, subject, "placement"))
         if winner is None:
             continue
-        placement = winner.body()
-        claims += placement.domain == domain
-        claim = (placement.epoch, -winner.stamp, placement.domain)
+        epoch, placed_in = _placement_in(winner.raw)
+        claims += placed_in == domain
+        claim = (epoch, -winner.stamp, placed_in)
         if best is None or claim > best:
             best = claim
     return Home(best[2], best[0], claims > 1) if best is not None else None
@@ -79,8 +85,21 @@ def home_of(facts: Facts, subject: str, also_in: str = "") -> Home | None:
 
 def exists(facts: Facts, domain: str, subject: str) -> bool:
     """Tells whether the subject's existence in the domain says that it is there."""
-    existence = body_of(facts, Key(domain, subject, "existence"))
-    return existence is not None and existence.exists
+    winner = facts.winner(Key(domain, subject, "existence"))
+    return winner is not None and _existence_in(winner.raw)
+
+
+@functools.lru_cache(maxsize=REMEMBERED_FACTS)
+def _placement_in(raw: bytes) -> tuple[int, str]:
+    """Epoch and domain that a placement event names."""
+    placement = event_pb2.Event.FromString(raw).placement
+    return placement.epoch, placement.domain
+
+
+@functools.lru_cache(maxsize=REMEMBERED_FACTS)
+def _existence_in(raw: bytes) -> bool:
+    """What an existence event says."""
+    return event_pb2.Event.FromString(raw).existence.exists
 
 
 def digest_of(facts: Facts, domain: str, subject: str, aspects: Iterable[str]) -> str:
@@ -89,11 +108,14 @@ def digest_of(facts: Facts, domain: str, subject: str, aspects: Iterable[str]) -
     for aspect in aspects:
         key = Key(domain, subject, aspect)
         held = facts.siblings(key)
+        if len(held) == 1:
+            (controller, incarnation), sequence = held[0][0], held[0][1]
+            parts.append(f"{aspect};{controller}/{incarnation}/{sequence}")
+            continue
         parts.append(aspect)
-        if len(held) > 1:
+        if held:
             parts.extend(sorted(map(_number, held)))
-            held = (winner_of(key, held, state_of(facts).rank),)
-        parts.extend(map(_number, held))
+            parts.append(_number(winner_of(key, held, state_of(facts).rank)))
     text = f"{domain}/{subject}:{';'.join(parts)}"
     return hashlib.sha256(text.encode()).hexdigest()[:ETAG_DIGITS]
 
