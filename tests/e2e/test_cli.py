@@ -268,7 +268,7 @@ def test_observations_and_large_values_of_a_node_are_shown_at_the_top(
     file = tmp_path / "packages.json"
     top("values", "download", NODE, "--to", str(file))
     document = json.loads(file.read_text())
-    assert document
+    assert {"debian", "python"} <= document.keys()
     digest = top("get", "node", NODE, "-o", "json").json["node"]["inventory"]["largeValues"][0]
     assert top("values", "download", digest["digest"]).json == document
     top("values", "download", "sha256:" + "0" * 64, code=3)
