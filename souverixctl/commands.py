@@ -16,7 +16,7 @@ import click
 from souverix.command.v1 import command_pb2 as command
 from souverix.command.v1 import command_service_pb2 as service
 from souverixctl import options, verbs
-from souverixctl.describe import field_word
+from souverixctl.describe import field_word, time_text
 from souverixctl.documents import read_configuration
 from souverixctl.errors import BadInput, CtlError, WaitedTooLong
 from souverixctl.follow import follow
@@ -183,6 +183,13 @@ def _check(ended: command.Command) -> None:
         )
 
 
+def _show_cancel(session: Session, issued: command.Command) -> None:
+    if issued.HasField("cancel_time"):
+        asked = time_text(issued.cancel_time, session.output.now)
+        why = issued.cancel_reason or "no reason given"
+        session.output.line(f"cancel requested {asked} by {issued.cancel_principal}: {why}")
+
+
 def _show_deliveries(session: Session, issued: command.Command) -> None:
     now = session.output.now
     rows: list[list[Cell]] = [
@@ -326,6 +333,7 @@ def get_command(session: Session, id: str) -> None:
 
     def show() -> None:
         session.output.table(COLUMNS, [row(reply.command, session.output.now)], "")
+        _show_cancel(session, reply.command)
         session.output.line()
         _show_deliveries(session, reply.command)
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 
 from controller.command.delivery import TERMINAL, DeliveryState, Target
 from controller.command.messages import subject_of_command, subject_of_delivery, wire_name
-from controller.twin.facts import Facts, domains_of, state_of
+from controller.twin.facts import Facts, domains_of, state_of, timestamp
+from federation.clock import wall_ms_of
 from federation.codec import Write
 from federation.identifiers import Key
 from federation.merge import etag_of
@@ -42,13 +43,15 @@ def view_of(facts: Facts, command_id: str) -> command_pb2.Command | None:
     view: command_pb2.Command | None = None
     digest = hashlib.sha256()
     budget = MAX_ANSWERS_BYTES
+    cancels: list[Write] = []
     for domain, write in command_facts(facts, command_id):
         fact: command_pb2.CommandFact = write.body()
         view = view or _blank(fact, write.principal)
-        cancel = Key(domain, subject_of_command(command_id), "command_cancel")
-        if facts.winner(cancel) is not None:
-            view.cancel_requested = True
-            _take_etag(facts, cancel, digest)
+        cancel_key = Key(domain, subject_of_command(command_id), "command_cancel")
+        cancel = facts.winner(cancel_key)
+        if cancel is not None:
+            cancels.append(cancel)
+            _take_etag(facts, cancel_key, digest)
         for node in fact.nodes:
             delivery = _delivery(facts, Target(domain, command_id, node), digest)
             budget -= delivery.output.ByteSize() + len(delivery.error_message)
@@ -59,6 +62,8 @@ def view_of(facts: Facts, command_id: str) -> command_pb2.Command | None:
             view.deliveries.append(delivery)
     if view is None:
         return None
+    if cancels:
+        _show_cancel(view, min(cancels, key=lambda write: write.stamp))
     view.finished_targets = sum(d.state in FINISHED for d in view.deliveries)
     view.done = view.finished_targets >= view.total_targets
     view.etag = digest.hexdigest()[:20]
@@ -144,6 +149,14 @@ def _blank(fact: command_pb2.CommandFact, principal: str) -> command_pb2.Command
         total_targets=fact.total_targets,
         reason=fact.reason,
     )
+
+
+def _show_cancel(view: command_pb2.Command, cancel: Write) -> None:
+    """Puts into the view that the command was to be stopped: why, by whose wish, since when."""
+    view.cancel_requested = True
+    view.cancel_reason = cancel.body().reason
+    view.cancel_principal = cancel.principal
+    view.cancel_time.CopyFrom(timestamp(wall_ms_of(cancel.stamp)))
 
 
 def _take_etag(facts: Facts, key: Key, digest: hashlib._Hash) -> None:

@@ -233,8 +233,17 @@ def test_a_command_to_an_absent_node_is_cancelled_and_watched_to_its_end(top: Ct
     assert "cancel" in top("command", "cancel", issued["id"], "--reason", "not needed").out
     ended = top("watch", "command", issued["id"], code=1)
     assert "CANCELLED" in ended.out
-    assert "CANCELLED" in top("get", "command", issued["id"]).out
-    assert "cancel requested: yes" in top("describe", "command", issued["id"]).out
+    shown = top("get", "command", issued["id"]).out
+    assert "CANCELLED" in shown
+    assert "cancel requested" in shown
+    assert "not needed" in shown
+    described = top("describe", "command", issued["id"]).out
+    assert "cancel requested: yes" in described
+    assert "cancel reason: not needed" in described
+    told = top("get", "command", issued["id"], "-o", "json").json["command"]
+    assert told["cancelReason"] == "not needed"
+    assert told["cancelPrincipal"] == told["principal"]
+    assert told["cancelTime"]
 
 
 def test_watches_show_what_is_there_and_then_each_change(zone: Ctl) -> None:

@@ -157,6 +157,38 @@ async def test_a_command_is_cancelled(serve: Serve, controller: ScriptedControll
     assert (sent.name, sent.reason) == ("commands/c1", "oops")
 
 
+async def test_a_cancelled_command_says_why_by_whom_and_when(
+    serve: Serve, controller: ScriptedController
+) -> None:
+    stopped = issued(6, 6, done=True)
+    stopped.cancel_requested = True
+    stopped.cancel_reason = "wrong zone"
+    stopped.cancel_principal = "user:bob"
+    stopped.cancel_time.FromJsonString("2026-02-27T03:45:00Z")
+    controller.on(commands.GetCommandRequest, commands.GetCommandResponse(command=stopped))
+    address = await serve(controller)
+    table = await ctl("get", "command", "c1", "--server", address)
+    assert "(2026-02-27T03:45:00Z) by user:bob: wrong zone" in table.out
+    long = await ctl("describe", "command", "c1", "--server", address)
+    assert "cancel reason: wrong zone" in long.out
+    assert "cancel principal: user:bob" in long.out
+    program = await ctl("get", "command", "c1", "-o", "json", "--server", address)
+    told = json.loads(program.out)["command"]
+    assert (told["cancelReason"], told["cancelTime"]) == ("wrong zone", "2026-02-27T03:45:00Z")
+    people = await ctl("get", "command", "c1", "-o", "yaml", "--server", address)
+    assert "cancelPrincipal: user:bob" in people.out
+
+
+async def test_a_command_nobody_cancelled_says_nothing_of_a_cancel(
+    serve: Serve, controller: ScriptedController
+) -> None:
+    reply = commands.GetCommandResponse(command=issued(3, 3, done=True))
+    controller.on(commands.GetCommandRequest, reply)
+    address = await serve(controller)
+    for shown in (("get", "command", "c1"), ("describe", "command", "c1")):
+        assert "cancel" not in (await ctl(*shown, "--server", address)).out
+
+
 async def test_watch_command_ends_when_it_is_done(
     serve: Serve, controller: ScriptedController
 ) -> None:

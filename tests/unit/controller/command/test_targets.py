@@ -5,20 +5,18 @@ from __future__ import annotations
 import pytest
 from google.protobuf.struct_pb2 import Struct
 
-from controller.command.delivery import Answer, Delivery, DeliveryState, Target
 from controller.command.issuing import (
     MAX_COMMAND_BYTES,
     command_id_of,
     facts_of,
 )
-from controller.command.messages import delivery_to_message, subject_of_delivery
 from controller.command.targets import (
     MAX_TARGETS,
     delivered_domains,
     delivering_controller,
     resolve,
 )
-from controller.command.view import ANSWER_LEFT_OUT, MAX_ANSWERS_BYTES, preview_of, view_of
+from controller.command.view import preview_of
 from federation.errors import InvalidWrite, NotFound, OutOfReach
 from souverix.command.v1 import command_pb2, command_service_pb2
 from souverix.fleet.v1 import domain_pb2, node_pb2
@@ -145,40 +143,3 @@ def test_a_command_that_would_not_fit_into_a_commit_is_refused() -> None:
     long_ids = tuple(f"n{i:062d}" for i in range(5_000))
     with pytest.raises(InvalidWrite, match="in parts"):
         facts_of(asking(), "c1", {"a": long_ids}, "me", START_MS)
-
-
-def test_a_view_leaves_out_answers_beyond_the_size_of_a_message(root: MemoryController) -> None:
-    output = Struct()
-    output.update({"x": "y" * 60_000})
-    ids = tuple(f"n{i}" for i in range(MAX_ANSWERS_BYTES // 60_000 + 2))
-    facts = facts_of(asking(), "c1", {ROOT: ids}, "me", START_MS)
-    root.submit(lambda p: p.write(ROOT, "commands/c1", "command", facts[ROOT], principal="user:a"))
-    for node in ids:
-        target = Target(ROOT, "c1", node)
-        answer = Answer(DeliveryState.SUCCEEDED, output)
-        done = delivery_to_message(Delivery(target, DeliveryState.SUCCEEDED, answer=answer))
-        subject = subject_of_delivery(target)
-        root.submit(lambda p, s=subject, d=done: p.write(ROOT, s, "delivery", d, principal="c"))  # type: ignore[misc]
-    view = view_of(root.state, "c1")
-    assert view is not None
-    assert view.done
-    assert view.ByteSize() < 2 * MAX_ANSWERS_BYTES
-    assert view.deliveries[0].output == output
-    assert (view.deliveries[-1].HasField("output"), view.deliveries[-1].reason) == (
-        False,
-        ANSWER_LEFT_OUT,
-    )
-
-
-def test_a_views_etag_changes_with_every_step(root: MemoryController) -> None:
-    facts = facts_of(asking(), "c1", {ROOT: ("n0",)}, "me", START_MS)
-    root.submit(lambda p: p.write(ROOT, "commands/c1", "command", facts[ROOT], principal="user:a"))
-    etags = [view_of(root.state, "c1")]
-    asked = command_pb2.CancelRequest(command_id="c1")
-    root.submit(lambda p: p.write(ROOT, "commands/c1", "command_cancel", asked, principal="user:a"))
-    etags.append(view_of(root.state, "c1"))
-    sent = delivery_to_message(Delivery(Target(ROOT, "c1", "n0"), DeliveryState.DISPATCHED))
-    root.submit(lambda p: p.write(ROOT, "commands/c1/n0", "delivery", sent, principal="c"))
-    etags.append(view_of(root.state, "c1"))
-    assert len({view.etag for view in etags if view is not None}) == 3
-    assert view_of(root.state, "unknown") is None

@@ -244,9 +244,12 @@ async def test_a_cancel_stops_what_waits_and_asks_for_what_was_sent(served: Serv
     command = await issue(served, "n1", "n2", request_id="r1")
     await agent.hear("command")
     await reached(served, command.name, DISPATCHED)
-    cancel = command_service_pb2.CancelCommandRequest(name=command.name, request_id="r2")
+    cancel = command_service_pb2.CancelCommandRequest(
+        name=command.name, request_id="r2", reason="wrong zone"
+    )
     reply = await served.commands.CancelCommand(cancel)
     assert reply.command.cancel_requested
+    assert reply.command.cancel_reason == "wrong zone"
     stopped = await reached(served, command.name, CANCELLED, "n2")
     assert stopped.reason == "CANCELLED_BEFORE_DISPATCH"
     assert (await agent.hear("cancel")).cancel.command_id == command.id
