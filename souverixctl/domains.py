@@ -16,7 +16,7 @@ from souverix.fleet.v1 import domain_pb2 as domain
 from souverix.fleet.v1 import fleet_service_pb2 as fleet
 from souverixctl import options, verbs
 from souverixctl.describe import field_word
-from souverixctl.documents import parse_into, read_resource, split_assignment
+from souverixctl.documents import parse_into, read_resource
 from souverixctl.errors import BadInput
 from souverixctl.output import Cell
 from souverixctl.pages import fetch_pages
@@ -30,6 +30,7 @@ from souverixctl.results import (
     term_path,
 )
 from souverixctl.session import Session, pass_session
+from souverixctl.specs import spec_change, spec_from_flags
 
 COLUMNS = ("ID", "PARENT", "KIND", "NODES", "SUBTREE", "LEVEL", "MASTER", "TERM", "AS OF", "MARKS")
 _KINDS = [name.removeprefix("DOMAIN_KIND_") for name in domain.DomainKind.keys()[1:]]
@@ -110,18 +111,6 @@ def _spec_options(function: options.Function) -> options.Function:
     return function
 
 
-def _spec_from_flags(given: dict[str, Any]) -> tuple[domain.DomainSpec, list[str]]:
-    """The spec the flags say, and the fields they named."""
-    fields = ("kind", "display_name", "tags", "labels")
-    named = [field for field in fields if given[field] not in (None, ())]
-    values = {field: given[field] for field in named}
-    if "kind" in values:
-        values["kind"] = domain.DomainKind.Value(f"DOMAIN_KIND_{values['kind']}")
-    if "labels" in values:
-        values["labels"] = dict(split_assignment(each) for each in values["labels"])
-    return domain.DomainSpec(**values), named
-
-
 @verbs.create.command("domain", short_help="Create a domain.")
 @click.argument("id", metavar="[DOMAIN]", default="")
 @click.option("--parent", metavar="DOMAIN", help="The domain above it.")
@@ -139,7 +128,7 @@ def create_domain(
     """
     write = options.read_write_options(given)
     resource = read_resource(file, "domain") if file else {}
-    flags, named = _spec_from_flags(given)
+    flags, named = spec_from_flags(domain.DomainSpec, given)
     spec = domain.DomainSpec()
     parse_into(resource.get("spec", {}), spec, str(file))
     FieldMask(paths=named).MergeMessage(flags, spec, replace_repeated_field=True)
@@ -176,25 +165,8 @@ def set_domain(session: Session, id: str, file: str | None, etag: str, **given: 
     \b
     souverixctl set domain edge-zone-a3 --display-name "Zone A3" --tag lab
     """
-    write = options.read_write_options(given)
-    spec, named = _spec_from_flags(given)
-    if bool(file) == bool(named):
-        raise BadInput(
-            "nothing to change" if not file else "a file and flags are given", "give one"
-        )
-    if file:
-        resource = read_resource(file, "domain")
-        parse_into(resource["spec"], spec, file)
-        named, etag = ["*"], etag or resource.get("etag", "")
-    request = fleet.UpdateDomainRequest(
-        name=options.resource_name("domains", id),
-        spec=spec,
-        update_mask=FieldMask(paths=named),
-        etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
-    )
+    change = spec_change("domain", id, domain.DomainSpec, file, etag, given)
+    request = fleet.UpdateDomainRequest(**change)
     reply = session.connection.call(request, fleet.UpdateDomainResponse)
     present_write(session, reply, f"domain {reply.domain.id} changed", reply.domain.etag)
 

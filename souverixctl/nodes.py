@@ -20,8 +20,7 @@ from souverix.fleet.v1 import lifecycle_pb2 as lifecycle
 from souverix.fleet.v1 import node_pb2 as node
 from souverixctl import options, verbs
 from souverixctl.describe import enum_word, field_word
-from souverixctl.documents import parse_into, read_resource, split_assignment
-from souverixctl.errors import BadInput
+from souverixctl.documents import parse_into, read_resource
 from souverixctl.follow import follow
 from souverixctl.output import Cell, styled
 from souverixctl.pages import fetch_pages
@@ -35,6 +34,7 @@ from souverixctl.results import (
     word,
 )
 from souverixctl.session import Session, pass_session
+from souverixctl.specs import spec_change, spec_from_flags
 
 COLUMNS = (
     "ID", "DOMAIN", "KIND", "MODE", "PHASE", "DESIRED", "ACTUAL", "DRIFT", "HEALTH", "SEEN",
@@ -245,20 +245,6 @@ def _spec_options(function: options.Function) -> options.Function:
     return function
 
 
-_SPEC_FIELDS = ("kind", "display_name", "component_type", "region", "zone", "tags", "labels")
-
-
-def _spec_from_flags(given: dict[str, Any]) -> tuple[node.NodeSpec, list[str]]:
-    """The spec the flags say, and the fields they named."""
-    named = [field for field in _SPEC_FIELDS if given[field] not in (None, ())]
-    values = {field: given[field] for field in named}
-    if "kind" in values:
-        values["kind"] = node.NodeKind.Value(f"NODE_KIND_{values['kind']}")
-    if "labels" in values:
-        values["labels"] = dict(split_assignment(each) for each in values["labels"])
-    return node.NodeSpec(**values), named
-
-
 @verbs.create.command("node", short_help="Register a node.")
 @click.argument("id", metavar="[NODE]", default="")
 @click.option(
@@ -277,7 +263,7 @@ def create_node(session: Session, id: str, file: str | None, **given: Any) -> No
     """
     write = options.read_write_options(given)
     resource = read_resource(file, "node") if file else {}
-    flags, named = _spec_from_flags(given)
+    flags, named = spec_from_flags(node.NodeSpec, given)
     request = fleet.CreateNodeRequest(
         node_id=id or resource.get("id", ""),
         domain=given["domain"] or resource.get("domain", ""),
@@ -310,25 +296,8 @@ def set_node(session: Session, id: str, file: str | None, etag: str, **given: An
     souverixctl get node a1-gw-1 -o yaml > node.yaml   # edit, then:
     souverixctl set node a1-gw-1 -f node.yaml
     """
-    write = options.read_write_options(given)
-    spec, named = _spec_from_flags(given)
-    if bool(file) == bool(named):
-        raise BadInput(
-            "nothing to change" if not file else "a file and flags are given", "give one"
-        )
-    if file:
-        resource = read_resource(file, "node")
-        parse_into(resource["spec"], spec, file)
-        named, etag = ["*"], etag or resource.get("etag", "")
-    request = fleet.UpdateNodeRequest(
-        name=options.resource_name("nodes", id),
-        spec=spec,
-        update_mask=FieldMask(paths=named),
-        etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
-    )
+    change = spec_change("node", id, node.NodeSpec, file, etag, given)
+    request = fleet.UpdateNodeRequest(**change)
     reply = session.connection.call(request, fleet.UpdateNodeResponse)
     present_write(session, reply, f"node {reply.node.id} changed", reply.node.etag)
 

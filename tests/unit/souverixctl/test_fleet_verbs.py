@@ -109,6 +109,33 @@ async def test_set_node_names_the_fields_it_changes(
     assert nothing.exit_code == ExitCode.USAGE
 
 
+async def test_set_domain_names_the_fields_it_changes(
+    serve: Serve, controller: ScriptedController, tmp_path: Path
+) -> None:
+    held = domain.Domain(id="a3")
+    controller.on(
+        fleet.UpdateDomainRequest, fleet.UpdateDomainResponse(domain=held, receipt=RECEIPT)
+    )
+    address = await serve(controller)
+    ran = await ctl(
+        "set", "domain", "a3", "--kind", "edge_zone", "--label", "a=1", "--etag", "e1",
+        "--request-id", "r1", "--server", address,
+    )  # fmt: skip
+    assert ran.out.startswith("domain a3 changed")
+    file = tmp_path / "domain.yaml"
+    file.write_text("domain: {id: a3, etag: e9, spec: {displayName: Zone A3}}")
+    await ctl("set", "domain", "domains/a3", "-f", str(file), "--server", address)
+    flags, whole = controller.requests(fleet.UpdateDomainRequest)
+    assert (flags.name, flags.etag, flags.request_id) == ("domains/a3", "e1", "r1")
+    assert sorted(flags.update_mask.paths) == ["kind", "labels"]
+    assert (flags.spec.kind, flags.spec.labels["a"]) == (domain.DOMAIN_KIND_EDGE_ZONE, "1")
+    assert (whole.name, list(whole.update_mask.paths), whole.etag) == ("domains/a3", ["*"], "e9")
+    assert whole.spec.display_name == "Zone A3"
+    both = await ctl("set", "domain", "a3", "--tag", "x", "-f", str(file), "--server", address)
+    assert both.exit_code == ExitCode.USAGE
+    assert len(controller.requests(fleet.UpdateDomainRequest)) == 2
+
+
 async def test_desired_state_keeps_what_is_not_named_and_guards_it_by_etag(
     serve: Serve, controller: ScriptedController
 ) -> None:
