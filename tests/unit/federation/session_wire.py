@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from federation.clock import stamp_of
 from federation.codec import stream_from_message
+from federation.identifiers import Key
 from federation.proposal import Receipt
 from federation.session import (
     Acknowledged,
@@ -21,6 +22,7 @@ from federation.session import (
     Session,
     Settings,
 )
+from souverix.fleet.v1 import node_pb2
 from souverix.sync.v1 import sync_pb2
 from tests.federation_fixture import MemoryController
 
@@ -168,3 +170,16 @@ def connected(
     sides = opened(child, parent, settings, parent_settings)
     exchange(*sides)
     return sides
+
+
+def write_node(controller: MemoryController, domain: str, size: int = 1) -> None:
+    """Has a controller write the spec of a node, of about this many bytes."""
+    spec = node_pb2.NodeSpec(display_name="x" * size)
+    controller.submit(lambda p: p.write(domain, "nodes/n1", "node_spec", spec, principal="user:a"))
+
+
+def versions(controller: MemoryController, domain: str) -> set[str]:
+    """Versions of a domain's policy that stand at a controller."""
+    return {
+        w.body().version for w in controller.state.siblings(Key(domain, "policies/p1", "policy"))
+    }
