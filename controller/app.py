@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import grpc
 from cryptography.exceptions import UnsupportedAlgorithm
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from controller.bootstrap import bootstrap
 from controller.config import ConfigError, ControllerConfig
@@ -165,7 +165,8 @@ class Application:
             await self._admin.stop(STOP_GRACE_S)
 
     def _add_services(self) -> None:
-        server, replica = self._server, self._replica
+        server: Any = GenericRegistration(self._server)
+        replica = self._replica
         sync_pb2_grpc.add_SyncServiceServicer_to_server(self._sync, server)
         self._name(sync_pb2.DESCRIPTOR)
         fleet = FleetService(replica, self.values)
@@ -187,9 +188,10 @@ class Application:
         federation = FederationService(replica, self._links, lambda: len(nodes.links))
         federation_service_pb2_grpc.add_FederationServiceServicer_to_server(federation, server)
         self._name(federation_service_pb2.DESCRIPTOR, federation)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
+            reflection.aio.ReflectionServicer(names), server
         )
         _bind(self._server, "listen.address", self._config.listen.address)
         if self._config.listen.admin_address:
@@ -216,6 +218,26 @@ class Application:
             await self._sync.end_sessions(
                 sync_pb2.GOODBYE_REASON_NOT_MASTER, "this replica ceased to be the master"
             )
+
+
+class GenericRegistration:
+    """The server as services see it when they are added: their methods are found by name, call by call.
+
+    gRPC's asyncio server waits for each registered method separately, and sets up and takes down all these waits for
+    every call: with 70 methods that is a quarter of what an empty call costs.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """As of the server."""
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(
+        self, service_name: str, handlers: Mapping[str, Any]
+    ) -> None:
+        """Nothing: generated code adds the same handlers as generic ones, too."""
 
 
 def _load_signer(path: Path) -> Ed25519Signer:

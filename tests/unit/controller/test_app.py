@@ -9,9 +9,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from controller.app import running
 from controller.config import ConfigError, load_config
@@ -170,6 +173,40 @@ def test_a_log_that_cannot_be_read_ends_the_process_with_a_message(
     process = start(start_process, laid_out)
     assert process.wait_for_exit(within_s=DEADLINE_S) == 1
     assert "souverix-controller: the event log: " in process.log()
+
+
+# What is served.
+
+
+def test_every_service_is_served_and_told_of_by_reflection_and_health(
+    laid_out: LocalFederation, start_process: ProcessStarter
+) -> None:
+    process = start(start_process, laid_out)
+    process.wait_for_log('"serving"')
+    with grpc.insecure_channel(laid_out.address("global")) as channel:
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        reflected = reflection.ServerReflectionInfo(iter([asked]), timeout=DEADLINE_S)
+        told = [each.name for each in next(reflected).list_services_response.service]
+        ours = [name for name in told if name.startswith("souverix.")]
+        assert [name.split(".")[1] for name in ours] == [
+            "audit",
+            "command",
+            "federation",
+            "fleet",
+            "nodelink",
+            "policy",
+            "sync",
+        ]
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        for name in ours:
+            asked_of = health_pb2.HealthCheckRequest(service=name)
+            reply = health.Check(asked_of, timeout=DEADLINE_S)
+            assert reply.status == health_pb2.HealthCheckResponse.SERVING
+        unknown: Callable[..., bytes] = channel.unary_unary(f"/{ours[0]}/NoSuchMethod")
+        with pytest.raises(grpc.RpcError) as refused:
+            unknown(b"", timeout=DEADLINE_S)
+        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 # Stopping.
