@@ -100,7 +100,12 @@ def _actual_state(chance: random.Random, number: int) -> node_pb2.ActualState:
         ),
     )
     body.configuration.update(
-        {"realm": REALM, "upstreams": ["10.0.0.1:5060", "10.0.0.2:5060"], "limit": 400}
+        {
+            "realm": REALM,
+            "upstreams": ["10.0.0.1:5060", "10.0.0.2:5060", "10.0.0.3:5060"],
+            "codecs": ["opus", "amr-wb"],
+            "limit": 400,
+        }
     )
     body.runtime.uptime.seconds = number
     body.runtime.last_heartbeat_time.seconds = _START_S + number

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 
 class Lane(enum.IntEnum):
@@ -48,6 +50,11 @@ class Key(NamedTuple):
     subject: str
     aspect: str
 
+
+#: Makes names of tuples of their parts. A named tuple's own constructor is Python code that does the same, at a tenth
+#: of what decoding an event costs.
+as_dot: Callable[[tuple[Any, ...]], Dot] = partial(tuple.__new__, Dot)
+as_key: Callable[[tuple[Any, ...]], Key] = partial(tuple.__new__, Key)
 
 #: Node, domain, policy and controller ids: a DNS label, so that they fit host names and SPIFFE paths.
 ID_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")

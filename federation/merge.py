@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from federation.causality import Context, has_seen, join
 from federation.codec import ASPECTS, Term, Write
-from federation.identifiers import Dot, Key
+from federation.identifiers import Dot, Key, as_dot
 
 Siblings = tuple[Write, ...]
 
@@ -20,27 +19,21 @@ Siblings = tuple[Write, ...]
 Rank = Callable[[Key, Write], tuple[Term, int]]
 
 
-class Merged(NamedTuple):
-    """What one write did to its key."""
-
-    siblings: Siblings
-    #: False when the key already held it, or something that had seen it.
-    changed: bool
-
-
-def merge(held: Siblings, write: Write) -> Merged:
-    """The siblings of a key after one more write."""
+def merge(held: Siblings, write: Write) -> Siblings:
+    """The siblings of a key after one more write; the very same object when the key already held it, or something that
+    had seen it.
+    """
     origin, sequence, context = write[0], write[1], write[5]
     kept = []
     for sibling in held:
         number = sibling[1]
         if sibling[0] == origin and number == sequence:
-            return Merged(held, False)
+            return held
         if has_seen(sibling[5], origin, sequence):
-            return Merged(held, False)
+            return held
         if not has_seen(context, sibling[0], number):
             kept.append(sibling)
-    return Merged((*kept, write) if kept else (write,), True)
+    return (*kept, write) if kept else (write,)
 
 
 def context_of(siblings: Siblings) -> Context:
@@ -48,10 +41,12 @@ def context_of(siblings: Siblings) -> Context:
     if not siblings:
         return ()
     if len(siblings) == 1:
-        only = siblings[0]
+        origin, sequence, context = siblings[0][0], siblings[0][1], siblings[0][5]
         # Writes of one origin after another, the usual case: the last number stands for all before it.
-        if all(origin == only[0] and number <= only[1] for origin, number in only[5]):
-            return (only.dot,)
+        if not context or (
+            len(context) == 1 and context[0][0] == origin and context[0][1] <= sequence
+        ):
+            return (as_dot((origin, sequence)),)
     return join((s.context, s.dot) for s in siblings)
 
 

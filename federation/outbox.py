@@ -1,16 +1,19 @@
 """What of the log a peer still lacks, and in which frames it goes out. Owns cursors over the log, joining of runs and
 stream numbers of the sending direction; never reads the log itself (a driver hands commits in).
 
-Two cursors run over the log: one for the control lane, which overtakes, and one for everything. Runs of a stream
-that stand in one reading are joined into one, which keeps the last seal: a thousand one-event commits travel as one
-run with one signature to verify. Event bytes are never touched.
+Control overtakes. What a reading holds of the other lanes is put by until no more control lies ahead in the log; of it
+only a little goes out meanwhile, so that the line is not idle. When so much is put by that memory bounds it, a second
+cursor goes ahead for control alone, and the rest is read again in its turn.
+
+Runs of a stream that stand in one reading are joined into one, which keeps the last seal: a thousand one-event commits
+travel as one run with one signature to verify. Event bytes are never touched.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from federation.codec import stream_from_message, stream_to_message
@@ -24,6 +27,10 @@ MAX_JOINED_BYTES = 256 * 1024
 
 #: Runs in one frame: small runs of many streams weigh more in names and seals than in events.
 MAX_RUNS_A_FRAME = 512
+
+#: Bytes of other lanes under way at most while control still lies ahead: half a peer's credit, what the peer takes in
+#: while the next part of the log is read, and what an urgent fact waits for on a slow line.
+LEAD_BYTES = 1024 * 1024
 
 #: Events in one joined run unless the sync strategy says otherwise: at 380 bytes an event, the size limit's equal.
 DEFAULT_BATCH_EVENTS = 2000
@@ -39,6 +46,8 @@ class LogReading:
 
 @dataclass(slots=True)
 class _Joined:
+    """Consecutive events of one stream, under the seal of the last."""
+
     stream: StreamId
     first_sequence: int
     seal: event_pb2.Seal
@@ -46,12 +55,46 @@ class _Joined:
     size: int = 0
 
 
-class Outbox:
-    """The sending direction of one session."""
+@dataclass(slots=True)
+class _Queue:
+    """Joined runs in the order in which they go out."""
 
-    def __init__(self, state: State, wanted: Callable[[StreamId], bool], batch_events: int) -> None:
+    runs: deque[_Joined] = field(default_factory=deque)
+    size: int = 0
+
+    def put(self, run: _Joined) -> None:
+        self.runs.append(run)
+        self.size += run.size
+
+    def next_frames_runs(self) -> list[_Joined]:
+        """Takes out what fits into one frame, at least one run."""
+        taken = [self.runs.popleft()]
+        size = taken[0].size
+        while (
+            self.runs
+            and size + self.runs[0].size <= MAX_JOINED_BYTES
+            and len(taken) < MAX_RUNS_A_FRAME
+        ):
+            taken.append(self.runs.popleft())
+            size += taken[-1].size
+        self.size -= size
+        return taken
+
+
+class Outbox:
+    """The sending direction of one session. Reading goes on until `max_put_by_bytes` of events are put by."""
+
+    def __init__(
+        self,
+        state: State,
+        wanted: Callable[[StreamId], bool],
+        batch_events: int,
+        max_put_by_bytes: int,
+    ) -> None:
         self.sent: dict[StreamId, int] = {}
-        self.ready: deque[tuple[sync_pb2.Frame, int]] = deque()
+        self._ready = _Queue()
+        self._put_by = _Queue()
+        self._max_put_by_bytes = max_put_by_bytes
         self.interned: list[StreamId] = []
         self._index: dict[StreamId, int] = {}
         self._state = state
@@ -82,36 +125,53 @@ class Outbox:
     def exhausted(self) -> bool:
         """Tells whether all of the log was read and every frame taken."""
         end = self._state.next_offset
-        return not self.ready and self._cursor >= end and self._control_position() >= end
+        return not (self._ready.runs or self._put_by.runs) and self._cursor >= end
 
-    def next_reading(self) -> LogReading | None:
-        """What to read next: control ahead of the rest; None when all was read."""
-        end = self._state.next_offset
-        control = self._control_position()
-        if control < end and control > self._cursor:
-            self._control_cursor = control
-            return LogReading(control, control_only=True)
-        if self._cursor < end:
-            return LogReading(self._cursor, control_only=False)
+    def next_frame(self, under_way_bytes: int) -> tuple[sync_pb2.Frame, int] | None:
+        """The frame that is to go out next, with its bytes of events; None when there is none, or it is to wait for
+        control that lies ahead. `under_way_bytes` were sent and are not acknowledged.
+        """
+        if self._ready.runs:
+            return self._frame(self._ready.next_frames_runs())
+        if self._put_by.runs and (under_way_bytes < LEAD_BYTES or not self._control_lies_ahead()):
+            return self._frame(self._put_by.next_frames_runs())
         return None
 
-    def take(self, reading: LogReading, commits: Iterable[event_pb2.Commit]) -> None:
+    def next_reading(self) -> LogReading | None:
+        """What to read next: control alone where too much of the rest is put by already; None when nothing is to be
+        read now.
+        """
+        end = self._state.next_offset
+        if self._ready.runs:
+            return None
+        if self._cursor < end and self._put_by.size < self._max_put_by_bytes:
+            return LogReading(self._cursor, control_only=False)
+        control = self._control_position()
+        if control < end:
+            self._control_cursor = control
+            return LogReading(control, control_only=True)
+        return None
+
+    def take(self, reading: LogReading, commits: Sequence[event_pb2.Commit]) -> None:
         """Turns what was read into frames, and moves the cursors past it, unless `reposition` moved them meanwhile."""
-        joined: dict[StreamId, _Joined] = {}
-        control_only, control = reading.control_only, int(Lane.CONTROL)
-        next_offset = reading.first_offset
-        for commit in commits:
-            next_offset = commit.offset + 1
-            for run in commit.runs:
-                if control_only and run.stream.lane != control:
-                    continue
-                self._join(run, joined)
-        for stream in list(joined):
-            self._flush(joined, stream)
+        next_offset = commits[-1].offset + 1 if commits else reading.first_offset
         if not reading.control_only and self._cursor == reading.first_offset:
             self._cursor = next_offset
         if reading.first_offset <= self._control_cursor < next_offset:
             self._control_cursor = next_offset
+        overtaking = bool(self._put_by.runs) or self._control_lies_ahead()
+        joined: dict[StreamId, _Joined] = {}
+        control_only, control = reading.control_only, int(Lane.CONTROL)
+        for commit in commits:
+            for run in commit.runs:
+                if control_only and run.stream.lane != control:
+                    continue
+                self._join(run, joined, overtaking)
+        for stream in list(joined):
+            self._flush(joined, stream, overtaking)
+
+    def _control_lies_ahead(self) -> bool:
+        return self._control_position() < self._state.next_offset
 
     def _control_position(self) -> int:
         """Offset of the next commit with control runs; the log's end when there is none."""
@@ -119,7 +179,7 @@ class Outbox:
         at = bisect_left(offsets, self._control_cursor)
         return offsets[at] if at < len(offsets) else self._state.next_offset
 
-    def _join(self, run: event_pb2.Run, joined: dict[StreamId, _Joined]) -> None:
+    def _join(self, run: event_pb2.Run, joined: dict[StreamId, _Joined], overtaking: bool) -> None:
         stream = stream_from_message(run.stream)
         sent = self.sent.get(stream, 0)
         if run.seal.sequence <= sent or not self._wanted(stream):
@@ -137,7 +197,7 @@ class Outbox:
             held.size + size > MAX_JOINED_BYTES
             or len(held.events) + len(events) > self._batch_events
         ):
-            self._flush(joined, stream)
+            self._flush(joined, stream, overtaking)
             held = None
         if held is None:
             held = joined[stream] = _Joined(stream, first, run.seal)
@@ -146,29 +206,23 @@ class Outbox:
         held.seal = run.seal
         self.sent[stream] = run.seal.sequence
 
-    def _flush(self, joined: dict[StreamId, _Joined], stream: StreamId) -> None:
-        done = joined.pop(stream)
-        interns = []
-        index = self._index.get(stream)
-        if index is None:
-            index = self._index[stream] = len(self.interned)
-            self.interned.append(stream)
-            interns.append(sync_pb2.StreamIntern(index=index, stream=stream_to_message(stream)))
-        run = sync_pb2.InternedRun(
-            stream_index=index,
-            first_sequence=done.first_sequence,
-            events=done.events,
-            seal=done.seal,
-        )
-        last = self.ready[-1] if self.ready else None
-        if (
-            last is not None
-            and last[1] + done.size <= MAX_JOINED_BYTES
-            and len(last[0].runs.runs) < MAX_RUNS_A_FRAME
-        ):
-            last[0].runs.runs.append(run)
-            last[0].runs.interns.extend(interns)
-            self.ready[-1] = (last[0], last[1] + done.size)
-        else:
-            frame = sync_pb2.Frame(runs=sync_pb2.Runs(interns=interns, runs=[run]))
-            self.ready.append((frame, done.size))
+    def _flush(self, joined: dict[StreamId, _Joined], stream: StreamId, overtaking: bool) -> None:
+        waits = overtaking and stream.lane is not Lane.CONTROL
+        (self._put_by if waits else self._ready).put(joined.pop(stream))
+
+    def _frame(self, joined: list[_Joined]) -> tuple[sync_pb2.Frame, int]:
+        """A frame of runs, which names each stream in full where it is the first of this session."""
+        frame = sync_pb2.Frame()
+        for run in joined:
+            index = self._index.get(run.stream)
+            if index is None:
+                index = self._index[run.stream] = len(self.interned)
+                self.interned.append(run.stream)
+                frame.runs.interns.add(index=index, stream=stream_to_message(run.stream))
+            frame.runs.runs.add(
+                stream_index=index,
+                first_sequence=run.first_sequence,
+                events=run.events,
+                seal=run.seal,
+            )
+        return frame, sum(run.size for run in joined)

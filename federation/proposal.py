@@ -17,14 +17,20 @@ from federation.admissions import admission_key, admission_of, stands_above
 from federation.causality import Context, covers
 from federation.chain import Signer
 from federation.clock import HybridClock
-from federation.codec import ASPECTS, Term, Write, dot_to_message, stream_from_message
+from federation.codec import (
+    Term,
+    Write,
+    as_write,
+    encode_event,
+    stream_from_message,
+)
 from federation.conflicts import resolves_of
 from federation.errors import InvalidWrite
 from federation.examination import Findings, examine
-from federation.identifiers import Key, Origin, StreamId
+from federation.identifiers import Key, Lane, Origin, StreamId, as_key
 from federation.merge import Siblings, context_of, merge, rivals_of, winner_of
 from federation.sealing import sealed_runs
-from federation.state import ReceivedRun, State
+from federation.state import ReceivedRun, State, own_stream
 from souverix.event.v1 import event_pb2
 
 #: Largest body of one event: an event, its run and its commit must fit into one etcd request (design §4).
@@ -196,67 +202,79 @@ class Proposal:
         domain, and names as its `context` what it has seen of the new one. Raises `InvalidWrite` when the event is
         larger than `MAX_EVENT_BYTES`.
         """
-        key = Key(domain, subject, aspect)
-        lane = ASPECTS[aspect].lane
-        stream = StreamId(domain, self._origin, lane)
+        key = as_key((domain, subject, aspect))
+        stream = own_stream(domain, self._origin, aspect)
         held: Siblings = self.siblings(key) if aspect != "audit" else ()
         seen = context_of(held) if context is None else context
-        sees_all = len(held) > 1 and all(covers(seen, sibling.dot) for sibling in held)
-        resolves = resolves_of(rivals_of(key, held, self.state.rank)) if sees_all else ()
-        sequence = self._next.get(stream) or self.state.received(stream) + 1
+        resolves = self._resolved(key, held, seen) if len(held) > 1 else ()
+        drafted_before = self._next.get(stream)
+        sequence = drafted_before or self.state.received(stream) + 1
         term = self._terms.get(domain) or self.state.authority.term_of(domain)
         if stamp is None:
             stamp = self._clock.tick(self.wall_ms)
-        event = event_pb2.Event(
+        raw = encode_event(
+            self._origin,
+            subject,
+            aspect,
+            body,
             stamp=stamp,
-            subject=subject,
-            context=[dot_to_message(d) for d in seen],
+            context=seen,
             term=term,
             request_id=request_id,
             principal=principal,
             optimistic=optimistic,
-            resolves=[dot_to_message(d) for d in resolves],
+            resolves=resolves,
+            report=report,
             moved_from=moved_from,
-            **{aspect: body},
         )
-        if report is not None:
-            event.report_source, event.report_sequence = report
-        raw = event.SerializeToString()
         if len(raw) > MAX_EVENT_BYTES:
             raise InvalidWrite(
                 f"the {aspect} of {subject} is {len(raw)} bytes as an event; at most {MAX_EVENT_BYTES} are allowed: "
                 "keep large values outside (content-addressed), or split them"
             )
-        write = Write(
-            stream.origin,
-            sequence,
-            stamp,
-            subject,
-            aspect,
-            seen,
-            term,
-            request_id,
-            principal,
-            optimistic,
-            resolves,
-            raw,
+        write = as_write(
+            (
+                self._origin,
+                sequence,
+                stamp,
+                subject,
+                aspect,
+                seen,
+                term,
+                request_id,
+                principal,
+                optimistic,
+                resolves,
+                raw,
+            )
         )
         request = (principal, request_id)
         is_first = bool(request_id) and request not in self._requests
         if is_first:
             self._requests[request] = subject
         self.size += len(raw) + EVENT_OVERHEAD_BYTES
-        if stream not in self._next:
+        if drafted_before is None:
             self.size += RUN_OVERHEAD_BYTES
         self._next[stream] = sequence + 1
         self._drafts.append(_Drafted(stream, write, key, self._overlay.get(key), is_first))
-        self._overlay[key] = merge(held, write).siblings if held else (write,)
+        self._overlay[key] = merge(held, write) if held else (write,)
+        if stream.lane is Lane.CONTROL:
+            self._note_control(domain, aspect, body)
+        return write
+
+    def _note_control(self, domain: str, aspect: str, body: Any) -> None:
+        """Facts that later decisions rest on, some of them in this very commit."""
         self._grants = self._grants or aspect in GRANTING_ASPECTS
         if aspect == "authority":
             self._terms[domain] = (*self.state.authority.term_of(body.parent), body.term)
         elif aspect == "genesis":
             self._terms[domain] = (body.authority.term,)
-        return write
+
+    def _resolved(self, key: Key, held: Siblings, seen: Context) -> Context:
+        """What a write resolves: all rivals, when its writer saw every sibling."""
+        if not all(covers(seen, sibling.dot) for sibling in held):
+            return ()
+        return resolves_of(rivals_of(key, held, self.state.rank))
 
     def mark(self) -> Mark:
         """A point to revert to when a request is refused after it drafted or received something."""

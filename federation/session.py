@@ -15,7 +15,7 @@ large value that is still to come (`federation.withheld`).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from federation.backlog import RateMeter, SyncDebt, sync_debt
 from federation.clock import wall_ms_of
@@ -77,6 +77,11 @@ SKEW_SAMPLES = 8
 MAX_CREDIT_BYTES = 8 * CREDIT_BYTES
 
 
+#: Bytes of events read and put by while control overtakes them: a hundred thousand events towards the one parent, and
+#: little towards children, of which there may be hundreds.
+MAX_PUT_BY_BYTES = {PeerRole.PARENT: 32 * 1024 * 1024, PeerRole.CHILD: 1024 * 1024}
+
+
 class Session:
     """The machine. Every input returns the effects to be carried out in order.
 
@@ -103,9 +108,16 @@ class Session:
             frozenset(settings.subscriptions),
         )
         self._comparison = Comparison(state, self._scope.is_shared)
-        self._outbox = Outbox(state, self._scope.is_sent, settings.batch_events)
+        self._outbox = Outbox(
+            state,
+            self._scope.is_sent,
+            settings.batch_events,
+            MAX_PUT_BY_BYTES[settings.peer_role],
+        )
         self._reading: LogReading | None = None
         self._credit = 0
+        #: Bytes of runs sent whose credit has not come back.
+        self._under_way_bytes = 0
         #: Bytes of runs the peer may still send by what it was granted.
         self._granted = CREDIT_BYTES
         #: Events of the backlog the peer announced that are still to come; 0: it holds no place among the replays.
@@ -145,7 +157,7 @@ class Session:
             return self._protocol_error(str(error))
         return self._out(effects, now_ms)
 
-    def read(self, commits: Iterable[event_pb2.Commit], now_ms: int) -> list[Effect]:
+    def read(self, commits: Sequence[event_pb2.Commit], now_ms: int) -> list[Effect]:
         """Commits asked for by `Read`."""
         reading, self._reading = self._reading, None
         if reading is None or self.phase is not Phase.SYNCING:
@@ -281,6 +293,7 @@ class Session:
             return self._on_ack(frame.ack, now_ms)
         if kind == "credit":
             self._credit = min(MAX_CREDIT_BYTES, self._credit + frame.credit.bytes)
+            self._under_way_bytes = max(0, self._under_way_bytes - frame.credit.bytes)
             return self._pump(now_ms)
         if kind == "heartbeat":
             self._pong_ms = frame.heartbeat.ping_ms
@@ -409,15 +422,18 @@ class Session:
             self.acked[stream] = sequence
 
     def _pump(self, now_ms: int) -> list[Effect]:
-        """Sends what credit allows, and asks for more of the log when nothing is ready."""
+        """Sends what credit allows, and asks for more of the log when nothing urgent waits."""
         effects: list[Effect] = []
-        ready = self._outbox.ready
-        while ready and self._credit > 0:
-            frame, size = ready.popleft()
+        while self._credit > 0:
+            taken = self._outbox.next_frame(self._under_way_bytes)
+            if taken is None:
+                break
+            frame, size = taken
             self._credit -= size
+            self._under_way_bytes += size
             self._told_level = False
             effects.append(Send(frame))
-        if not ready and self._reading is None and self._credit > 0:
+        if self._reading is None and self._credit > 0:
             self._reading = self._outbox.next_reading()
             if self._reading is not None:
                 effects.append(Read(self._reading))

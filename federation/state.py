@@ -7,9 +7,10 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 from federation.acceptance import KeyRing, Outcome, Verdict, adopt_genesis, judge_event, judge_run
 from federation.admissions import Admissions, admission_key, stands_above
@@ -19,7 +20,7 @@ from federation.chain import Verifier, chain_start
 from federation.codec import ASPECTS, EventDecoder, Term, Write, stream_from_message
 from federation.conflicts import ConflictLedger
 from federation.errors import CorruptLog, InvalidWrite
-from federation.identifiers import Dot, Key, Lane, Origin, StreamId
+from federation.identifiers import Dot, Key, Lane, Origin, StreamId, as_key
 from federation.merge import Siblings, merge, rivals_of, winner_of
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2
@@ -36,6 +37,9 @@ ACCUMULATING_ASPECTS = frozenset({"admission", "key_grant"})
 
 #: Aspects whose writes are each a transition: what they were one after the other matters, beside what they are.
 TRANSITION_ASPECTS = frozenset({"link_state", "lifecycle"})
+
+#: Names of streams a controller writes, kept from one event to the next: its domains by their lanes.
+OWN_STREAMS_KEPT = 4_096
 
 #: Audit entries kept at hand for listing; older ones are read from the log by verification and export.
 MAX_AUDIT_AT_HAND = 100_000
@@ -78,6 +82,9 @@ class AuditItem(NamedTuple):
 
     stream: StreamId
     write: Write
+
+
+_as_audit_item: Callable[[tuple[Any, ...]], AuditItem] = partial(tuple.__new__, AuditItem)
 
 
 @dataclass(slots=True)
@@ -340,11 +347,11 @@ class State:
     def _merge(self, stream: StreamId, write: Write, offset: int, applied: Applied) -> None:
         aspect = write[4]
         if aspect == "audit":
-            item = AuditItem(stream, write)
+            item = _as_audit_item((stream, write))
             self.audits.append(item)
             applied.audits.append(item)
             return
-        key = Key(stream[0], write[3], aspect)
+        key = as_key((stream[0], write[3], aspect))
         if aspect in TRANSITION_ASPECTS:
             applied.transitions.append((key, write))
         held = self.table.get(key)
@@ -352,8 +359,8 @@ class State:
             self.table[key] = (write,)
             self._note_subject(key)
         else:
-            siblings, changed = merge(held, write)
-            if not changed:
+            siblings = merge(held, write)
+            if siblings is held:
                 self._note_covered(stream, key, write, held, offset, applied)
                 return
             self.table[key] = siblings
@@ -473,6 +480,7 @@ class State:
             self._judge_again = True
 
 
+@lru_cache(OWN_STREAMS_KEPT)
 def own_stream(domain: str, origin: Origin, aspect: str) -> StreamId:
     """The stream in which an origin writes an aspect of a domain."""
     return StreamId(domain, origin, ASPECTS[aspect].lane)

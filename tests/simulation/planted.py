@@ -16,7 +16,7 @@ from federation.acceptance import ACCEPTED
 from federation.admissions import Admissions
 from federation.codec import stream_from_message
 from federation.conflicts import ConflictLedger
-from federation.merge import Merged
+from federation.merge import Siblings
 from federation.outbox import Outbox
 from federation.proposal import Proposal
 from federation.state import State
@@ -42,19 +42,18 @@ def _always(value: Any) -> Make:
 
 
 def _merge_ignoring_contexts(original: Callable[..., Any]) -> Callable[..., Any]:
-    def merge(held: Any, write: Any) -> Merged:
-        if any(s.dot == write.dot for s in held):
-            return Merged(held, False)
-        return Merged((*held, write), True)
+    def merge(held: Siblings, write: Any) -> Siblings:
+        return held if any(s.dot == write.dot for s in held) else (*held, write)
 
     return merge
 
 
 def _merge_dropping_losers(original: Callable[..., Any]) -> Callable[..., Any]:
-    def merge(held: Any, write: Any) -> Merged:
-        merged = original(held, write)
-        winner = max(merged.siblings, key=lambda s: (s.term, s.stamp, s.origin))
-        return Merged((winner,), merged.changed)
+    def merge(held: Siblings, write: Any) -> Siblings:
+        merged: Siblings = original(held, write)
+        if merged is held:
+            return held
+        return (max(merged, key=lambda s: (s.term, s.stamp, s.origin)),)
 
     return merge
 

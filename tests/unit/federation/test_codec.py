@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import pytest
 
+from federation.causality import Context
 from federation.codec import (
     ASPECTS,
     BACKLOG_KINDS,
     EventDecoder,
+    Write,
     dot_to_message,
+    encode_event,
     stream_from_message,
     stream_to_message,
 )
@@ -65,6 +68,74 @@ def test_decoded_write_carries_the_events_fields_and_its_very_bytes() -> None:
     assert (write.request_id, write.principal, write.optimistic) == ("r1", "user:alice", True)
     assert write.raw is raw
     assert write.body().version == "v1"
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        (),
+        (Dot(STREAM.origin, 3),),
+        (Dot(Origin("a-control", 1), 9),),
+        (Dot(Origin("a-control", 1), 9), Dot(STREAM.origin, 3), Dot(Origin("z-control", 4), 1)),
+        (Dot(STREAM.origin._replace(incarnation=1), 8), Dot(STREAM.origin, 3)),
+    ],
+)
+def test_encoded_event_is_decoded_to_what_was_written(context: Context) -> None:
+    body = policy_pb2.PolicySpec(display_name="x" * 300, version="v1")
+    moved_from = event_pb2.MovedFrom(domain="edge-b1", dot=dot_to_message(Dot(STREAM.origin, 5)))
+    raw = encode_event(
+        STREAM.origin,
+        "policies/p1",
+        "policy",
+        body,
+        stamp=7,
+        context=context,
+        term=(1, 2),
+        request_id="r1",
+        principal="user:alice",
+        optimistic=True,
+        resolves=context,
+        report=("source", 12),
+        moved_from=moved_from,
+    )
+    write = EventDecoder().decode(STREAM, 9, raw)
+    assert write == Write(
+        STREAM.origin,
+        9,
+        7,
+        "policies/p1",
+        "policy",
+        context,
+        (1, 2),
+        "r1",
+        "user:alice",
+        True,
+        context,
+        raw,
+    )
+    assert write.body() == body
+    assert write.event().moved_from == moved_from
+    assert (write.event().report_source, write.event().report_sequence) == ("source", 12)
+
+
+def test_event_names_its_own_origin_by_number_alone() -> None:
+    raw = encode_event(
+        STREAM.origin,
+        "policies/p1",
+        "policy",
+        policy_pb2.PolicySpec(),
+        stamp=7,
+        context=(Dot(STREAM.origin, 3),),
+        term=(),
+        request_id="",
+        principal="user:alice",
+        optimistic=False,
+        resolves=(),
+        report=None,
+        moved_from=None,
+    )
+    event = event_pb2.Event.FromString(raw)
+    assert (event.own_seen, list(event.context)) == (3, [])
 
 
 def test_body_of_a_newer_version_is_no_error() -> None:

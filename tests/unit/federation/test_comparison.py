@@ -4,6 +4,7 @@ from federation.codec import stream_from_message
 from federation.comparison import POSITIONS_A_FRAME, Comparison
 from federation.identifiers import Lane, StreamId
 from federation.proposal import Proposal
+from souverix.audit.v1 import audit_pb2
 from souverix.fleet.v1 import node_pb2
 from tests.federation_fixture import ROOT, MemoryController, controller_below, root_controller
 
@@ -61,7 +62,7 @@ def test_same_numbers_of_another_history_are_no_equality() -> None:
 def test_audit_stands_in_positions_always_and_in_digests_never() -> None:
     root = root_controller()
     region = controller_below(root, "region-a-control", "region-a")
-    root.submit(lambda p: p.write(ROOT, "audit/x", "audit", {}, principal="a"))
+    root.submit(lambda p: p.write(ROOT, "audit/x", "audit", audit_pb2.AuditRecord(), principal="a"))
     assert {s.lane for s in positions(compared(root, region))} == {Lane.AUDIT}
 
 

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from federation.codec import stream_from_message
 from federation.identifiers import Key, Lane, StreamId
-from federation.outbox import MAX_JOINED_BYTES, MAX_RUNS_A_FRAME, LogReading, Outbox
+from federation.outbox import (
+    LEAD_BYTES,
+    MAX_JOINED_BYTES,
+    MAX_RUNS_A_FRAME,
+    LogReading,
+    Outbox,
+)
 from federation.proposal import Proposal
 from souverix.event.v1 import event_pb2
 from souverix.fleet.v1 import node_pb2
@@ -29,10 +37,33 @@ def own_only(stream: StreamId) -> bool:
     return stream.origin.controller == "region-a-control"
 
 
-def outbox_of(controller: MemoryController, batch_events: int = 0) -> Outbox:
-    outbox = Outbox(controller.state, own_only, batch_events)
+#: More than any of these tests puts by.
+PLENTY = 64 * 1024 * 1024
+
+
+def new_outbox(
+    controller: MemoryController,
+    wanted: Callable[[StreamId], bool] = own_only,
+    batch_events: int = 0,
+    max_put_by_bytes: int = PLENTY,
+) -> Outbox:
+    return Outbox(controller.state, wanted, batch_events, max_put_by_bytes)
+
+
+def outbox_of(
+    controller: MemoryController, batch_events: int = 0, max_put_by_bytes: int = PLENTY
+) -> Outbox:
+    outbox = new_outbox(controller, batch_events=batch_events, max_put_by_bytes=max_put_by_bytes)
     outbox.reposition()
     return outbox
+
+
+def frames(outbox: Outbox, under_way_bytes: int = 0) -> list[tuple[sync_pb2.Runs, int]]:
+    """What goes out now, with so much under way already."""
+    found = []
+    while (taken := outbox.next_frame(under_way_bytes)) is not None:
+        found.append((taken[0].runs, taken[1]))
+    return found
 
 
 def write_node(controller: MemoryController, name: str = "n1", size: int = 1) -> None:
@@ -48,13 +79,19 @@ def commits_from(
     return controller.commits[reading.first_offset : reading.first_offset + count]
 
 
+def spans(outbox: Outbox, runs: sync_pb2.Runs) -> list[tuple[StreamId, int, int]]:
+    return [
+        (outbox.interned[run.stream_index], run.first_sequence, run.seal.sequence)
+        for run in runs.runs
+    ]
+
+
 def taken(outbox: Outbox) -> list[tuple[StreamId, int, int]]:
     """Stream, first and last number of the runs that are ready, which are taken out."""
     found = []
-    while outbox.ready:
-        frame, size = outbox.ready.popleft()
-        assert size == sum(len(e) for run in frame.runs.runs for e in run.events)
-        for run in frame.runs.runs:
+    for runs, size in frames(outbox):
+        assert size == sum(len(e) for run in runs.runs for e in run.events)
+        for run in runs.runs:
             assert run.seal.sequence == run.first_sequence + len(run.events) - 1
             stream = outbox.interned[run.stream_index]
             found.append((stream, run.first_sequence, run.seal.sequence))
@@ -78,12 +115,11 @@ def test_many_commits_of_a_stream_travel_as_one_run_under_the_last_seal(
     reading = outbox.next_reading()
     assert reading is not None
     outbox.take(reading, commits_from(region, reading))
-    [(frame, _)] = outbox.ready
-    [run] = frame.runs.runs
-    assert run.seal == region.commits[-1].runs[0].seal
-    assert len(run.events) == 20
     assert outbox.exhausted is False
-    assert taken(outbox) == [(control_of(region), 1, 20)]
+    [(runs, _)] = frames(outbox)
+    [run] = runs.runs
+    assert run.seal == region.commits[-1].runs[0].seal
+    assert (run.first_sequence, run.seal.sequence, len(run.events)) == (1, 20, 20)
     assert outbox.exhausted
 
 
@@ -93,7 +129,8 @@ def test_event_bytes_are_those_of_the_log(region: MemoryController) -> None:
     reading = outbox.next_reading()
     assert reading is not None
     outbox.take(reading, commits_from(region, reading))
-    assert list(outbox.ready[0][0].runs.runs[0].events) == list(region.commits[-1].runs[0].events)
+    [(runs, _)] = frames(outbox)
+    assert list(runs.runs[0].events) == list(region.commits[-1].runs[0].events)
 
 
 def test_joined_runs_hold_no_more_events_than_the_strategy_says(region: MemoryController) -> None:
@@ -110,7 +147,7 @@ def test_joined_runs_and_frames_are_cut_by_size(region: MemoryController) -> Non
     reading = outbox.next_reading()
     assert reading is not None
     outbox.take(reading, commits_from(region, reading))
-    sizes = [size for _, size in outbox.ready]
+    sizes = [size for _, size in frames(outbox)]
     assert len(sizes) == 3
     assert max(sizes) <= MAX_JOINED_BYTES
 
@@ -127,7 +164,7 @@ def test_frame_names_no_more_runs_than_its_bound(region: MemoryController) -> No
     reading = outbox.next_reading()
     assert reading is not None
     outbox.take(reading, commits_from(region, reading))
-    assert [len(frame.runs.runs) for frame, _ in outbox.ready] == [MAX_RUNS_A_FRAME, 1]
+    assert [len(runs.runs) for runs, _ in frames(outbox)] == [MAX_RUNS_A_FRAME, 1]
 
 
 def test_streams_are_named_in_full_once_and_by_number_after(region: MemoryController) -> None:
@@ -138,7 +175,7 @@ def test_streams_are_named_in_full_once_and_by_number_after(region: MemoryContro
     reading = outbox.next_reading()
     assert reading is not None
     outbox.take(reading, commits_from(region, reading))
-    runs = outbox.ready[0][0].runs
+    [(runs, _)] = frames(outbox)
     assert list(runs.interns) == []
     assert outbox.interned[runs.runs[0].stream_index] == state_of(region)
 
@@ -149,29 +186,75 @@ def test_first_use_of_a_number_names_its_stream(region: MemoryController) -> Non
     reading = outbox.next_reading()
     assert reading is not None
     outbox.take(reading, commits_from(region, reading))
-    [intern] = outbox.ready[0][0].runs.interns
+    [(runs, _)] = frames(outbox)
+    [intern] = runs.interns
     assert isinstance(intern, sync_pb2.StreamIntern)
     assert stream_from_message(intern.stream) == state_of(region)
 
 
-def test_control_overtakes_what_lies_before_it(region: MemoryController) -> None:
+def overtaken(region: MemoryController) -> None:
+    """Fifteen state events in as many commits, and a control event among the last of them."""
     for _ in range(10):
         write_node(region)
     region.write_policy("region-a", "urgent")
     for _ in range(5):
         write_node(region)
-    outbox = outbox_of(region)
+
+
+@pytest.mark.parametrize("max_put_by_bytes", [1, 300, PLENTY])
+def test_control_overtakes_what_lies_before_it(
+    region: MemoryController, max_put_by_bytes: int
+) -> None:
+    overtaken(region)
+    outbox = outbox_of(region, max_put_by_bytes=max_put_by_bytes)
     order = []
-    while (reading := outbox.next_reading()) is not None:
-        outbox.take(reading, commits_from(region, reading, count=3))
-        order += taken(outbox)
+    while (reading := outbox.next_reading()) is not None or not outbox.exhausted:
+        if reading is not None:
+            outbox.take(reading, commits_from(region, reading, count=3))
+        while (frame := outbox.next_frame(LEAD_BYTES)) is not None:
+            order += spans(outbox, frame[0].runs)
     assert order[0] == (control_of(region), 1, 1)
     assert [span for stream, *span in order if stream.lane is Lane.CONTROL] == [[1, 1]]
     numbers = [
         n for s, first, last in order if s.lane is Lane.STATE for n in range(first, last + 1)
     ]
     assert numbers == list(range(1, 16))
+
+
+def test_log_is_read_once_where_what_is_overtaken_may_be_put_by(region: MemoryController) -> None:
+    overtaken(region)
+    outbox = outbox_of(region)
+    offsets = []
+    while (reading := outbox.next_reading()) is not None:
+        commits = commits_from(region, reading, count=3)
+        offsets += [commit.offset for commit in commits]
+        outbox.take(reading, commits)
+        frames(outbox, LEAD_BYTES)
+    assert offsets == sorted(set(offsets))
     assert outbox.exhausted
+
+
+def test_line_is_not_idle_while_control_is_looked_for(region: MemoryController) -> None:
+    overtaken(region)
+    outbox = outbox_of(region)
+    reading = outbox.next_reading()
+    assert reading is not None
+    outbox.take(reading, commits_from(region, reading, count=3))
+    assert outbox.next_frame(LEAD_BYTES) is None
+    lead = outbox.next_frame(LEAD_BYTES - 1)
+    assert lead is not None
+    assert spans(outbox, lead[0].runs) == [(state_of(region), 1, 3)]
+
+
+def test_streams_are_numbered_in_the_order_in_which_they_go_out(region: MemoryController) -> None:
+    overtaken(region)
+    outbox = outbox_of(region)
+    while (reading := outbox.next_reading()) is not None:
+        outbox.take(reading, commits_from(region, reading, count=3))
+        for runs, _ in frames(outbox, LEAD_BYTES):
+            for intern in runs.interns:
+                assert outbox.interned[intern.index] == stream_from_message(intern.stream)
+    assert outbox.interned == [control_of(region), state_of(region)]
 
 
 def test_only_wanted_streams_go_out(region: MemoryController) -> None:
@@ -186,7 +269,7 @@ def test_peer_is_sent_only_what_it_lacks_even_within_a_run(region: MemoryControl
         lambda p: [p.write(*key, node_pb2.NodeSpec(), principal="user:a") for _ in range(5)]
     )
     write_node(region)
-    outbox = Outbox(region.state, own_only, 0)
+    outbox = new_outbox(region)
     outbox.peer_holds(state_of(region), 3)
     outbox.reposition()
     assert drained(region, outbox) == [(state_of(region), 4, 6)]
@@ -194,7 +277,7 @@ def test_peer_is_sent_only_what_it_lacks_even_within_a_run(region: MemoryControl
 
 def test_peer_that_holds_more_than_we_is_sent_nothing_of_it(region: MemoryController) -> None:
     write_node(region)
-    outbox = Outbox(region.state, own_only, 0)
+    outbox = new_outbox(region)
     outbox.peer_holds(state_of(region), 9)
     outbox.reposition()
     assert drained(region, outbox) == []
@@ -205,7 +288,7 @@ def test_peer_that_holds_more_than_we_is_sent_nothing_of_it(region: MemoryContro
 def test_reading_begins_at_the_first_event_the_peer_lacks(region: MemoryController) -> None:
     for _ in range(6):
         write_node(region)
-    outbox = Outbox(region.state, own_only, 0)
+    outbox = new_outbox(region)
     outbox.peer_holds(state_of(region), 4)
     outbox.reposition()
     fifth = region.state.streams[state_of(region)].index.offset_of(5)
@@ -221,7 +304,7 @@ def test_stream_wanted_in_mid_session_goes_out_from_its_first_event(
     for _ in range(4):
         write_node(region)
     region.write_policy("region-a", "v1")
-    outbox = Outbox(region.state, wanted.__contains__, 0)
+    outbox = new_outbox(region, wanted.__contains__)
     outbox.reposition()
     assert drained(region, outbox) == [(control_of(region), 1, 1)]
     write_node(region)
@@ -238,7 +321,7 @@ def test_reading_under_way_does_not_undo_a_repositioning(region: MemoryControlle
     wanted = {control_of(region)}
     write_node(region)
     region.write_policy("region-a", "v1")
-    outbox = Outbox(region.state, wanted.__contains__, 0)
+    outbox = new_outbox(region, wanted.__contains__)
     outbox.reposition()
     reading = outbox.next_reading()
     assert reading is not None
@@ -258,7 +341,7 @@ def test_control_wanted_in_mid_session_overtakes_too(region: MemoryController) -
     region.write_policy("region-a", "v1")
     for _ in range(3):
         write_node(region)
-    outbox = Outbox(region.state, wanted.__contains__, 0)
+    outbox = new_outbox(region, wanted.__contains__)
     outbox.reposition()
     drained(region, outbox)
     for _ in range(3):
