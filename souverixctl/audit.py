@@ -26,7 +26,11 @@ from souverixctl.times import show_exact
 COLUMNS = ("AGE", "WHO", "ACTION", "RESOURCE", "OUTCOME", "REASON", "FROM", "DOMAIN", "AT")
 _OUTCOMES = [name.removeprefix("AUDIT_OUTCOME_") for name in audit.AuditOutcome.keys()[1:]]
 
-group = Verbs("audit", help="Who did what, from where, and how it ended; signed and chained.")
+group = Verbs(
+    "audit",
+    help="Who did what, from where, and how it ended; signed and chained.\n\n"
+    "\b\nsouverixctl audit list --by user:alice --limit 20\nsouverixctl audit verify",
+)
 
 
 def row(entry: service.AuditEntry, now: datetime) -> list[Cell]:
@@ -53,9 +57,17 @@ def _short(action: str) -> str:
 
 
 @group.command("list", short_help="List audit entries.")
-@click.option("--domain", default="", metavar="DOMAIN", help="Only of this domain.")
-@click.option("--by", "principal", default="", help="Only of this principal, such as user:alice.")
-@click.option("--resource", default="", help="Only about this resource, such as nodes/n1.")
+@click.option("--domain", default="", metavar="DOMAIN", help="Only of this domain. Default: all.")
+@click.option(
+    "--by",
+    "principal",
+    default="",
+    metavar="KIND:NAME",
+    help="Only of this principal, such as user:alice.",
+)
+@click.option(
+    "--resource", default="", metavar="NAME", help="Only about this resource, such as nodes/n1."
+)
 @click.option(
     "--outcome", type=click.Choice(_OUTCOMES, case_sensitive=False), help="Only with this outcome."
 )
@@ -83,10 +95,14 @@ def list_audit(
 
 
 @group.command("watch", short_help="Follow the audit log.")
-@click.option("--domain", default="", metavar="DOMAIN", help="Only of this domain.")
+@click.option("--domain", default="", metavar="DOMAIN", help="Only of this domain. Default: all.")
 @pass_session
 def watch_audit(session: Session, domain: str) -> None:
-    """Show entries as they are committed, until interrupted."""
+    """Show entries as they are committed, from now on, until interrupted.
+
+    \b
+    souverixctl audit watch --domain edge-zone-a1 -o json
+    """
     replies = follow(
         session,
         lambda _: service.WatchAuditEntriesRequest(domain=domain),
@@ -106,13 +122,14 @@ def watch_audit(session: Session, domain: str) -> None:
 
 
 @group.command("verify", short_help="Verify the chains and seals of the log.")
-@click.option("--domain", default="", metavar="DOMAIN", help="Only of this domain.")
+@click.option("--domain", default="", metavar="DOMAIN", help="Only of this domain. Default: all.")
 @click.option("--all-lanes", is_flag=True, help="Every stream held, not the audit lane alone.")
 @pass_session
 def verify(session: Session, domain: str, all_lanes: bool) -> None:
     """Have the controller recompute every chain and check every seal, from the log itself.
 
-    Exit code 0: all intact. Exit code 8: a fault was found, or the verification did not end.
+    Exit code 0: all intact; 8: a fault was found, or the verification did not end; 1: no stream
+    matches, so nothing was verified.
 
     \b
     souverixctl audit verify --all-lanes

@@ -23,7 +23,11 @@ from souverixctl.times import parse_duration, seconds_of, show_duration
 COLUMNS = ("DOMAIN", "LEVEL", "MASTER", "TERM", "CONTROLLER", "AUTONOMY", "SYNC", "STATE")
 POLL_S = 0.5
 
-group = Verbs("authority", help="Who may declare desired state for a domain, and its transfer.")
+group = Verbs(
+    "authority",
+    help="Who may declare desired state for a domain, and its transfer.\n\n"
+    "\b\nsouverixctl authority get edge-zone-a1",
+)
 
 
 def autonomy(record: authority.AuthorityRecord) -> str:
@@ -100,7 +104,11 @@ def get_authority(session: Session, domain: str) -> None:
 @click.argument("domain", metavar="DOMAIN")
 @pass_session
 def describe_authority(session: Session, domain: str) -> None:
-    """Show everything known of a domain's authority."""
+    """Show everything known of a domain's authority: level, master, term, autonomy, synchronisation.
+
+    \b
+    souverixctl describe authority edge-zone-a1
+    """
     reply = _fetch(session, domain)
     present_details(session, reply, reply)
 
@@ -109,8 +117,13 @@ def describe_authority(session: Session, domain: str) -> None:
 @click.argument("domain", metavar="DOMAIN")
 @click.option("--to", "to_controller", required=True, metavar="CONTROLLER", help="The new master.")
 @click.option("--force", is_flag=True, help="Do not wait for the present master's release.")
-@click.option("--reason", default="", help="Why; required with --force.")
-@click.option("--wait", metavar="DURATION", help="Wait this long until the transfer is settled.")
+@click.option("--reason", default="", metavar="TEXT", help="Why; required with --force.")
+@click.option(
+    "--wait",
+    metavar="DURATION",
+    help="Longest wait until the transfer is settled; exit code 7 when it passes, and the transfer goes on."
+    " Default: no wait.",
+)
 @options.etag_option
 @options.write_options
 @pass_session

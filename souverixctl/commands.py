@@ -31,7 +31,12 @@ DEFAULT_TTL = "5m"
 # A command that has expired ends at its delivering controller; its word needs a moment to come up.
 WAIT_MARGIN_S = 30.0
 
-group = Verbs("command", help="Have nodes do something, and see what became of it.")
+group = Verbs(
+    "command",
+    help="Have nodes do something, and see what became of it.\n\n"
+    "Issue it at a controller above the nodes; its id, which is printed, leads to what became of it.\n\n"
+    "\b\nsouverixctl command ping a1-gw-1 --wait\nsouverixctl get commands --open",
+)
 
 
 def states(issued: command.Command) -> str:
@@ -61,26 +66,31 @@ def row(issued: command.Command, now: datetime) -> list[Cell]:
 def _issue_options(function: options.Function) -> options.Function:
     for decorate in (
         options.write_options,
-        click.option("--reason", default="", help="Why, for people and the audit."),
+        click.option("--reason", default="", metavar="TEXT", help="Why, for people and the audit."),
         click.option(
             "--wait-timeout",
             metavar="DURATION",
-            help=f"Longest wait with --wait. Default: the ttl and {WAIT_MARGIN_S:g}s.",
+            help="Longest wait with --wait; exit code 7 when it passes, and the command goes on."
+            f" Default: the ttl and {WAIT_MARGIN_S:g}s.",
         ),
         click.option(
-            "--wait", is_flag=True, help="Wait until every target has ended, with progress."
+            "--wait",
+            is_flag=True,
+            help="Wait until every target has ended, with progress; exit code 1 when not all succeeded.",
         ),
         click.option(
             "--ttl",
             default=DEFAULT_TTL,
             show_default=True,
             metavar="DURATION",
-            help="After this it is neither sent nor waited for.",
+            help="After this it is neither sent nor waited for; at most 30d.",
         ),
         click.option(
-            "--at-most-once", is_flag=True, help="Never sent twice. Default: at least once."
+            "--at-most-once",
+            is_flag=True,
+            help="Never sent twice. Default: sent until the node answers.",
         ),
-        click.option("--subtree", is_flag=True, help="The domains below it too."),
+        click.option("--subtree", is_flag=True, help="With --domain: the domains below it too."),
         click.option("--domain", default="", metavar="DOMAIN", help="All nodes of this domain."),
         click.argument("nodes", nargs=-1, metavar="[NODE]..."),
     ):
@@ -219,7 +229,9 @@ def _value(value: object) -> str:
 
 
 @group.command("ping", short_help="Have nodes answer.")
-@click.option("--payload", default="", help="Text the nodes send back, at most 1 KiB.")
+@click.option(
+    "--payload", default="", metavar="TEXT", help="Text the nodes send back, at most 1 KiB."
+)
 @_issue_options
 @pass_session
 def ping(session: Session, payload: str, **given: Any) -> None:
@@ -247,7 +259,11 @@ def refresh_inventory(session: Session, **given: Any) -> None:
 
 @group.command("apply-config", short_help="Have nodes keep a configuration document.")
 @click.option(
-    "--name", "config_name", default="", help='Name it is kept under. Default: "default".'
+    "--name",
+    "config_name",
+    default="",
+    metavar="NAME",
+    help='Name it is kept under. Default: "default".',
 )
 @options.config_options
 @_issue_options
@@ -276,12 +292,14 @@ def apply_config(
 
 @group.command("cancel", short_help="Ask to stop a command.")
 @click.argument("id", metavar="COMMAND")
-@click.option("--reason", default="", help="Why, for people and the audit.")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for people and the audit.")
 @options.etag_option
 @options.write_options
 @pass_session
 def cancel(session: Session, id: str, reason: str, etag: str, **given: Any) -> None:
     """Ask to stop a command: before it is sent it stops; after that the node is asked.
+
+    COMMAND is its id, as `get commands` shows it. Exit code 4: it is done already.
 
     \b
     souverixctl command cancel 6f3c… --reason "wrong zone"
@@ -328,7 +346,11 @@ def _fetch(session: Session, id: str) -> service.GetCommandResponse:
 @click.argument("id", metavar="COMMAND")
 @pass_session
 def get_command(session: Session, id: str) -> None:
-    """Show one command, a line for each target known here."""
+    """Show one command, a line for each target known here, and who cancelled it and why.
+
+    \b
+    souverixctl get command 6f3c…
+    """
     reply = _fetch(session, id)
 
     def show() -> None:
@@ -344,7 +366,11 @@ def get_command(session: Session, id: str) -> None:
 @click.argument("id", metavar="COMMAND")
 @pass_session
 def describe_command(session: Session, id: str) -> None:
-    """Show everything known of a command, with each node's answer."""
+    """Show everything known of a command, with each node's answer.
+
+    \b
+    souverixctl describe command 6f3c…
+    """
     reply = _fetch(session, id)
     present_details(session, reply, reply.command)
 
@@ -353,7 +379,11 @@ def describe_command(session: Session, id: str) -> None:
 @click.argument("id", metavar="COMMAND")
 @pass_session
 def watch_command(session: Session, id: str) -> None:
-    """Show each change of a command's targets until it is done. Exit code 1: not all succeeded."""
+    """Show each change of a command's targets until it is done. Exit code 1: not all succeeded.
+
+    \b
+    souverixctl watch command 6f3c…
+    """
     shown: dict[str, int] = {}
     for reply in _replies(session, id):
         seen = reply.command

@@ -22,7 +22,11 @@ from souverixctl.times import clock_time, show_exact
 
 COLUMNS = ("CONFLICT", "DOMAIN", "SUBJECT", "ASPECT", "SIBLINGS", "WINNER", "STATE", "RECORDED")
 
-group = Verbs("conflicts", help="Concurrent writes of one thing: all values are kept, one wins.")
+group = Verbs(
+    "conflicts",
+    help="Concurrent writes of one thing: all values are kept, one wins.\n\n"
+    "\b\nsouverixctl conflicts list --open",
+)
 
 
 def row(conflict: service.Conflict, now: datetime) -> list[Cell]:
@@ -47,7 +51,7 @@ def origin(sibling: record.ConflictSibling) -> str:
 
 
 @group.command("list", short_help="List conflicts.")
-@click.option("--domain", default="", metavar="DOMAIN", help="Only of this domain.")
+@click.option("--domain", default="", metavar="DOMAIN", help="Only of this domain. Default: all.")
 @click.option("--open", "only_open", is_flag=True, help="Only those that still stand.")
 @options.limit_option
 @pass_session
@@ -110,16 +114,24 @@ def show_conflict(session: Session, id: str) -> None:
 @click.argument("id", metavar="CONFLICT")
 @pass_session
 def describe_conflict(session: Session, id: str) -> None:
-    """Show everything known of a conflict, with the siblings' values in the record's order."""
+    """Show everything known of a conflict, with the siblings' values in the record's order.
+
+    \b
+    souverixctl describe conflict 51ab…
+    """
     reply = _fetch(session, id)
     present_details(session, reply, reply.conflict)
 
 
 @group.command("watch", short_help="Follow conflicts.")
-@click.option("--domain", default="", metavar="DOMAIN", help="Only of this domain.")
+@click.option("--domain", default="", metavar="DOMAIN", help="Only of this domain. Default: all.")
 @pass_session
 def watch_conflicts(session: Session, domain: str) -> None:
-    """Show open conflicts, then each new or resolved one, until interrupted."""
+    """Show open conflicts, then each new or resolved one, until interrupted.
+
+    \b
+    souverixctl conflicts watch --domain edge-zone-a1
+    """
     replies = follow(
         session,
         lambda _: service.WatchConflictsRequest(domain=domain),
@@ -141,9 +153,18 @@ def watch_conflicts(session: Session, domain: str) -> None:
 
 @group.command("restore", short_help="Bring a losing value back.")
 @click.argument("id", metavar="CONFLICT")
-@click.option("--controller", required=True, help="Controller that wrote the value to restore.")
 @click.option(
-    "--sequence", type=click.IntRange(min=0), default=0, help="Its number, if it has several."
+    "--controller",
+    required=True,
+    metavar="CONTROLLER",
+    help="Controller that wrote the value to restore.",
+)
+@click.option(
+    "--sequence",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Which of the controller's values, by SEQUENCE of `conflicts show`; needed if it wrote several.",
 )
 @options.etag_option
 @options.write_options
@@ -152,6 +173,8 @@ def restore(
     session: Session, id: str, controller: str, sequence: int, etag: str, **given: Any
 ) -> None:
     """Write a losing value again, having seen all of them: it supersedes every sibling.
+
+    With --etag it does so only if no further value has come since (exit code 4: one has).
 
     \b
     souverixctl conflicts restore 51ab… --controller edge-zone-a1-control

@@ -23,19 +23,40 @@ from souverixctl.session import Session, pass_session
 
 @verbs.set_.command("desired-state", short_help="Declare what a node should be.")
 @click.argument("id", metavar="NODE")
-@click.option("--version", "target_version", help="Software version it should run.")
-@click.option("--policy", "policy_bundle", help="Policy bundle it should follow.")
+@click.option(
+    "--version",
+    "target_version",
+    metavar="VERSION",
+    help="Software version it should run, such as 2.1.0.",
+)
+@click.option(
+    "--policy",
+    "policy_bundle",
+    metavar="ID",
+    help="Policy bundle it should follow, looked up along its domain's path, nearest first.",
+)
 @options.config_options
-@click.option("--config-name", help="Name people know the configuration by.")
-@click.option("--maintenance-window", help="When it may be changed, such as 'Sun 02:00-04:00 UTC'.")
+@click.option("--config-name", metavar="NAME", help="Name people know the configuration by.")
 @click.option(
-    "--requires-online/--no-requires-online", default=None, help="Change it only while LIVE."
+    "--maintenance-window",
+    metavar="WINDOW",
+    help="When it may be changed, such as 'Sun 02:00-04:00 UTC'. Default: at any time.",
 )
 @click.option(
-    "--min-battery", type=click.IntRange(0, 100), help="Least battery charge, in percent."
+    "--requires-online/--no-requires-online",
+    default=None,
+    help="Change it only while LIVE. Default: in any mode.",
 )
 @click.option(
-    "--replace", is_flag=True, help="Forget what was declared before; no flags: nothing is."
+    "--min-battery",
+    type=click.IntRange(0, 100),
+    metavar="PERCENT",
+    help="Change it only with at least this battery charge.",
+)
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Forget what was declared before; without other flags nothing stays declared.",
 )
 @options.etag_option
 @options.write_options
@@ -51,12 +72,13 @@ def set_desired_state(
 ) -> None:
     """Declare what one node should be. Flags change what they name and keep the rest.
 
-    What is there is read first, and the write holds only if nobody wrote in between; --etag names
-    the state you have seen instead.
+    What is there is read first, and the write holds only if nobody wrote in between (exit code 4:
+    somebody did); --etag names the state you have seen instead.
 
     \b
     souverixctl set desired-state a1-gw-1 --version 2.1.0
     souverixctl set desired-state a1-gw-1 --config stir.mode=enforce --wait-durable global
+    souverixctl set desired-state a1-gw-1 --replace   # the policies alone decide again
     """
     write = options.read_write_options(given)
     present_node = node.Node() if replace else fetch_node(session, id).node

@@ -55,7 +55,13 @@ def row(scope: domain.Domain, now: datetime) -> list[Cell]:
 @verbs.get.command("domains", short_help="List domains.")
 @click.option("--domain", default="", metavar="DOMAIN", help="Where to begin. Default: the root.")
 @click.option("--children-only", is_flag=True, help="The domain and its children, nothing deeper.")
-@click.option("--tag", "tags", multiple=True, help="Only with this tag. Repeatable: all of them.")
+@click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    metavar="TAG",
+    help="Only with this tag. Repeatable: all of them.",
+)
 @options.limit_option
 @pass_session
 def get_domains(
@@ -83,7 +89,11 @@ def _fetch(session: Session, id: str) -> fleet.GetDomainResponse:
 @click.argument("id", metavar="DOMAIN")
 @pass_session
 def get_domain(session: Session, id: str) -> None:
-    """Show one domain in a line, or whole with -o json or -o yaml."""
+    """Show one domain in a line, or whole with -o json or -o yaml.
+
+    \b
+    souverixctl get domain edge-zone-a1 -o yaml
+    """
     reply = _fetch(session, id)
     rows = [row(reply.domain, session.output.now)]
     present(session, reply, lambda: session.output.table(COLUMNS, rows, ""))
@@ -93,18 +103,36 @@ def get_domain(session: Session, id: str) -> None:
 @click.argument("id", metavar="DOMAIN")
 @pass_session
 def describe_domain(session: Session, id: str) -> None:
-    """Show everything known of a domain."""
+    """Show everything known of a domain: declared, its authority, its nodes summed up.
+
+    \b
+    souverixctl describe domain edge-zone-a1
+    """
     reply = _fetch(session, id)
     present_details(session, reply, reply.domain)
 
 
 def _spec_options(function: options.Function) -> options.Function:
     for decorate in (
-        click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Repeatable."),
-        click.option("--tag", "tags", multiple=True, help="Repeatable."),
-        click.option("--display-name", help="Name for people."),
         click.option(
-            "--kind", type=click.Choice(_KINDS, case_sensitive=False), help="What it stands for."
+            "--label",
+            "labels",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="A label. Repeatable; those given are all it has.",
+        ),
+        click.option(
+            "--tag",
+            "tags",
+            multiple=True,
+            metavar="TAG",
+            help="A tag, to be chosen by. Repeatable; those given are all it has.",
+        ),
+        click.option("--display-name", metavar="NAME", help="Name for people."),
+        click.option(
+            "--kind",
+            type=click.Choice(_KINDS, case_sensitive=False),
+            help="What kind of domain it is.",
         ),
     ):
         function = decorate(function)
@@ -173,12 +201,16 @@ def set_domain(session: Session, id: str, file: str | None, etag: str, **given: 
 
 @verbs.delete.command("domain", short_help="Delete a domain.")
 @click.argument("id", metavar="DOMAIN")
-@click.option("--reason", default="", help="Why, for the audit.")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for people and the audit.")
 @options.etag_option
 @options.write_options
 @pass_session
 def delete_domain(session: Session, id: str, reason: str, etag: str, **given: Any) -> None:
-    """Delete a domain that has no nodes and no domains below it."""
+    """Delete a domain that has no nodes and no domains below it; else exit code 4.
+
+    \b
+    souverixctl delete domain edge-zone-a3 --reason "merged into a2"
+    """
     write = options.read_write_options(given)
     request = fleet.DeleteDomainRequest(
         name=options.resource_name("domains", id),

@@ -67,14 +67,17 @@ class DriftVerbs(Verbs):
 group = DriftVerbs(
     "drift",
     help="How domains and nodes differ from what is desired of them.\n\n"
-    "souverixctl drift [DOMAIN|NODE] shows it; a target called like a verb below needs `show`.",
+    "souverixctl drift [DOMAIN|NODE] shows it; a target called like a verb below needs `show`.\n\n"
+    "\b\nsouverixctl drift region-a --subtree\nsouverixctl drift a1-gw-1",
 )
 
 
 @group.command(DEFAULT_VERB, short_help="Show the drift of a domain or a node (the default).")
 @click.argument("target", metavar="[DOMAIN|NODE]", default="")
 @click.option("--subtree", is_flag=True, help="Everything below the domain.")
-@click.option("--watch", is_flag=True, help="Follow nodes that drift or are unknown.")
+@click.option(
+    "--watch", is_flag=True, help="Follow nodes that drift or are unknown, until interrupted."
+)
 @options.limit_option
 @pass_session
 def show(session: Session, target: str, subtree: bool, watch: bool, limit: int) -> None:
@@ -206,7 +209,7 @@ def _watch_line(session: Session, step: str, shown: node.Node) -> None:
 @group.command("waive", short_help="Accept a drift for a time.")
 @click.argument("id", metavar="NODE")
 @click.argument("field", metavar="FIELD")
-@click.option("--reason", required=True, help="Why it is accepted.")
+@click.option("--reason", required=True, metavar="TEXT", help="Why it is accepted.")
 @click.option(
     "--for", "period", required=True, metavar="DURATION", help="How long, such as 12h or 30d."
 )

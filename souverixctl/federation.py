@@ -30,7 +30,10 @@ DEFAULT_SYNC_TIMEOUT = "60s"
 # The controller ends the stream at its timeout; its last word needs a moment.
 SYNC_MARGIN_S = 5.0
 
-group = Verbs("federation", help="The tree of controllers as one of them sees it.")
+group = Verbs(
+    "federation",
+    help="The tree of controllers as one of them sees it.\n\n\b\nsouverixctl federation status",
+)
 
 
 def debt_text(debt: service.PeerSyncDebt) -> str:
@@ -156,7 +159,11 @@ def status(session: Session) -> None:
 @group.command("topology", short_help="The tree of domains.")
 @pass_session
 def topology(session: Session) -> None:
-    """Draw the tree of domains with their authority."""
+    """Draw the tree of domains with their authority.
+
+    \b
+    souverixctl federation topology
+    """
     reply = session.connection.call(service.GetTopologyRequest(), service.GetTopologyResponse)
 
     def show() -> None:
@@ -169,7 +176,11 @@ def topology(session: Session) -> None:
 @group.command("peers", short_help="Links to the parent and the children.")
 @pass_session
 def list_peers(session: Session) -> None:
-    """List the links of the asked controller, with how far each peer is behind."""
+    """List the links of the asked controller, with how far each peer is behind.
+
+    \b
+    souverixctl federation peers
+    """
     reply = session.connection.call(service.ListPeersRequest(), service.ListPeersResponse)
     now = session.output.now
     rows: list[list[Cell]] = [
@@ -191,10 +202,14 @@ def list_peers(session: Session) -> None:
 
 
 @group.command("streams", short_help="How far each stream is received and applied.")
-@click.option("--domain", default="", metavar="DOMAIN", help="Only of this domain.")
+@click.option("--domain", default="", metavar="DOMAIN", help="Only of this domain. Default: all.")
 @pass_session
 def list_streams(session: Session, domain: str) -> None:
-    """List the streams held here: received is durable, applied is in effect."""
+    """List the streams held here: received is durable, applied is in effect, both as event numbers.
+
+    \b
+    souverixctl federation streams --domain edge-zone-a1
+    """
     request = service.ListStreamsRequest(domain=domain)
     reply = session.connection.call(request, service.ListStreamsResponse)
     rows: list[list[Cell]] = [
@@ -223,6 +238,8 @@ def list_streams(session: Session, domain: str) -> None:
 @pass_session
 def sync_now(session: Session, wait: str) -> None:
     """Open a session with the parent now, in every mode, and wait until both sides are level.
+
+    Exit code 1: the session ended before they were.
 
     \b
     souverixctl federation sync-now --wait 5m

@@ -41,22 +41,31 @@ def _value(prefix: str, typed: str) -> str:
     metavar="TRANSITION",
     type=click.Choice(_words(lifecycle.LifecycleTransition), case_sensitive=False),
 )
-@click.option("--reason", default="", help="Why, for the timeline and the audit.")
-@click.option("--until", metavar="DURATION", help="Maintenance ends by itself after this: 4h.")
-@click.option("--exit-condition", default="", help="Quarantine: what must hold before it ends.")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the timeline and the audit.")
+@click.option(
+    "--until",
+    metavar="DURATION",
+    help="Maintenance: it ends by itself after this, such as 4h; needed to enter.",
+)
+@click.option(
+    "--exit-condition",
+    default="",
+    metavar="TEXT",
+    help="Quarantine: what must hold before it ends.",
+)
 @click.option(
     "--step",
     type=click.Choice(_words(lifecycle.DecommissionStep), case_sensitive=False),
-    help="The step of the checklist that is done.",
+    help="Decommissioning: the step of the checklist that is done.",
 )
-@click.option("--serial", help="New hardware: its serial number.")
-@click.option("--manufacturer", default="", help="New hardware: who made it.")
-@click.option("--model", default="", help="New hardware: its model.")
+@click.option("--serial", metavar="NUMBER", help="New hardware: its serial number.")
+@click.option("--manufacturer", default="", metavar="NAME", help="New hardware: who made it.")
+@click.option("--model", default="", metavar="NAME", help="New hardware: its model.")
 @options.etag_option
 @options.write_options
 @pass_session
 def transition(session: Session, id: str, transition: str, **given: Any) -> None:
-    """Move a node on in its life. The controller names the legal transitions when this is none.
+    """Move a node on in its life. Exit code 4: not legal now; the controller names those that are.
 
     \b
     TRANSITION: enrol, activate, begin-update, complete-update, fail-update, enter-maintenance,
@@ -103,7 +112,7 @@ def transition(session: Session, id: str, transition: str, **given: Any) -> None
 @click.option("--lifecycle", "which", flag_value="lifecycle", help="Only its lifecycle.")
 @pass_session
 def history(session: Session, id: str, which: str | None) -> None:
-    """Show a node's newest transitions, oldest first: its connectivity ledger and its lifecycle.
+    """Show a node's newest transitions, oldest first: its lifecycle and its connectivity ledger.
 
     \b
     souverixctl history a1-gw-1 --connectivity

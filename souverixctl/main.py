@@ -69,7 +69,8 @@ class Program(Verbs):
     cls=Program,
     help="Operate a Souverix federation: ask one of its controllers, over gRPC.\n\n"
     "Every option below is also taken after a verb. Results go to stdout, notes and errors to"
-    " stderr.\n\n" + EXAMPLES,
+    " stderr.\n\n"
+    "A DURATION is a number with a unit, ms, s, m, h or d: 90s, 3.75h, 1h30m.\n\n" + EXAMPLES,
     epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     params=[*global_options(hidden=False)],

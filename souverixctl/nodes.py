@@ -102,14 +102,17 @@ def _values(enum: Any, prefix: str, words: Sequence[str]) -> list[Any]:
 def _filter_options(function: options.Function) -> options.Function:
     for decorate in (
         click.option(
-            "--min-drift", "min_drift_score", type=click.FloatRange(min=0), default=0.0,
-            help="Only with at least this drift score.",
+            "--min-drift", "min_drift_score", type=click.FloatRange(min=0), default=0.0, metavar="SCORE",
+            help="Only with at least this drift score; the score is 0 without drift, and has no upper bound.",
         ),
         click.option(
             "--drift", "drift_states", multiple=True, type=_enum_choice(drift.DriftState),
             help="Only whose drift came to this. Repeatable.",
         ),
-        click.option("--policy", "policy_bundle", default="", help="Only with this policy bundle."),
+        click.option(
+            "--policy", "policy_bundle", default="", metavar="ID",
+            help="Only whose desired state names this policy bundle.",
+        ),
         click.option(
             "--phase", "phases", multiple=True, type=_enum_choice(lifecycle.LifecyclePhase),
             help="Only in this lifecycle phase. Repeatable.",
@@ -118,7 +121,10 @@ def _filter_options(function: options.Function) -> options.Function:
             "--mode", "modes", multiple=True, type=_enum_choice(connectivity.ConnectivityMode),
             help="Only in this connectivity mode. Repeatable.",
         ),
-        click.option("--tag", "tags", multiple=True, help="Only with this tag. Repeatable: all of them."),
+        click.option(
+            "--tag", "tags", multiple=True, metavar="TAG",
+            help="Only with this tag. Repeatable: all of them.",
+        ),
         options.scope_options,
     ):  # fmt: skip
         function = decorate(function)
@@ -184,7 +190,11 @@ def get_node(session: Session, id: str) -> None:
 @click.argument("id", metavar="NODE")
 @pass_session
 def describe_node(session: Session, id: str) -> None:
-    """Show everything known of a node: declared, reported, observed, computed."""
+    """Show everything known of a node: declared, reported, observed, computed.
+
+    \b
+    souverixctl describe node a1-gw-1
+    """
     reply = fetch_node(session, id)
     present_details(session, reply, reply.node)
 
@@ -193,7 +203,8 @@ def describe_node(session: Session, id: str) -> None:
 @_filter_options
 @pass_session
 def watch_nodes(session: Session, **given: Any) -> None:
-    """Show the nodes of a domain, then every change, until interrupted.
+    """Show the nodes of a domain, then every change, until interrupted. Without --domain, of the
+    controller's own.
 
     \b
     souverixctl watch nodes --domain edge-zone-a1
@@ -233,13 +244,27 @@ def watch_nodes(session: Session, **given: Any) -> None:
 
 def _spec_options(function: options.Function) -> options.Function:
     for decorate in (
-        click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Repeatable."),
-        click.option("--tag", "tags", multiple=True, help="Repeatable."),
-        click.option("--zone", help="Zone it stands in, for people."),
-        click.option("--region", help="Region it stands in, for people."),
-        click.option("--component-type", help="Component it runs."),
-        click.option("--display-name", help="Name for people."),
-        click.option("--kind", type=_enum_choice(node.NodeKind), help="What it stands for."),
+        click.option(
+            "--label",
+            "labels",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="A label. Repeatable; those given are all it has.",
+        ),
+        click.option(
+            "--tag",
+            "tags",
+            multiple=True,
+            metavar="TAG",
+            help="A tag, to be chosen by. Repeatable; those given are all it has.",
+        ),
+        click.option("--zone", metavar="ZONE", help="Zone it stands in, for people."),
+        click.option("--region", metavar="REGION", help="Region it stands in, for people."),
+        click.option(
+            "--component-type", metavar="NAME", help="Component it runs, such as souverix-rempart."
+        ),
+        click.option("--display-name", metavar="NAME", help="Name for people."),
+        click.option("--kind", type=_enum_choice(node.NodeKind), help="What kind of node it is."),
     ):
         function = decorate(function)
     return function
@@ -304,12 +329,12 @@ def set_node(session: Session, id: str, file: str | None, etag: str, **given: An
 
 @verbs.delete.command("node", short_help="Delete a node.")
 @click.argument("id", metavar="NODE")
-@click.option("--reason", default="", help="Why, for the audit.")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for people and the audit.")
 @options.etag_option
 @options.write_options
 @pass_session
 def delete_node(session: Session, id: str, reason: str, etag: str, **given: Any) -> None:
-    """Delete a node. No other write brings it back.
+    """Delete a node. No other write brings it back, and its id is never used again.
 
     \b
     souverixctl delete node a1-gw-1 --reason "scrapped"
@@ -330,12 +355,12 @@ def delete_node(session: Session, id: str, reason: str, etag: str, **given: Any)
 @verbs.move.command("node", short_help="Move a node to another domain.")
 @click.argument("id", metavar="NODE")
 @click.option("--to", "domain", required=True, metavar="DOMAIN", help="Where it shall live.")
-@click.option("--reason", default="", help="Why, for the audit.")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for people and the audit.")
 @options.etag_option
 @options.write_options
 @pass_session
 def move_node(session: Session, id: str, domain: str, reason: str, etag: str, **given: Any) -> None:
-    """Move a node. The common ancestor of both domains decides.
+    """Move a node. The master of the common ancestor of both domains decides.
 
     \b
     souverixctl move node a1-gw-1 --to edge-zone-a2 --reason "rewired"

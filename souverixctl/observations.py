@@ -37,7 +37,13 @@ MAX_BREAKS = 3
 
 @verbs.get.command("observations", short_help="List a node's observations.")
 @click.argument("id", metavar="NODE")
-@click.option("--type", "types", multiple=True, help="Only of this type. Repeatable.")
+@click.option(
+    "--type",
+    "types",
+    multiple=True,
+    metavar="TYPE",
+    help="Only of this type, such as inventory. Repeatable.",
+)
 @options.limit_option
 @pass_session
 def get_observations(session: Session, id: str, types: Sequence[str], limit: int) -> None:
@@ -68,19 +74,27 @@ def _observation_row(seen: observation.Observation, now: datetime) -> list[Cell]
     ]
 
 
-values = Verbs("values", help="Large values: package lists, bills of materials, attestations.")
+values = Verbs(
+    "values",
+    help="Large values: package lists, bills of materials, attestations.\n\n"
+    "\b\nsouverixctl values download a1-gw-1 --name packages --to packages.json",
+)
 
 
 @values.command("download", short_help="Fetch a large value and verify it.")
 @click.argument("source", metavar="DIGEST|NODE")
-@click.option("--name", help="Which value of the node, such as packages. Default: the only one.")
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Which value of the node, such as packages. Default: the only one.",
+)
 @click.option("--to", "path", default="-", metavar="FILE", help="Where to write. Default: stdout.")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 @pass_session
 def download(session: Session, source: str, name: str | None, path: str, force: bool) -> None:
     """Fetch a large value by its digest, or the one a node's inventory names.
 
-    Nothing is written before the whole value matches its digest.
+    Nothing is written before the whole value matches its digest. Exit code 8: it does not.
 
     \b
     souverixctl values download a1-gw-1 --name packages --to packages.json

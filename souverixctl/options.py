@@ -38,7 +38,7 @@ def write_options(function: Function) -> Function:
             "--wait-durable",
             metavar="DOMAIN",
             default="",
-            help="Wait until the write is durable at this domain, such as global.",
+            help="Wait until the write is durable at this domain, such as global. Default: only where it is made.",
         ),
         click.option("--validate-only", is_flag=True, help="Check everything, write nothing."),
     ):
@@ -63,7 +63,10 @@ def new_request_id() -> str:
 def etag_option(function: Function) -> Function:
     """Adds --etag."""
     return click.option(
-        "--etag", default="", help="Write only if it still has this etag (see `get … -o yaml`)."
+        "--etag",
+        metavar="ETAG",
+        default="",
+        help="Write only if it still has this etag (see `get … -o yaml`); else exit code 4.",
     )(function)
 
 
@@ -80,6 +83,7 @@ def limit_option(function: Function) -> Function:
     return click.option(
         "--limit",
         type=click.IntRange(min=0),
+        metavar="N",
         default=DEFAULT_LIMIT,
         show_default=True,
         help="Most entries to fetch; 0 for all.",

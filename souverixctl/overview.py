@@ -38,6 +38,7 @@ def overview(session: Session, domain: str, limit: int) -> None:
 
     Each line counts the nodes of its domain and of those below it. CONTROLLER is how the domain's
     controller is connected with the one that is asked; nodes of one that is cut off are UNKNOWN.
+    Without DOMAIN, for the root.
 
     \b
     souverixctl overview region-a

@@ -96,7 +96,11 @@ def get_policy(session: Session, name: str) -> None:
 @click.argument("name", metavar="DOMAIN/ID")
 @pass_session
 def describe_policy(session: Session, name: str) -> None:
-    """Show everything known of a policy."""
+    """Show everything known of a policy.
+
+    \b
+    souverixctl describe policy edge-zone-a1/base
+    """
     reply = _fetch(session, name)
     present_details(session, reply, reply.policy)
 
@@ -105,7 +109,11 @@ def describe_policy(session: Session, name: str) -> None:
 @options.scope_options
 @pass_session
 def watch_policies(session: Session, domain: str, subtree: bool) -> None:
-    """Show policies, then every change, until interrupted."""
+    """Show policies, then every change, until interrupted; without --domain, of every domain.
+
+    \b
+    souverixctl watch policies --domain region-a --subtree
+    """
     replies = follow(
         session,
         lambda token: service.WatchPoliciesRequest(
@@ -135,19 +143,44 @@ def watch_policies(session: Session, domain: str, subtree: bool) -> None:
 
 def _spec_options(function: options.Function) -> options.Function:
     for decorate in (
-        click.option("--min-battery", type=click.IntRange(0, 100), help="Least battery, percent."),
         click.option(
-            "--requires-online/--no-requires-online", default=None, help="Change nodes only LIVE."
+            "--min-battery",
+            type=click.IntRange(0, 100),
+            metavar="PERCENT",
+            help="Change nodes only with at least this battery charge.",
         ),
-        click.option("--maintenance-window", help="When changes may be made."),
-        click.option("--tag", "tags", multiple=True, help="Only nodes with this tag. Repeatable."),
         click.option(
-            "--enforced/--not-enforced", default=None, help="No nearer domain can override it."
+            "--requires-online/--no-requires-online",
+            default=None,
+            help="Change nodes only while they are LIVE. Default: in any mode.",
+        ),
+        click.option(
+            "--maintenance-window",
+            metavar="WINDOW",
+            help="When nodes may be changed, such as 'Sun 02:00-04:00 UTC'. Default: at any time.",
+        ),
+        click.option(
+            "--tag",
+            "tags",
+            multiple=True,
+            metavar="TAG",
+            help="Only for nodes with this tag. Repeatable: all of them. Default: all nodes.",
+        ),
+        click.option(
+            "--enforced/--not-enforced",
+            default=None,
+            help="Whether no nearer domain can override it. Default: it can.",
         ),
         options.config_options,
-        click.option("--target-version", help="Software version nodes should run."),
-        click.option("--version", help="Version label of the bundle, such as policy-v2.1."),
-        click.option("--display-name", help="Title for people."),
+        click.option(
+            "--target-version",
+            metavar="VERSION",
+            help="Software version nodes should run, such as 2.1.0.",
+        ),
+        click.option(
+            "--version", metavar="LABEL", help="Version label of the bundle, such as policy-v2.1."
+        ),
+        click.option("--display-name", metavar="NAME", help="Title for people."),
         options.file_option("The whole spec, or a whole policy, in YAML or JSON; - is stdin."),
     ):
         function = decorate(function)
@@ -238,8 +271,8 @@ def set_policy(
 ) -> None:
     """Change a policy. Flags change what they name and keep the rest; a file replaces all.
 
-    With flags alone the policy is read first, and the write holds only if nobody wrote in between.
-    An etag in the file counts unless --etag is given.
+    With flags alone the policy is read first, and the write holds only if nobody wrote in between
+    (exit code 4: somebody did). An etag in the file counts unless --etag is given.
 
     \b
     souverixctl set policy edge-zone-a1/base --target-version 2.1.1 --enforced
@@ -279,7 +312,7 @@ def set_policy(
 @options.write_options
 @pass_session
 def delete_policy(session: Session, name: str, etag: str, **given: Any) -> None:
-    """Delete a policy.
+    """Delete a policy. What domains above and below declare goes on to apply.
 
     \b
     souverixctl delete policy edge-zone-a1/base

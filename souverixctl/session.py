@@ -118,16 +118,19 @@ def global_options(*, hidden: bool) -> list[click.Option]:
             metavar="HOST:PORT[,HOST:PORT]",
             envvar="SOUVERIX_SERVER",
             show_envvar=True,
-            help="Controllers to ask; the next one is tried when one does not answer or is no master.",
+            help="Controllers to ask; the next one is tried when one does not answer or is no master."
+            " No default.",
         ),
         option(
             "-o",
             "--output",
             type=click.Choice([each.value for each in Format]),
-            help="How to print results; JSON and YAML are the replies in protobuf's JSON mapping.",
+            help="How to print results; JSON and YAML are the replies in protobuf's JSON mapping."
+            " Default: table.",
         ),
         option(
             "--principal",
+            metavar="KIND:NAME",
             envvar="SOUVERIX_PRINCIPAL",
             show_envvar=True,
             help="Who asks, such as user:alice. Default: user: and the login name.",
@@ -135,7 +138,9 @@ def global_options(*, hidden: bool) -> list[click.Option]:
         option(
             "--timeout",
             metavar="DURATION",
-            help=f"Longest wait for one answer, such as 30s. Default: {DEFAULT_TIMEOUT}.",
+            help="Longest wait for one answer, such as 30s; watches, waits and verifications have no such"
+            " limit."
+            f" Default: {DEFAULT_TIMEOUT}.",
         ),
         option("--no-color", is_flag=True, help="No colours; NO_COLOR does the same."),
     ]
@@ -145,7 +150,9 @@ class Verb(click.Command):
     """A command that takes the global options too, after its own name."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
-        attributes.setdefault("epilog", "Options of every verb: souverixctl --help")
+        attributes.setdefault(
+            "epilog", "Options of every verb, durations and exit codes: souverixctl --help"
+        )
         super().__init__(*args, **attributes)
         self.params = [*self.params, *global_options(hidden=True)]
 

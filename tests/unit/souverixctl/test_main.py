@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -61,6 +63,43 @@ async def test_every_verb_has_help_and_stands_in_the_document(path: tuple[str, .
     assert ran.exit_code == ExitCode.OK
     assert "Usage: souverixctl" in ran.out
     assert f"`{' '.join(path)}" in DOCUMENT.read_text(encoding="utf-8")
+
+
+def command_at(path: tuple[str, ...]) -> click.Command:
+    command: click.Command = program
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.commands[name]
+    return command
+
+
+def examples(command: click.Command) -> list[str]:
+    """Lines of a help text that can be typed as they stand, without what the shell does with them."""
+    lines = [line.strip() for line in (command.help or "").splitlines()]
+    typed = [line for line in lines if line.startswith(f"{PROGRAM} ")]
+    return [re.split(r" [|>#] |  +#", line)[0] for line in typed]
+
+
+@pytest.mark.parametrize("path", [(), *leaves(program)], ids=" ".join)
+async def test_every_help_shows_examples_that_the_program_understands(
+    path: tuple[str, ...],
+) -> None:
+    shown = examples(command_at(path))
+    assert shown or path in {("completion",), ("version",)}
+    for example in shown:
+        ran = await ctl(*shlex.split(example)[1:])
+        assert ran.exit_code == ExitCode.USAGE, example
+        # It ends where its server, its file or an abbreviated id is missing; wrong usage begins otherwise.
+        assert ran.err.startswith("error: "), ran.err
+
+
+@pytest.mark.parametrize("path", leaves(program), ids=" ".join)
+def test_every_option_says_what_it_does_and_what_it_takes(path: tuple[str, ...]) -> None:
+    options = [each for each in command_at(path).params if isinstance(each, click.Option)]
+    for option in options:
+        assert option.help, option.name
+        if not option.is_flag and not isinstance(option.type, click.Choice):
+            assert option.metavar, option.name
 
 
 @pytest.mark.parametrize(
