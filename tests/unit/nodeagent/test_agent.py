@@ -98,6 +98,8 @@ async def test_carries_out_each_action(tmp_path: Path) -> None:
         "default",
         results["apply"].output["config_hash"],
     )
+    # No frame of the link says which policy a document came from, so none is claimed.
+    assert (applied.policy_bundle, applied.policy_version) == ("", "")
     assert (tmp_path / "config/default.json").read_text() == '{"limits":[1,2.5],"mode":"strict"}'
 
 
