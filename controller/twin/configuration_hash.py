@@ -4,6 +4,7 @@ that desired and actual configuration can be compared by hash; never judges what
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -16,6 +17,11 @@ from federation.errors import InvalidWrite
 #: Below it every whole number is exact and spelled by its digits alone.
 LARGEST_PLAIN_INTEGER = 2.0**53
 
+#: Hashes kept of documents, by their bytes: one configuration is declared for many nodes, and reported by them. Larger
+#: documents are hashed anew, so that what is kept stays below 4 MiB.
+REMEMBERED_DOCUMENTS = 1024
+MAX_REMEMBERED_BYTES = 4096
+
 #: Deepest nesting of a configuration: the agents' own limit.
 MAX_DEPTH = 16
 
@@ -25,6 +31,17 @@ def configuration_hash(document: Struct) -> str:
 
     Raises `InvalidWrite` for a document that no JSON stands for: too deep, a number that is not finite, an empty value.
     """
+    if document.ByteSize() <= MAX_REMEMBERED_BYTES:
+        return _remembered_hash(document.SerializeToString())
+    return _hash(document)
+
+
+@functools.lru_cache(maxsize=REMEMBERED_DOCUMENTS)
+def _remembered_hash(data: bytes) -> str:
+    return _hash(Struct.FromString(data))
+
+
+def _hash(document: Struct) -> str:
     try:
         spelled = _spell_struct(document, MAX_DEPTH).encode()
     except UnicodeEncodeError as error:
