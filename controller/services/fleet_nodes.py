@@ -32,8 +32,8 @@ from controller.services.fleet_rules import (
 from controller.twin.domain import is_known
 from controller.twin.drift import DriftAnalyzer
 from controller.twin.facts import Facts, body_of, timestamp
-from controller.twin.node import NodeAt, compose_node, find_node, node_etag
-from controller.writes import Caller, Draft, Executed, Forwarded, WriteCall
+from controller.twin.node import NodeAt, fill_node, find_node, node_etag
+from controller.writes import Caller, Draft, Forwarded, WriteCall
 from federation.authority import Permission
 from federation.errors import InvalidWrite, NotFound
 from federation.identifiers import Key
@@ -205,7 +205,8 @@ class NodeWrites:
     def check(self, draft: Draft, request: Any, subject: str, domain: str) -> NodeAt:
         """The node, if it still lives in the domain and has the etag asked for. Raises as `node_in`, `check_etag`."""
         at = node_in(draft.proposal, subject, domain)
-        check_etag(request.etag, node_etag(draft.proposal, domain, subject), subject)
+        if request.etag:
+            check_etag(request.etag, node_etag(draft.proposal, domain, subject), subject)
         return at
 
     def _home_even_if_deleted(self, subject: str, request_id: str, caller: Caller) -> str:
@@ -230,15 +231,15 @@ class NodeWrites:
         with_drift: bool = False,
     ) -> R:
         """Executes a write of one node and makes its response, with the node where the response has one."""
-        kind: Any = response
-        shows_node = "node" in kind.DESCRIPTOR.fields_by_name
-        previews: list[node_pb2.Node] = []
+        reply: Any = response()
+        shows_node = hasattr(reply, "node")
 
         def decide_and_preview(draft: Draft) -> None:
             check_autonomy(draft, permissions)
             decide(draft)
             if request.validate_only and shows_node:
-                previews.append(self._compose(draft.proposal, subject, domain, with_drift))
+                reply.node.Clear()
+                self._fill(reply.node, draft.proposal, subject, domain, with_drift)
 
         result = await self._replica.writer.execute(
             WriteCall(
@@ -255,26 +256,26 @@ class NodeWrites:
             )
         )
         if isinstance(result, Forwarded):
-            forwarded: R = kind.FromString(result.response)
-            return forwarded
-        reply: Any = kind(receipt=_receipt_of(result, request.validate_only))
-        if previews:
-            reply.node.CopyFrom(previews[0])
-        elif shows_node:
-            reply.node.CopyFrom(self._compose(self._replica.state, subject, domain, with_drift))
+            reply.ParseFromString(result.response)
+        else:
+            if not request.validate_only:
+                reply.receipt.CopyFrom(result.receipt)
+            if shows_node and not reply.HasField("node"):
+                self._fill(reply.node, self._replica.state, subject, domain, with_drift)
         written: R = reply
         return written
 
-    def _compose(self, facts: Facts, subject: str, domain: str, with_drift: bool) -> node_pb2.Node:
+    def _fill(
+        self, node: node_pb2.Node, facts: Facts, subject: str, domain: str, with_drift: bool
+    ) -> None:
         at = find_node(facts, subject, also_in=domain)
         if at is None:
             raise NotFound(f"{subject} was deleted meanwhile", subject=subject)
         freshness = freshness_of(self._replica)
-        node = compose_node(facts, at, freshness)
+        fill_node(node, facts, at, freshness)
         if with_drift:
             drift = DriftAnalyzer(facts, freshness.now_ms).drift_of(at)
             node.drift.CopyFrom(drift.message(details=True))
-        return node
 
 
 def check_domain(facts: Facts, domain: str) -> None:
@@ -284,7 +285,3 @@ def check_domain(facts: Facts, domain: str) -> None:
             f"domain {domain} is deleted, or nothing of it is known here; ask the controller of its parent",
             domain=domain,
         )
-
-
-def _receipt_of(result: Executed, validate_only: bool) -> Any:
-    return None if validate_only else result.receipt

@@ -15,6 +15,7 @@ from controller.twin.facts import (
     conflicted,
     digest_of,
     effective_time,
+    held_of,
     state_of,
 )
 from controller.twin.freshness import Freshness
@@ -22,15 +23,16 @@ from controller.twin.node import NodeAt, find_node
 from federation.identifiers import Key
 from souverix.fleet.v1 import domain_pb2, node_pb2
 
-#: Aspects of a domain; the etag is made of the first two.
-DOMAIN_ASPECTS = ("domain_spec", "existence", "authority")
+#: Aspects of a domain; the etag is made of those that clients write.
+ETAG_ASPECTS = ("domain_spec", "existence")
+DOMAIN_ASPECTS = (*ETAG_ASPECTS, "authority")
 
 UNHEALTHY = (node_pb2.RUNTIME_HEALTH_DEGRADED, node_pb2.RUNTIME_HEALTH_FAILED)
 
 
 def domain_etag(facts: Facts, domain: str) -> str:
     """Changes with each write of the domain's spec or existence."""
-    return digest_of(facts, domain, f"domains/{domain}", DOMAIN_ASPECTS[:2])
+    return digest_of(facts, held_of(facts, domain, f"domains/{domain}", ETAG_ASPECTS))
 
 
 def is_known(facts: Facts, domain: str) -> bool:
@@ -75,9 +77,9 @@ def compose_domain(
         parent=record.parent if record is not None else "",
         path=state.authority.path_of(domain) or (),
         children=sorted(c for c in state.authority.children_of(domain) if is_known(facts, c)),
-        conflicted_aspects=conflicted(facts, domain, subject, DOMAIN_ASPECTS),
+        conflicted_aspects=conflicted(facts, held_of(facts, domain, subject, DOMAIN_ASPECTS)),
         as_of_time=freshness.as_of(domain),
-        authority=authority_view(facts, domain, None),
+        authority=authority_view(facts, domain),
     )
     spec_key = Key(domain, subject, "domain_spec")
     spec = facts.winner(spec_key)

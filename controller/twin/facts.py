@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from federation.clock import wall_ms_of
 from federation.codec import Write
-from federation.identifiers import Key
+from federation.identifiers import Key, as_key
 from federation.merge import Siblings, rivals_of, winner_of
 from federation.proposal import Proposal
 from federation.state import State
@@ -102,20 +102,29 @@ def _existence_in(raw: bytes) -> bool:
     return event_pb2.Event.FromString(raw).existence.exists
 
 
-def digest_of(facts: Facts, domain: str, subject: str, aspects: Iterable[str]) -> str:
-    """An etag: a digest of the aspects' siblings, their winner named where there are several."""
+def held_of(
+    facts: Facts, domain: str, subject: str, aspects: Iterable[str]
+) -> list[tuple[Key, Siblings]]:
+    """The siblings of each of the aspects, in their order; empty ones for what was never written."""
+    siblings = facts.siblings
+    keys = [as_key((domain, subject, aspect)) for aspect in aspects]
+    return [(key, siblings(key)) for key in keys]
+
+
+def digest_of(facts: Facts, held: Sequence[tuple[Key, Siblings]]) -> str:
+    """An etag: a digest of the siblings of a subject's aspects, their winner named where there are several."""
+    (domain, subject, _), _ = held[0]
     parts = []
-    for aspect in aspects:
-        key = Key(domain, subject, aspect)
-        held = facts.siblings(key)
-        if len(held) == 1:
-            (controller, incarnation), sequence = held[0][0], held[0][1]
+    for key, siblings in held:
+        aspect = key[2]
+        if len(siblings) == 1:
+            (controller, incarnation), sequence = siblings[0][0], siblings[0][1]
             parts.append(f"{aspect};{controller}/{incarnation}/{sequence}")
             continue
         parts.append(aspect)
-        if held:
-            parts.extend(sorted(map(_number, held)))
-            parts.append(_number(winner_of(key, held, state_of(facts).rank)))
+        if siblings:
+            parts.extend(sorted(map(_number, siblings)))
+            parts.append(_number(winner_of(key, siblings, state_of(facts).rank)))
     text = f"{domain}/{subject}:{';'.join(parts)}"
     return hashlib.sha256(text.encode()).hexdigest()[:ETAG_DIGITS]
 
@@ -125,23 +134,39 @@ def _number(write: Write) -> str:
     return f"{origin[0]}/{origin[1]}/{sequence}"
 
 
-def conflicted(facts: Facts, domain: str, subject: str, aspects: Iterable[str]) -> list[str]:
+def conflicted(facts: Facts, held: Sequence[tuple[Key, Siblings]]) -> list[str]:
     """Of the aspects, those with rival values."""
     rank = state_of(facts).rank
-    found = []
-    for aspect in aspects:
-        key = Key(domain, subject, aspect)
-        held = facts.siblings(key)
-        if len(held) > 1 and rivals_of(key, held, rank):
-            found.append(aspect)
-    return found
+    return [
+        key.aspect for key, siblings in held if len(siblings) > 1 and rivals_of(key, siblings, rank)
+    ]
+
+
+def winners_of(facts: Facts, held: Sequence[tuple[Key, Siblings]]) -> dict[str, Write]:
+    """The write that counts of each aspect that was ever written."""
+    rank = state_of(facts).rank
+    return {
+        key[2]: siblings[0] if len(siblings) == 1 else winner_of(key, siblings, rank)
+        for key, siblings in held
+        if siblings
+    }
 
 
 def effective_time(facts: Facts, key: Key, write: Write) -> Timestamp:
     """When a write counts as made: its stamp, capped by admissions."""
-    return timestamp(wall_ms_of(state_of(facts).rank(key, write)[1]))
+    return timestamp(effective_ms(facts, key, write))
+
+
+def effective_ms(facts: Facts, key: Key, write: Write) -> int:
+    """As `effective_time`, in milliseconds since the epoch."""
+    return wall_ms_of(state_of(facts).rank(key, write)[1])
 
 
 def timestamp(wall_ms: int) -> Timestamp:
     """Milliseconds since the epoch as a message."""
     return Timestamp(seconds=wall_ms // 1000, nanos=wall_ms % 1000 * 1_000_000)
+
+
+def set_time(field: Timestamp, wall_ms: int) -> None:
+    """As `timestamp`, in place."""
+    field.seconds, field.nanos = wall_ms // 1000, wall_ms % 1000 * 1_000_000

@@ -5,9 +5,9 @@ Everything is read through `Facts`, so that a write that is only validated can b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from controller.twin.authority import authority_view
+from controller.twin.authority import fill_authority
 from controller.twin.connectivity import compose_connectivity
 from controller.twin.facts import (
     Facts,
@@ -15,13 +15,14 @@ from controller.twin.facts import (
     conflicted,
     digest_of,
     exists,
+    held_of,
     home_of,
-    timestamp,
+    set_time,
+    winners_of,
 )
 from controller.twin.freshness import Freshness
 from federation.clock import wall_ms_of
 from federation.codec import Write
-from federation.identifiers import Key
 from souverix.fleet.v1 import node_pb2, supply_chain_pb2
 
 #: Aspects that clients write; the etag is made of them.
@@ -43,8 +44,7 @@ NODE_ASPECTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class NodeAt:
+class NodeAt(NamedTuple):
     """A node that exists, and where it lives."""
 
     subject: str
@@ -66,24 +66,33 @@ def find_node(facts: Facts, subject: str, also_in: str = "") -> NodeAt | None:
 
 def node_etag(facts: Facts, domain: str, subject: str) -> str:
     """Changes with each write of what clients may write of the node."""
-    return digest_of(facts, domain, subject, WRITABLE_ASPECTS)
+    return digest_of(facts, held_of(facts, domain, subject, WRITABLE_ASPECTS))
 
 
 def compose_node(facts: Facts, at: NodeAt, freshness: Freshness) -> node_pb2.Node:
     """The twin of a node, from the facts of the domain it lives in."""
+    node = node_pb2.Node()
+    fill_node(node, facts, at, freshness)
+    return node
+
+
+def fill_node(node: node_pb2.Node, facts: Facts, at: NodeAt, freshness: Freshness) -> None:
+    """As `compose_node`, into an empty message."""
     domain, subject = at.home.domain, at.subject
-    node = node_pb2.Node(
-        name=subject,
-        id=at.node_id,
-        domain=domain,
-        etag=node_etag(facts, domain, subject),
-        placement_epoch=at.home.epoch,
-        conflicted_aspects=conflicted(facts, domain, subject, NODE_ASPECTS),
-        as_of_time=freshness.as_of(domain),
-    )
-    if at.home.disputed and "placement" not in node.conflicted_aspects:
-        node.conflicted_aspects.append("placement")
-    winners = _winners(facts, domain, subject)
+    held = held_of(facts, domain, subject, NODE_ASPECTS)
+    node.name = subject
+    node.id = at.node_id
+    node.domain = domain
+    node.etag = digest_of(facts, held[: len(WRITABLE_ASPECTS)])
+    node.placement_epoch = at.home.epoch
+    disputed = conflicted(facts, held)
+    if at.home.disputed and "placement" not in disputed:
+        disputed.append("placement")
+    node.conflicted_aspects.extend(disputed)
+    as_of_ms = freshness.as_of_ms(domain)
+    if as_of_ms is not None:
+        set_time(node.as_of_time, as_of_ms)
+    winners = winners_of(facts, held)
     _fill_declared(node, winners)
     _fill_reported(node, winners)
     connectivity = compose_connectivity(at.node_id, domain, winners, freshness)
@@ -92,34 +101,20 @@ def compose_node(facts: Facts, at: NodeAt, freshness: Freshness) -> node_pb2.Nod
         if node.HasField("actual_state") and connectivity.HasField("last_seen_time"):
             node.actual_state.runtime.last_heartbeat_time.CopyFrom(connectivity.last_seen_time)
     _fill_times(node, winners)
-    declared = winners.get("desired_state")
-    last = (Key(domain, subject, "desired_state"), declared) if declared is not None else None
-    authority = authority_view(facts, domain, last)
-    if authority is not None:
-        node.authority.CopyFrom(authority)
-    return node
-
-
-def _winners(facts: Facts, domain: str, subject: str) -> dict[str, Write]:
-    found = {}
-    for aspect in NODE_ASPECTS:
-        winner = facts.winner(Key(domain, subject, aspect))
-        if winner is not None:
-            found[aspect] = winner
-    return found
+    fill_authority(node.authority, facts, domain, winners.get("desired_state"))
 
 
 def _fill_declared(node: node_pb2.Node, winners: dict[str, Write]) -> None:
-    for aspect, field in (("node_spec", "spec"), ("desired_state", "desired_state")):
-        winner = winners.get(aspect)
-        if winner is None:
-            continue
-        body = winner.body()
+    spec, declared = winners.get("node_spec"), winners.get("desired_state")
+    if spec is not None:
+        node.spec.CopyFrom(spec.body())
+        node.optimistic |= spec.optimistic
+    if declared is not None:
+        desired = declared.body()
         # An empty desired state declares nothing; an empty spec is a description all the same.
-        if aspect == "node_spec" or body.ListFields():
-            getattr(node, field).CopyFrom(body)
-        if winner.optimistic:
-            node.optimistic = True
+        if desired.ByteSize():
+            node.desired_state.CopyFrom(desired)
+        node.optimistic |= declared.optimistic
     waived = winners.get("drift_waiver")
     if waived is not None:
         node.drift_waivers.extend(waived.body().waivers)
@@ -147,7 +142,7 @@ def _fill_times(node: node_pb2.Node, winners: dict[str, Write]) -> None:
         if body.HasField("time"):
             node.create_time.CopyFrom(body.time)
     if winners:
-        node.update_time.CopyFrom(timestamp(wall_ms_of(max(w.stamp for w in winners.values()))))
+        set_time(node.update_time, wall_ms_of(max(w.stamp for w in winners.values())))
 
 
 def observation_id(write: Write) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller.twin.facts import Facts, digest_of, effective_time, exists
+from controller.twin.facts import Facts, digest_of, effective_time, exists, held_of
 from federation.identifiers import Key
 from souverix.policy.v1 import policy_pb2
 
@@ -16,7 +16,7 @@ def policy_name(domain: str, subject: str) -> str:
 
 def policy_etag(facts: Facts, domain: str, subject: str) -> str:
     """Changes with each write of the policy."""
-    return digest_of(facts, domain, subject, POLICY_ASPECTS)
+    return digest_of(facts, held_of(facts, domain, subject, POLICY_ASPECTS))
 
 
 def compose_policy(facts: Facts, domain: str, subject: str) -> policy_pb2.Policy | None:
