@@ -9,7 +9,7 @@ batch is grouped or led.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -57,7 +57,8 @@ class Item(NamedTuple):
     """One item, checked as far as it can be without the proposal."""
 
     number: int
-    node_id: str
+    #: What it writes, "nodes/{id}".
+    subject: str
     domain: str
     permissions: Permissions
     message: Message
@@ -66,9 +67,9 @@ class Item(NamedTuple):
     as_sent: bool = False
 
     @property
-    def subject(self) -> str:
-        """What it writes."""
-        return f"nodes/{self.node_id}"
+    def node_id(self) -> str:
+        """The plain id."""
+        return self.subject.partition("/")[2]
 
 
 @dataclass(slots=True)
@@ -125,15 +126,17 @@ class NodeBatches:
             domain=domain, node_id=node_id, spec=item.spec, desired_state=desired
         )
 
+        subject = f"nodes/{node_id}"
+
         def decide(draft: Draft) -> None:
             check_domain(draft.proposal, domain)
-            draft_node(draft, domain, f"nodes/{node_id}", item.spec, desired)
+            draft_node(draft, domain, subject, item.spec, desired)
 
-        return Item(number, node_id, domain, permissions, full, decide)
+        return Item(number, subject, domain, permissions, full, decide)
 
     def _declaration(self, number: int, item: Any) -> Item:
-        node_id = id_in_name(item.name, "nodes", f"items[{number}].name")
-        subject = f"nodes/{node_id}"
+        subject: str = item.name
+        id_in_name(subject, "nodes", f"items[{number}].name")
         desired = accept_desired_state(item.desired_state, f"items[{number}].desired_state")
         state = self._replica.state
         domain = required_node(state, subject).home.domain
@@ -152,7 +155,7 @@ class NodeBatches:
                 check_etag(item.etag, node_etag(proposal, domain, subject), subject)
             draft.write(domain, subject, "desired_state", desired)
 
-        return Item(number, node_id, domain, permissions_to_declare(desired), item, decide, True)
+        return Item(number, subject, domain, permissions_to_declare(desired), item, decide, True)
 
     async def _run(
         self,
@@ -167,16 +170,17 @@ class NodeBatches:
                 f"items holds {len(request.items)} items; a batch has 1 to {MAX_ITEMS}",
                 field="items",
             )
-        results: list[Any] = [None] * len(request.items)
+        reply: Any = response()
+        results = [reply.results.add() for _ in request.items]
         groups: dict[tuple[str, Permissions], list[Item]] = {}
         first_of: dict[str, int] = {}
         for number, message in enumerate(request.items):
             try:
                 item = read(number, message)
             except FederationError as error:
-                results[number] = fleet_service_pb2.NodeWriteResult(status=status_of_item(error))
+                results[number].status.CopyFrom(status_of_item(error))
                 continue
-            first = first_of.setdefault(item.node_id, number)
+            first = first_of.setdefault(item.subject, number)
             if first != number:
                 raise InvalidWrite(
                     f"items[{first}] and items[{number}] both name {item.subject}; a node may be named once in a batch",
@@ -184,20 +188,16 @@ class NodeBatches:
                 )
             groups.setdefault((item.domain, item.permissions), []).append(item)
         submissions = [part for group in groups.values() for part in _parts(group)]
-        done = await asyncio.gather(
-            *(self._submit(method, request, caller, part, response) for part in submissions)
+        await asyncio.gather(
+            *(self._submit(method, request, caller, part, reply) for part in submissions)
         )
-        for part, part_results in zip(submissions, done, strict=True):
-            for item, result in zip(part, part_results, strict=True):
-                results[item.number] = result
-        kind: Any = response
-        answered: R = kind(results=results)
+        answered: R = reply
         return answered
 
     async def _submit(
-        self, method: str, request: Any, caller: Caller, items: list[Item], response: type[Any]
-    ) -> Sequence[Any]:
-        """Has the items of one domain written; returns a result for each."""
+        self, method: str, request: Any, caller: Caller, items: list[Item], reply: Any
+    ) -> None:
+        """Has the items of one domain written, and fills the result of each in the reply."""
         outcomes = Outcomes()
         domain, permissions = items[0].domain, items[0].permissions
         whole = len(items) == len(request.items)
@@ -215,38 +215,46 @@ class NodeBatches:
             validate_only=request.validate_only,
             durable_at=request.durable_at,
         )
+        results = reply.results
         try:
-            result = await self._replica.writer.execute(call)
+            executed = await self._replica.writer.execute(call)
         except (FederationError, ServiceError, ForwardedStatus) as error:
             status = status_of_item(error)
-            return [
-                fleet_service_pb2.NodeWriteResult(status=status, name=item.subject)
-                for item in items
-            ]
-        if isinstance(result, Forwarded):
-            forwarded: Sequence[Any] = response.FromString(result.response).results
-            return forwarded
-        return [self._result(request, caller, item, outcomes, result) for item in items]
+            for item in items:
+                results[item.number].status.CopyFrom(status)
+                results[item.number].name = item.subject
+            return
+        if isinstance(executed, Forwarded):
+            theirs = type(reply).FromString(executed.response).results
+            for item, result in zip(items, theirs, strict=True):
+                results[item.number].CopyFrom(result)
+            return
+        for item in items:
+            self._fill(results[item.number], request, caller, item, outcomes, executed)
 
-    def _result(
-        self, request: Any, caller: Caller, item: Item, outcomes: Outcomes, executed: Executed
-    ) -> fleet_service_pb2.NodeWriteResult:
+    def _fill(
+        self,
+        result: fleet_service_pb2.NodeWriteResult,
+        request: Any,
+        caller: Caller,
+        item: Item,
+        outcomes: Outcomes,
+        executed: Executed,
+    ) -> None:
+        """The result of one item that was decided here."""
+        result.name = item.subject
         refusal = outcomes.refused.get(item.number)
         if refusal is not None:
-            return fleet_service_pb2.NodeWriteResult(
-                status=status_of_item(refusal), name=item.subject
-            )
+            result.status.CopyFrom(status_of_item(refusal))
+            return
+        result.status.SetInParent()
         if request.validate_only:
-            return fleet_service_pb2.NodeWriteResult(status=SUCCEEDED, name=item.subject)
+            return
         receipt = executed.receipt
         if item.number in outcomes.repeated:
             receipt = self._earlier(caller, _item_request(request.request_id, item))
-        return fleet_service_pb2.NodeWriteResult(
-            status=SUCCEEDED,
-            name=item.subject,
-            etag=node_etag(self._replica.state, item.domain, item.subject),
-            receipt=receipt,
-        )
+        result.etag = node_etag(self._replica.state, item.domain, item.subject)
+        result.receipt.CopyFrom(receipt)
 
     def _earlier(self, caller: Caller, item_request: str) -> receipt_pb2.WriteReceipt:
         """The receipt of an item that an earlier batch of the same request_id had written."""
@@ -259,9 +267,6 @@ class NodeBatches:
             receipt.commit_offset = outcome.offset
             receipt.durable_at.append(self._own_domain)
         return receipt
-
-
-SUCCEEDED = item_status_pb2.ItemStatus()
 
 
 def status_of_item(error: BaseException) -> item_status_pb2.ItemStatus:
@@ -278,6 +283,9 @@ def status_of_item(error: BaseException) -> item_status_pb2.ItemStatus:
 
 def _decide(draft: Draft, request_id: str, items: list[Item], outcomes: Outcomes) -> None:
     proposal = draft.proposal
+    # It may run again, on another proposal.
+    outcomes.refused.clear()
+    outcomes.repeated.clear()
     for item in items:
         item_request = _item_request(request_id, item)
         if item_request and proposal.subject_of_request(draft.principal, item_request) is not None:

@@ -23,6 +23,10 @@ FIRST_EPOCH = 1
 
 Permissions = tuple[Permission, ...]
 
+POLICIES: Permissions = (Permission.POLICIES,)
+VERSIONS: Permissions = (Permission.VERSIONS,)
+POLICIES_AND_VERSIONS: Permissions = (Permission.POLICIES, Permission.VERSIONS)
+
 
 def freshness_of(replica: Replica) -> Freshness:
     """As-of times for one answer."""
@@ -71,16 +75,16 @@ def check_etag(expected: str, present: str, subject: str) -> None:
 def permissions_to_declare(desired: node_pb2.DesiredState) -> Permissions:
     """What autonomy must allow for a desired state to be declared in the master's place."""
     if not desired.target_version:
-        return (Permission.POLICIES,)
-    only_version = len(desired.ListFields()) == 1
-    return (Permission.VERSIONS,) if only_version else (Permission.POLICIES, Permission.VERSIONS)
+        return POLICIES
+    # What is declared most often is looked at before the list of all fields is made.
+    if desired.policy_bundle or desired.HasField("configuration"):
+        return POLICIES_AND_VERSIONS
+    return VERSIONS if len(desired.ListFields()) == 1 else POLICIES_AND_VERSIONS
 
 
 def permissions_for_policy(spec: policy_pb2.PolicySpec) -> Permissions:
     """What autonomy must allow for a policy to be written in the master's place."""
-    if spec.target_version:
-        return (Permission.POLICIES, Permission.VERSIONS)
-    return (Permission.POLICIES,)
+    return POLICIES_AND_VERSIONS if spec.target_version else POLICIES
 
 
 def check_autonomy(draft: Draft, permissions: Sequence[Permission]) -> None:
