@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from controller.log.errors import (
     CommitTooLarge,
@@ -73,8 +73,7 @@ class WriteOutcomeUnknown(JournalError):
     """The commit may or may not stand; repeat the request with the same request_id."""
 
 
-@dataclass(frozen=True, slots=True)
-class Committed(Generic[T]):
+class Committed(NamedTuple, Generic[T]):
     """What a request returned, and the commit that holds what it drafted or received (None: there was nothing)."""
 
     value: T
@@ -87,7 +86,7 @@ class _Waiting:
     done: asyncio.Future[Committed[Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Gathered:
     waiting: _Waiting
     value: Any = None
@@ -123,6 +122,7 @@ class Journal:
         self._signer = signer
         self._replica = replica
         self._on_applied = on_applied
+        self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._in_flight: list[_Gathered] = []
@@ -130,7 +130,7 @@ class Journal:
         self._closed: JournalError | None = None
         #: Set when the journal can write no more; holds the reason. An exception in it is a fault of this process,
         #: whose state is not to be relied on any more.
-        self.failed: asyncio.Future[JournalError] = asyncio.get_running_loop().create_future()
+        self.failed: asyncio.Future[JournalError] = self._loop.create_future()
         self._task = asyncio.create_task(self._run(), name="journal")
 
     @property
@@ -149,7 +149,7 @@ class Journal:
             raise self._closed
         if len(self._waiting) >= MAX_WAITING:
             raise JournalFull(f"{MAX_WAITING} writes wait already; retry later")
-        done: asyncio.Future[Committed[T]] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[Committed[T]] = self._loop.create_future()
         self._waiting.append(_Waiting(decide, done))
         self._wake.set()
         return await done

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grpc
 from google.protobuf.message import Message
@@ -34,8 +34,7 @@ DEFAULT_DURABILITY_WAIT_S = 30.0
 MAX_PASSED_ON = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who calls, and from where."""
 
     principal: str
@@ -59,8 +58,7 @@ class Forwarder(Protocol):
         """The serialised response of the other controller. Raises `ForwardedStatus`, `ServiceError`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """What a service's decision writes through: the proposal, with the call's principal and request filled in."""
 
     proposal: Proposal
@@ -81,8 +79,7 @@ class Draft:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class WriteCall:
+class WriteCall(NamedTuple):
     """One client's write."""
 
     caller: Caller
@@ -117,8 +114,7 @@ class Forwarded:
     response: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Decided:
+class _Decided(NamedTuple):
     forward_to: str = ""
     repeated: bool = False
     optimistic: bool = False
@@ -218,7 +214,8 @@ class Writer:
         mark = proposal.mark()
         draft = Draft(proposal, call.caller.principal, call.request_id, optimistic)
         call.decide(draft)
-        positions = tuple((stream, w.sequence) for stream, w in proposal.drafts_since(mark))
+        # The last number of each stream stands for those before it.
+        positions = tuple({s: write.sequence for s, write in proposal.drafts_since(mark)}.items())
         if call.validate_only:
             proposal.revert(mark)
             return _Decided(optimistic=optimistic)
