@@ -53,8 +53,9 @@ MAX_PROPOSED_BYTES = MAX_COMMIT_BYTES - MAX_COMMIT_BYTES // 16
 QUIET_TURNS = 24
 QUIET_TURNS_ALONE = 2
 
-#: Turns at most, a few milliseconds: a commit is not put off for ever because calls keep coming in.
-MAX_ARRIVAL_TURNS = 128
+#: Longest a commit is put off because calls keep coming in: the time of a few appends, and enough for some dozens of
+#: calls to be answered and to come again. Seals and the round trip to the log are per commit.
+MAX_ARRIVALS_S = 0.008
 
 
 class JournalError(Exception):
@@ -188,7 +189,8 @@ class Journal:
         """
         enough = QUIET_TURNS if self._gathered_last > 1 else QUIET_TURNS_ALONE
         quiet = 0
-        for _ in range(MAX_ARRIVAL_TURNS):
+        end_s = self._loop.time() + MAX_ARRIVALS_S
+        while self._loop.time() < end_s:
             waiting = len(self._waiting)
             await asyncio.sleep(0)
             quiet = quiet + 1 if len(self._waiting) == waiting else 0
