@@ -11,7 +11,8 @@ from controller.twin.domain import nodes_in
 from controller.twin.facts import timestamp
 from federation.backlog import SyncDebt
 from federation.session import PeerRole, Phase
-from federation.state import State, StreamState
+from federation.state import State
+from federation.streams import StreamState
 from souverix.federation.v1 import federation_service_pb2 as service
 
 _ROLES = {
