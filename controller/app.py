@@ -41,6 +41,7 @@ from controller.services.policy import PolicyService
 from controller.signing import Ed25519Signer
 from controller.sync.dialer import Dialer
 from controller.sync.links import Links
+from controller.sync.peer_links import PeerLinkRecorder
 from controller.sync.service import SyncService
 from controller.tasks import end
 from controller.values import ValueStore
@@ -150,6 +151,7 @@ class Application:
         replica.add_duty(Duties(replica).run)
         replica.add_duty(LateWrites(replica).run)
         replica.add_duty(MaintenanceExpiry(replica).run)
+        replica.add_duty(PeerLinkRecorder(replica, links).run)
         self._add_services()
 
     async def serve_when_replayed(self) -> None:
