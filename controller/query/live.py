@@ -13,7 +13,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple
 
 from controller.changes import Changes
@@ -23,6 +23,7 @@ from controller.query.tree import DomainTree
 from controller.twin.drift import DriftAnalyzer
 from controller.twin.node import find_node
 from federation.identifiers import Key
+from federation.scan import Scan
 from federation.state import Applied, State
 
 _log = logging.getLogger(__name__)
@@ -35,9 +36,6 @@ MAX_WAIT_S = 0.25
 
 #: Share of the time spent on reading nodes again while nobody waits for it: most are touched again before anybody asks.
 BACKGROUND_SHARE = 0.2
-
-#: Age at which what is remembered of policies is looked up anew: their ages and waivers' ends count from then.
-ANALYZER_AGE_MS = 1000
 
 #: Between two looks for ended waivers.
 TICK_S = 1.0
@@ -70,8 +68,6 @@ class LiveColumns:
         self._unread: Iterator[str] | None = None
         self._unread_count = 0
         self._begun = False
-        self._analyzer: DriftAnalyzer | None = None
-        self._analyzer_ms = 0
         self._wake = asyncio.Event()
         self._listening = contextlib.ExitStack()
         self._listening.enter_context(changes.listen(self._take_note))
@@ -97,7 +93,8 @@ class LiveColumns:
         """All nodes of the state are to be read, and from now on whatever a commit touches."""
         if not self._begun:
             self._begun = True
-            self._unread_count = sum(1 for _ in self._subjects())
+            subjects = self._state.table.subjects
+            self._unread_count = sum(len(s) for (_, k), s in subjects.items() if k == "nodes")
             self.columns.reserve(self._unread_count)
             self._unread = self._subjects()
 
@@ -119,7 +116,7 @@ class LiveColumns:
     def read_now(self, subject: str) -> int | None:
         """Reads one node again; its row, None when it has none."""
         self._dirty.pop(subject, None)
-        self._read(subject, self._present_analyzer())
+        self._read([subject])
         return self.columns.ids.row_of(subject.partition("/")[2])
 
     def work(self, most: int) -> bool:
@@ -128,21 +125,17 @@ class LiveColumns:
             domains = {d for top in self._dirty_domains for d in self._below(top)}
             self._dirty_domains.clear()
             self.columns.mark_domains_stale(domains)
-        analyzer = self._present_analyzer()
-        done = 0
-        while self._dirty and done < most:
-            subject = next(iter(self._dirty))
+        touched = list(islice(self._dirty, most))
+        for subject in touched:
             del self._dirty[subject]
-            self._read(subject, analyzer)
-            done += 1
-        while self._unread is not None and done < most:
-            unread = next(self._unread, None)
-            if unread is None:
+        if self._unread is not None:
+            unread = list(islice(self._unread, most - len(touched)))
+            touched += unread
+            self._unread_count = max(0, self._unread_count - len(unread))
+            if len(touched) < most:
                 self._unread, self._unread_count = None, 0
-            else:
-                self._unread_count = max(0, self._unread_count - 1)
-                self._read(unread, analyzer)
-                done += 1
+        self._read(touched)
+        done = len(touched)
         if done < most:
             stale = self.columns.stale_rows(most - done)
             self._recompute([f"nodes/{self.columns.ids.id_of(int(row))}" for row in stale])
@@ -158,35 +151,34 @@ class LiveColumns:
 
     def _recompute(self, subjects: list[str]) -> None:
         """Reads nodes again that no commit wrote, and tells watchers of those that are otherwise now."""
-        analyzer = self._present_analyzer()
-        changed = [subject for subject in subjects if self._read(subject, analyzer)]
+        changed = self._read(subjects)
         if changed:
             keys = [Key("", subject, "drift") for subject in changed]
             self._changes.recomputed(Applied(self._state.next_offset - 1, keys))
 
-    def _read(self, subject: str, analyzer: DriftAnalyzer) -> bool:
-        node_id = subject.partition("/")[2]
-        try:
-            at = find_node(self._state, subject)
-            summary = summarise(self._state, analyzer, at) if at is not None else None
-        except Exception:  # noqa: BLE001 whatever it is
-            # One node whose facts cannot be read must not hide the others.
-            _log.exception("a node cannot be summarised", extra={"subject": subject})
-            self.columns.leave(node_id)
-            return False
-        return self.columns.put(node_id, summary)
-
-    def _present_analyzer(self) -> DriftAnalyzer:
-        """One that remembers what nodes of a domain have in common, as long as policies stay what they are."""
-        now_ms = self._now_ms()
-        if self._analyzer is None or now_ms - self._analyzer_ms >= ANALYZER_AGE_MS:
-            self._analyzer, self._analyzer_ms = DriftAnalyzer(self._state, now_ms), now_ms
-        return self._analyzer
+    def _read(self, subjects: list[str]) -> list[str]:
+        """Reads nodes again, cold ones without making them hot; those that are otherwise now."""
+        facts = Scan(self._state)
+        analyzer = DriftAnalyzer(facts, self._now_ms())
+        changed = []
+        for subject in subjects:
+            node_id = subject.partition("/")[2]
+            try:
+                at = find_node(facts, subject)
+                summary = summarise(facts, analyzer, at) if at is not None else None
+            except Exception:  # noqa: BLE001 one node that cannot be read must not hide the others
+                _log.exception("a node cannot be summarised", extra={"subject": subject})
+                self.columns.leave(node_id)
+                continue
+            if self.columns.put(node_id, summary):
+                changed.append(subject)
+        return changed
 
     def _subjects(self) -> Iterator[str]:
-        """All nodes of the state, a domain at a time: it may change in between."""
-        for domain in [domain for domain, kind in list(self._state.subjects) if kind == "nodes"]:
-            yield from list(self._state.subjects_of(domain, "nodes"))
+        """All nodes of the state; others may come meanwhile."""
+        domains = [domain for domain, kind in self._state.table.subjects if kind == "nodes"]
+        for domain in domains:
+            yield from self._state.subjects_of(domain, "nodes")
 
     def _below(self, domain: str) -> list[str]:
         return list(self._state.authority.subtree_of(domain)) or [domain]
@@ -194,7 +186,6 @@ class LiveColumns:
     def _take_note(self, applied: Applied) -> None:
         if applied.authority_changed:
             self.tree.forget()
-            self._analyzer = None
         if not self._begun:
             return
         dirty = self._dirty
@@ -204,7 +195,6 @@ class LiveColumns:
                 dirty[subject] = None
             elif subject.startswith("policies/") or key[2] in ("admission", "authority"):
                 self._dirty_domains.add(key[0])
-                self._analyzer = None
             elif key[2] == "existence":
                 self.tree.forget()
         if dirty or self._dirty_domains:

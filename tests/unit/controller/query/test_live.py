@@ -96,7 +96,7 @@ def test_a_policy_makes_nodes_below_be_read_again_and_tells_of_those_that_change
     followed.settle()
     told: list[Applied] = []
     with followed.changes.subscribe(views=True) as subscription:
-        subscription.offer = told.append  # type: ignore[method-assign]
+        subscription.offer = told.append  # type: ignore[method-assign,assignment]
         before = contents(followed.live.columns)
         followed.fleet._policy()
         applied = followed.fleet.controller.last_applied
