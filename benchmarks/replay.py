@@ -1,9 +1,9 @@
 """A zone that was offline for twelve days comes back with 1,000,000 events: how long an urgent fact takes meanwhile.
 
 Policies of the zone are updated ten times a second, at the zone's controller, while its backlog goes up; a watch at
-the region says when each is to be seen there. What is measured is how long a fact waits for the other lanes: the lane's own backlog,
-a tenth of all, goes up first, which takes `control_backlog_s`. The same is measured when both are level. Writer and
-watcher are this process, so that one clock measures from the start of the call.
+the region says when each is to be seen there. What is measured is how long a fact waits for the other lanes: the lane's
+own backlog, a tenth of all, goes up first, which takes `control_backlog_s`. The same is measured when both are level.
+Writer and watcher are this process, so that one clock measures from the start of the call.
 """
 
 from __future__ import annotations
