@@ -57,7 +57,7 @@ class Deposits:
     async def take(
         self, relay: str, journal: Journal, deposit: relay_pb2.Deposit, now_s: float
     ) -> relay_pb2.DepositAck:
-        """What became of a relay's deposit, once that is durable. Raises `ProtocolBroken` for what no relay may send."""
+        """What became of a deposit, once that is durable. Raises `ProtocolBroken` for what no relay may send."""
         if not deposit.reports or len(deposit.reports) > MAX_DEPOSITED_REPORTS:
             raise ProtocolBroken(
                 f"a deposit holds {len(deposit.reports)} reports; 1 to {MAX_DEPOSITED_REPORTS} are allowed"
