@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 from controller.connectivity import thresholds
 from federation.identifiers import is_valid_id
+from telemetry import settings
+from telemetry.settings import TelemetrySettings
 
 T = TypeVar("T")
 
@@ -198,6 +200,7 @@ class ControllerConfig:
     children: tuple[ChildSection, ...] = ()
     agents: AgentsSection = field(default_factory=AgentsSection)
     connectivity: ConnectivitySection = field(default_factory=ConnectivitySection)
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     #: Directory of large values; replicas of one controller share it. Empty: below data_dir.
     values_dir: str = ""
 
@@ -300,6 +303,9 @@ def _check(config: ControllerConfig, where: str) -> None:
     _check_connectivity(config.connectivity, where)
     _check_keys(config, where)
     _check_addresses(config, where)
+    complaint = settings.check(config.telemetry)
+    if complaint:
+        raise ConfigError(f"{where}: telemetry.{complaint}")
 
 
 def _check_choices(config: ControllerConfig, where: str) -> None:

@@ -48,6 +48,7 @@ from nodeagent.reporter import Reporter
 from nodeagent.statedir import Database
 from souverix.fleet.v1 import node_pb2
 from souverix.nodelink.v1 import nodelink_pb2
+from telemetry.started import OFF, Telemetry
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,9 @@ class Agent:
             describe=describe,
         )
         tools = Tools(node, clock, configuration, self._reporter)
-        self._commands = Commands(self._ledger, tools, finished=self._result_ready)
+        self._commands = Commands(
+            self._ledger, tools, finished=self._result_ready, tracer=telemetry.tracer
+        )
         plan = DialPlan(settings.controllers, chance)
         self._link = Link(plan, self._identity.fence, settings.heartbeat_s)
         self._connection = Connection(self._link, self, clock)
