@@ -27,6 +27,7 @@ from controller.attention.links import (
     DuplicateSignal,
     judge_backlog,
     judge_duplicate,
+    judge_hop,
     judge_streams,
 )
 from controller.attention.marks import STANDING
@@ -61,6 +62,9 @@ MAX_SETTLED = 256
 
 #: Aspects of a node that tell of no condition.
 SILENT_ASPECTS = frozenset({"inventory"})
+
+#: Aspects of other subjects that tell of one.
+NOTED_ASPECTS = frozenset({"delivery", "attention_mark", "conflict", "peer_link"})
 
 #: Late writes that are looked at; the audit log has them all.
 MAX_LATE_WRITES = 1024
@@ -151,7 +155,7 @@ class AttentionFeed:
                     self._nodes[key.subject] = None
             elif key.subject.startswith("policies/"):
                 self._policies.add(key.domain)
-            elif key.aspect in ("delivery", "attention_mark", "conflict"):
+            elif key.aspect in NOTED_ASPECTS:
                 self._keys[key] = None
             if key in open_keys or key in self._shown_conflicts:
                 self._keys[key] = None
@@ -197,7 +201,8 @@ class AttentionFeed:
         if self._authority:
             self._authority = False
             for domain in list(self._state.authority.records):
-                self._put(f"transfer/{domain}", self._judge(f"transfer/{domain}", now_ms))
+                for source in (f"transfer/{domain}", f"hop/{domain}"):
+                    self._put(source, self._judge(source, now_ms))
         for domain in self._policies:
             self._scans.append(self._signals(now_ms).subjects_in(domain))
         self._policies.clear()
@@ -222,6 +227,8 @@ class AttentionFeed:
                     self._look_at_delivery(key, now_ms)
                 case "attention_mark":
                     self._look_at_mark(key)
+                case "peer_link":
+                    self._put(f"hop/{key.domain}", self._judge(f"hop/{key.domain}", now_ms))
                 case "conflict":
                     recorded = self._state.conflicts.recorded.get(key.subject.partition("/")[2])
                     if recorded is not None:
@@ -300,6 +307,8 @@ class AttentionFeed:
         kind, _, name = source.partition("/")
         if kind == "transfer":
             return judge_transfer(self._state, name, self.limits, now_ms)
+        if kind == "hop":
+            return judge_hop(self._state, self._replica.config.controller.domain, name, now_ms)
         if kind == "command":
             at = CommandAt(*name.split("/", 1))
             return self._outcomes.judge(at, self.limits, now_ms)

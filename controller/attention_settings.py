@@ -58,7 +58,6 @@ class AttentionSection:
     node_clock_behind_s: float = rules.NODE_CLOCK_BEHIND_S
     controller_backlog: int = rules.CONTROLLER_BACKLOG
     controller_behind_s: float = rules.CONTROLLER_BEHIND_S
-    controller_cut_off_after_s: float = rules.CONTROLLER_CUT_OFF_AFTER_S
     controller_clock_off_s: float = rules.CONTROLLER_CLOCK_OFF_S
     stream_waits_after_s: float = rules.STREAM_WAITS_AFTER_S
     transfer_pending_after_s: float = rules.TRANSFER_PENDING_AFTER_S

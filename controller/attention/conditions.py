@@ -88,7 +88,6 @@ CONNECTIVITY: Final = frozenset(
 FROM_FACTS: Final = frozenset(Kind) - {
     Kind.NODE_SYNC_DEBT,
     Kind.NODE_DUPLICATE_AGENT,
-    Kind.CONTROLLER_CUT_OFF,
     Kind.CONTROLLER_SYNC_DEBT,
     Kind.CONTROLLER_CLOCK_OFF,
     Kind.STREAM_QUARANTINED,

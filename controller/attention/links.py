@@ -1,5 +1,5 @@
-"""When something is the matter with what a controller sees of others: links, clocks, streams, nodes that two agents
-speak for. Owns these judgements; all of them belong to the domain of the controller that sees it.
+"""When something is the matter between controllers, or in what one sees of others: links, clocks, streams, nodes that
+two agents speak for. Owns these judgements; an item belongs to the domain of the controller that sees it.
 """
 
 from __future__ import annotations
@@ -9,39 +9,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from controller.attention.conditions import Condition, Kind, Severity
+from controller.attention.conditions import Condition, Judgement, Kind, Severity
 from controller.attention.rules import Limits
+from controller.twin.hops import Hop, link_key, recorded_down_since_ms, speakers
 from federation.state import State
-from souverix.federation.v1 import authority_pb2
+from souverix.federation.v1 import authority_pb2, peer_link_pb2
 
 #: Intervals without a session after which one that comes at intervals is overdue: one may be missed.
 OVERDUE_INTERVALS = 2.0
 
-#: Interval of a periodic session unless the strategy says otherwise (`controller.sync.dialer`).
-DEFAULT_PERIOD_S = 900.0
+#: Interval of a session that comes at intervals unless the strategy says otherwise (seed 4: 15m).
+DEFAULT_PERIOD_MS = 900_000
 
-_MANUAL: Final = authority_pb2.SYNC_MODE_MANUAL
-_CONTINUOUS: Final = (authority_pb2.SYNC_MODE_UNSPECIFIED, authority_pb2.SYNC_MODE_CONTINUOUS)
+#: Modes in which a session always stands.
+CONTINUOUS: Final = (authority_pb2.SYNC_MODE_UNSPECIFIED, authority_pb2.SYNC_MODE_CONTINUOUS)
 
 
 @dataclass(frozen=True, slots=True)
 class PeerSignals:
-    """What a controller sees of one it should be linked with. Times are milliseconds since the epoch."""
+    """What a controller sees of one it is linked with."""
 
     controller: str
-    #: Nodes that are reached by way of it.
-    nodes: int
-    is_parent: bool
-    linked: bool
-    #: When it was last heard; None: never by this process.
-    last_seen_ms: int | None
-    #: How it syncs, and every how many seconds; 0: by the mode's default.
-    mode: int = authority_pb2.SYNC_MODE_CONTINUOUS
-    frequency_s: float = 0.0
+    #: Age of the oldest event it has not acknowledged, and how many there are.
     behind_ms: int = 0
     events: int = 0
     skew_ms: int | None = None
-    last_error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,30 +58,50 @@ class DuplicateSignal:
     host: str
 
 
+def judge_hop(state: State, own_domain: str, domain: str, now_ms: int) -> Judgement:
+    """Whether the link between a domain's controller and the one above is down, by the record of the end that is nearer
+    to the controller of `own_domain`. The item belongs to the domain of that end.
+    """
+    chain = speakers(state.authority, domain)
+    record = state.authority.records.get(domain)
+    if len(chain) < 2 or chain[-1][0] != domain or record is None:
+        return Judgement()
+    (above, parent), (_, controller) = chain[-2:]
+    upwards = state.authority.is_within(own_domain, domain)
+    hop = Hop(controller, parent, domain) if upwards else Hop(parent, controller, domain)
+    since_ms = recorded_down_since_ms(state, hop)
+    if since_ms is None:
+        return Judgement()
+    due_ms = since_ms + _patience_ms(record)
+    if now_ms < due_ms:
+        return Judgement(look_again_ms=None if math.isinf(due_ms) else int(due_ms))
+    link = state.winner(link_key(hop))
+    told = link.body() if link is not None else peer_link_pb2.PeerLink()
+    words = ", ".join(part for part in (told.reason, told.evidence) if part)
+    nodes = 0
+    if not upwards:
+        subjects = state.table.subjects
+        below = state.authority.subtree_of(domain)
+        nodes = sum(len(subjects.get((at, "nodes"), ())) for at in below)
+    condition = Condition(
+        Kind.CONTROLLER_CUT_OFF,
+        domain if upwards else above,
+        f"controllers/{hop.far}",
+        Severity.HIGH,
+        since_ms,
+        f"{hop.near} cannot reach {hop.far}: {words or 'no reason was recorded'}",
+        "souverixctl federation status",
+        nodes=nodes,
+    )
+    return Judgement((condition,))
+
+
 def judge_peer(peer: PeerSignals, domain: str, limits: Limits, now_ms: int) -> list[Condition]:
     """What is the matter with a link, as a controller of `domain` sees it."""
     subject = f"controllers/{peer.controller}"
     found = []
-    away_ms = now_ms - (peer.last_seen_ms or 0)
-    if not peer.linked and peer.last_seen_ms is not None and away_ms >= _patience_ms(peer, limits):
-        what = "the parent's controller" if peer.is_parent else "the controller below"
-        why = f": {peer.last_error}" if peer.last_error else ""
-        found.append(
-            Condition(
-                Kind.CONTROLLER_CUT_OFF,
-                domain,
-                subject,
-                Severity.HIGH,
-                peer.last_seen_ms,
-                f"{what} cannot be reached{why}",
-                "souverixctl federation peers",
-                nodes=peer.nodes,
-            )
-        )
     behind_s = peer.behind_ms / 1000
-    if peer.linked and (
-        peer.events >= limits.controller_backlog or behind_s >= limits.controller_behind_s
-    ):
+    if peer.events >= limits.controller_backlog or behind_s >= limits.controller_behind_s:
         found.append(
             Condition(
                 Kind.CONTROLLER_SYNC_DEBT,
@@ -105,7 +117,7 @@ def judge_peer(peer: PeerSignals, domain: str, limits: Limits, now_ms: int) -> l
                         behind_s / max(1.0, limits.controller_behind_s),
                     )
                 ),
-                nodes=peer.nodes,
+                nodes=0,
             )
         )
     if peer.skew_ms is not None and abs(peer.skew_ms) > limits.controller_clock_off_s * 1000:
@@ -193,10 +205,12 @@ def _rough(extent: float) -> float:
     return 2.0 ** math.floor(math.log2(extent)) if extent > 1 else 1.0
 
 
-def _patience_ms(peer: PeerSignals, limits: Limits) -> float:
-    """How long a link may be down before that is news; a manual one for ever."""
-    if peer.mode == _MANUAL:
-        return float("inf")
-    if peer.mode in _CONTINUOUS:
-        return limits.controller_cut_off_after_s * 1000
-    return OVERDUE_INTERVALS * (peer.frequency_s or DEFAULT_PERIOD_S) * 1000
+def _patience_ms(record: authority_pb2.AuthorityRecord) -> float:
+    """How long a controller may be without its parent before that is news, in milliseconds; in manual mode for ever."""
+    mode = record.sync.mode
+    if mode == authority_pb2.SYNC_MODE_MANUAL:
+        return math.inf
+    if mode in CONTINUOUS:
+        return 0.0
+    period_ms = record.sync.frequency.ToMilliseconds() or DEFAULT_PERIOD_MS
+    return OVERDUE_INTERVALS * period_ms

@@ -85,9 +85,6 @@ NODE_BACKLOG = 1000
 CONTROLLER_BACKLOG = 10_000
 CONTROLLER_BEHIND_S = 900.0
 
-#: As long as nodes get: a controller that lost its link dials again within seconds.
-CONTROLLER_CUT_OFF_AFTER_S = 10.0
-
 #: A grant that is on its way arrives with the control lane, within seconds of a session.
 STREAM_WAITS_AFTER_S = 600.0
 
@@ -122,7 +119,6 @@ class Limits:
     node_clock_behind_s: float = NODE_CLOCK_BEHIND_S
     controller_backlog: int = CONTROLLER_BACKLOG
     controller_behind_s: float = CONTROLLER_BEHIND_S
-    controller_cut_off_after_s: float = CONTROLLER_CUT_OFF_AFTER_S
     controller_clock_off_s: float = CONTROLLER_CLOCK_OFF_S
     stream_waits_after_s: float = STREAM_WAITS_AFTER_S
     transfer_pending_after_s: float = TRANSFER_PENDING_AFTER_S

@@ -1,6 +1,6 @@
 """What is known of nodes, read from the twins' facts. Owns the reading of them as signals; judges nothing.
 
-Made for a short while and then dropped: policies along a domain's path are looked up once.
+Made for one slice of work and then dropped: policies along a domain's path are looked up once.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from controller.connectivity.spectrum import Mode
 from controller.lifecycle.stages import stage_of
 from controller.twin.drift import WEIGHTS, DriftAnalyzer, NodeDrift
 from controller.twin.effective import policies_of_node
-from controller.twin.facts import effective_ms
+from controller.twin.facts import Facts, effective_ms
 from controller.twin.node import NodeAt, find_node
 from federation.codec import Write
 from federation.identifiers import Key
+from federation.scan import Scan
 from federation.state import State
 from souverix.fleet.v1 import lifecycle_pb2, node_pb2
 
@@ -39,36 +40,38 @@ class TwinSignals:
 
     def __init__(self, state: State, histories: NodeHistories, now_ms: int) -> None:
         self._state = state
+        #: In passing: that a node is looked at is no reason to keep it in memory.
+        self._facts: Facts = Scan(state)
         self._histories = histories
-        self._analyzer = DriftAnalyzer(state, now_ms)
+        self._analyzer = DriftAnalyzer(self._facts, now_ms)
 
     def subjects(self) -> Iterator[str]:
         """All nodes something is known of."""
         for domain in list(self._state.authority.records):
-            yield from list(self._state.subjects_of(domain, "nodes"))
+            yield from self._state.subjects_of(domain, "nodes")
 
     def subjects_in(self, domain: str) -> Iterator[str]:
         """Nodes of which something is known in a domain, or below it."""
         for at in self._state.authority.subtree_of(domain):
-            yield from list(self._state.subjects_of(at, "nodes"))
+            yield from self._state.subjects_of(at, "nodes")
 
     def signals(self, subject: str, now_ms: int) -> NodeSignals | None:
         """What is known of a node; None for one that does not exist."""
-        at = find_node(self._state, subject)
+        at = find_node(self._facts, subject)
         if at is None:
             return None
         domain = at.home.domain
         mode, mode_since_ms, mode_words, backlog = self._connectivity(domain, subject)
         lifecycle_key = Key(domain, subject, "lifecycle")
-        lived = self._state.winner(lifecycle_key)
+        lived = self._facts.winner(lifecycle_key)
         lifecycle: lifecycle_pb2.LifecycleState = (
             lived.body() if lived is not None else lifecycle_pb2.LifecycleState()
         )
         stage_since_ms = lifecycle.last_transition_time.ToMilliseconds()
         if lived is not None and not lifecycle.HasField("last_transition_time"):
-            stage_since_ms = effective_ms(self._state, lifecycle_key, lived)
+            stage_since_ms = effective_ms(self._facts, lifecycle_key, lived)
         report_key = Key(domain, subject, "actual_state")
-        reported = self._state.winner(report_key)
+        reported = self._facts.winner(report_key)
         report: node_pb2.ActualState = (
             reported.body() if reported is not None else node_pb2.ActualState()
         )
@@ -102,14 +105,14 @@ class TwinSignals:
 
     def _connectivity(self, domain: str, subject: str) -> tuple[Mode, int, str, int]:
         key = Key(domain, subject, "link_state")
-        write = self._state.winner(key)
+        write = self._facts.winner(key)
         if write is None:
             return Mode.UNKNOWN, 0, "", 0
         link = write.body()
         since_ms = (
             link.since.ToMilliseconds()
             if link.HasField("since")
-            else effective_ms(self._state, key, write)
+            else effective_ms(self._facts, key, write)
         )
         mode = Mode(link.mode) if link.mode in _MODES else Mode.UNKNOWN
         told = ", ".join(part for part in (link.reason, link.evidence) if part)
@@ -118,7 +121,7 @@ class TwinSignals:
     def _mode_changes(self, domain: str, subject: str) -> Sequence[int]:
         key = Key(domain, subject, "link_state")
         return [
-            effective_ms(self._state, key, write)
+            effective_ms(self._facts, key, write)
             for write in self._histories.of(subject, "link_state")[-RECENT_CHANGES:]
         ]
 
@@ -143,17 +146,17 @@ class TwinSignals:
         """Since when the drift can stand, by facts that do not move with every report: what governs the node was
         declared, and the node last applied something.
         """
-        state, domain, subject = self._state, at.home.domain, at.subject
+        facts, domain, subject = self._facts, at.home.domain, at.subject
         keys = [Key(domain, subject, "desired_state")]
         along = self._analyzer.policies_along(domain)
         keys += [
             Key(each.domain, f"policies/{each.policy}", "policy")
-            for each in policies_of_node(state, domain, subject, along)
+            for each in policies_of_node(facts, domain, subject, along)
         ]
         times = [
-            effective_ms(state, key, write)
+            effective_ms(facts, key, write)
             for key in keys
-            if (write := state.winner(key)) is not None
+            if (write := facts.winner(key)) is not None
         ]
         reported_ms = drift.report_ms or 0
         if report.HasField("last_applied_time"):
@@ -163,9 +166,9 @@ class TwinSignals:
 
     def _claimed_twice_ms(self, subject: str) -> int:
         placements = [
-            effective_ms(self._state, key, write)
+            effective_ms(self._facts, key, write)
             for domain in self._state.domains_of_subject.get(subject, ())
-            if (write := self._state.winner(key := Key(domain, subject, "placement"))) is not None
+            if (write := self._facts.winner(key := Key(domain, subject, "placement"))) is not None
         ]
         return max(placements, default=0)
 

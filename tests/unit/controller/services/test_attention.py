@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from controller.signing import Ed25519Signer
 from controller.sync.links import PeerView
 from controller.twin.facts import timestamp
+from federation.backlog import SyncDebt
+from federation.domains import DomainDeclaration, declare_domain
 from federation.identifiers import Key
+from federation.proposal import Proposal
 from federation.session import PeerRole, Phase
 from souverix.attention.v1 import attention_pb2 as attention
 from souverix.attention.v1 import attention_service_pb2 as service
 from souverix.audit.v1 import audit_pb2
-from souverix.fleet.v1 import connectivity_pb2, fleet_service_pb2, node_pb2
-from tests.federation_fixture import ROOT
+from souverix.federation.v1 import authority_pb2, peer_link_pb2
+from souverix.fleet.v1 import connectivity_pb2, domain_pb2, fleet_service_pb2, node_pb2
+from tests.federation_fixture import ROOT, MemoryController
 from tests.unit.controller.services.served import Served, refusal
 
 DEADLINE_S = 20.0
@@ -292,20 +296,57 @@ async def test_quarantine_and_maintenance_make_and_hide_items(root: Served) -> N
     kinds = {each.kind: each.cause for each in await items(root)}
     assert "firmware differs" in kinds[attention.ATTENTION_KIND_NODE_QUARANTINED]
     assert "firmware 2.1.3" in kinds[attention.ATTENTION_KIND_NODE_QUARANTINED]
-    assert lifecycle_pb2.LIFECYCLE_PHASE_QUARANTINED
 
 
-async def test_a_controller_that_cannot_be_reached_is_an_item_of_who_sees_it(root: Served) -> None:
-    now_ms = time.time_ns() // 1_000_000
+async def test_a_controller_that_cannot_be_reached_is_an_item_of_who_misses_it(
+    root: Served,
+) -> None:
+    zone = MemoryController("edge-a1-control", "edge-a1", Ed25519Signer.generate())
+    declaration = DomainDeclaration(
+        "edge-a1", domain_pb2.DomainSpec(parent=ROOT), zone.name,
+        authority_pb2.AUTHORITY_LEVEL_LOCAL, zone.name, zone.signer.public_key,
+    )  # fmt: skip
+
+    def declare(proposal: Proposal) -> None:
+        declare_domain(
+            lambda d, s, a, body: proposal.write(d, s, a, body, principal="user:test"),
+            declaration,
+            (1,),
+            proposal.wall_ms,
+        )
+
+    await root.replica.journal().submit(declare)
+    await create(root, "z1", domain="edge-a1")
+    now = timestamp(time.time_ns() // 1_000_000)
+    down = peer_link_pb2.PeerLink(
+        state=peer_link_pb2.PEER_LINK_STATE_DOWN,
+        reason="connection_lost",
+        last_heard_time=now,
+        time=now,
+    )
+    key = Key("edge-a1", "controllers/edge-a1-control", "peer_link")
+    await root.replica.journal().submit(lambda p: p.write(*key, down, principal="controller:x"))
+    (item,) = await items(root)
+    assert item.kind == attention.ATTENTION_KIND_CONTROLLER_CUT_OFF
+    assert (item.domain, item.subject, item.node_count) == (ROOT, key.subject, 1)
+    up = peer_link_pb2.PeerLink(state=peer_link_pb2.PEER_LINK_STATE_UP, time=now)
+    await root.replica.journal().submit(lambda p: p.write(*key, up, principal="controller:x"))
+    assert await items(root) == []
+
+
+async def test_a_linked_controller_far_behind_is_an_item(root: Served) -> None:
+    debt = SyncDebt(60_000, 50_000, {"message": 50_000}, 0.0, None)
     view = PeerView(
-        "edge-a1-control", "edge-a1", PeerRole.CHILD, Phase.CLOSED, "", now_ms - 60_000, None,
-        None, "UNAVAILABLE", None, None,
+        "edge-a1-control", "edge-a1", PeerRole.CHILD, Phase.SYNCING, "", None, debt, 30_000,
+        "", None, None,
     )  # fmt: skip
     root.peers.append(view)
-    (item,) = await until(root, lambda found: len(found) == 1)
-    assert item.kind == attention.ATTENTION_KIND_CONTROLLER_CUT_OFF
-    assert (item.domain, item.subject) == (ROOT, "controllers/edge-a1-control")
-    root.peers[0] = replace(view, phase=Phase.SYNCING, last_seen_ms=now_ms)
+    debt_item, clock = await until(root, lambda found: len(found) == 2)
+    assert {debt_item.kind, clock.kind} == {
+        attention.ATTENTION_KIND_CONTROLLER_SYNC_DEBT,
+        attention.ATTENTION_KIND_CONTROLLER_CLOCK_OFF,
+    }
+    root.peers.clear()
     await until(root, lambda found: not found)
 
 
