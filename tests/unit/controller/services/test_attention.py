@@ -60,9 +60,11 @@ async def until(
 ) -> list[attention.AttentionItem]:
     """Lists until the items are as awaited."""
     async with asyncio.timeout(DEADLINE_S):
-        while not condition(found := await items(root, **asked)):
+        while True:
+            found = await items(root, **asked)
+            if condition(found):
+                return found
             await asyncio.sleep(0.02)
-    return found
 
 
 async def the_item(root: Served) -> attention.AttentionItem:
@@ -212,9 +214,7 @@ async def test_a_mark_is_taken_back_when_its_cause_has_ended(root: Served) -> No
         held = root.replica.state.winner(key)
         return held is not None and held.body().state == attention.ATTENTION_STATE_OPEN
 
-    async with asyncio.timeout(DEADLINE_S):
-        while not taken_back():
-            await asyncio.sleep(0.05)
+    await until(root, lambda _: taken_back())
     await report(root, "n1", "actual_state", node_pb2.ActualState(reported_version="1.0.0"))
     assert (await the_item(root)).id == item.id
 
@@ -303,7 +303,7 @@ async def test_a_controller_that_cannot_be_reached_is_an_item_of_who_misses_it(
 ) -> None:
     zone = MemoryController("edge-a1-control", "edge-a1", Ed25519Signer.generate())
     declaration = DomainDeclaration(
-        "edge-a1", domain_pb2.DomainSpec(parent=ROOT), zone.name,
+        "edge-a1", domain_pb2.DomainSpec(parent=ROOT), "global-control",
         authority_pb2.AUTHORITY_LEVEL_LOCAL, zone.name, zone.signer.public_key,
     )  # fmt: skip
 
