@@ -14,7 +14,7 @@ from controller.nodelink.duplicates import SecondAgent
 from controller.replica import Replica
 from controller.sync.links import PeerView
 from controller.twin.facts import home_of
-from federation.session import Phase
+from federation.session_phases import Phase
 
 #: Tells the links of a controller now: the parent's, then the children's.
 Peers = Callable[[], Sequence[PeerView]]

@@ -18,7 +18,8 @@ from federation.backlog import SyncDebt
 from federation.domains import DomainDeclaration, declare_domain
 from federation.identifiers import Key
 from federation.proposal import Proposal
-from federation.session import PeerRole, Phase
+from federation.session_phases import Phase
+from federation.session_settings import PeerRole
 from souverix.attention.v1 import attention_pb2 as attention
 from souverix.attention.v1 import attention_service_pb2 as service
 from souverix.audit.v1 import audit_pb2
