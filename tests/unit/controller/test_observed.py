@@ -17,7 +17,7 @@ def audit_item(controller: str, record: audit_pb2.AuditRecord) -> AuditItem:
     origin = Origin(controller, 1)
     raw = event_pb2.Event(audit=record).SerializeToString()
     write = Write(origin, 1, 0, "audit/x", "audit", (), (), "", "", False, (), raw)
-    return AuditItem(StreamId("global", origin, Lane.AUDIT), write)
+    return AuditItem(StreamId("global", origin, Lane.AUDIT), write.sequence, write.raw)
 
 
 def test_facts_are_untold_until_this_controllers_own_audit_entry_is_applied() -> None:
