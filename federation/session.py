@@ -77,6 +77,9 @@ SKEW_SAMPLES = 8
 MAX_CREDIT_BYTES = 8 * CREDIT_BYTES
 
 
+#: Time after a control fact in which further ones are reckoned with: a person at work, or a rollout, states several.
+CONTROL_LIVE_MS = 1_000
+
 #: Bytes of events read and put by while control overtakes them: a hundred thousand events towards the one parent, and
 #: little towards children, of which there may be hundreds.
 MAX_PUT_BY_BYTES = {PeerRole.PARENT: 32 * 1024 * 1024, PeerRole.CHILD: 1024 * 1024}
@@ -116,6 +119,8 @@ class Session:
         )
         self._reading: LogReading | None = None
         self._credit = 0
+        #: Until then the backlog leaves room for control that is being stated.
+        self._control_live_until_ms = 0
         #: Bytes of runs sent whose credit has not come back.
         self._under_way_bytes = 0
         #: Bytes of runs the peer may still send by what it was granted.
@@ -162,7 +167,8 @@ class Session:
         reading, self._reading = self._reading, None
         if reading is None or self.phase is not Phase.SYNCING:
             return []
-        self._outbox.take(reading, commits)
+        if self._outbox.take(reading, commits):
+            self._control_live_until_ms = now_ms + CONTROL_LIVE_MS
         return self._out(self._pump(now_ms), now_ms)
 
     def advanced(self, now_ms: int, *, tree_changed: bool = False) -> list[Effect]:
@@ -425,7 +431,9 @@ class Session:
         """Sends what credit allows, and asks for more of the log when nothing urgent waits."""
         effects: list[Effect] = []
         while self._credit > 0:
-            taken = self._outbox.next_frame(self._under_way_bytes)
+            taken = self._outbox.next_frame(
+                self._under_way_bytes, control_is_live=now_ms < self._control_live_until_ms
+            )
             if taken is None:
                 break
             frame, size = taken
