@@ -16,7 +16,9 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
+
+from google.protobuf.message import DecodeError
 
 from controller.store.errors import StoreDamaged
 from controller.store.file import COOLED_KINDS, Batch, Cut, Grounds, StoreFile
@@ -53,8 +55,21 @@ PAGE_ROWS = 5_000
 #: After a write that failed, a full disk say.
 RETRY_S = 5.0
 
+#: Kind of the parts that hold folds beside the state.
+FOLD = "fold"
+
 #: (domain, subject)
 At = tuple[str, str]
+
+
+class Fold(Protocol):
+    """Something else that follows the log commit by commit, and is stored with the state."""
+
+    def stored(self) -> bytes:
+        """All of it; it must be small."""
+
+    def restore(self, data: bytes) -> None:
+        """Takes back what `stored` gave. Raises `DecodeError`: nothing was taken."""
 
 
 class Store:
@@ -80,6 +95,8 @@ class Store:
         #: Subjects in memory as they stand in the file, with their marks, the longest hot first.
         self._clean: OrderedDict[At, int] = OrderedDict()
         self._cooling = False
+        self._folds: dict[str, Fold] = {}
+        self._fold_parts: dict[str, bytes] = {}
         self._failure: StoreDamaged | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._wake = asyncio.Event()
@@ -88,6 +105,10 @@ class Store:
         self._task: asyncio.Task[None] | None = None
         #: Makes what is kept of a subject beside its aspects, at the cut of a batch; quick, and never raises.
         self.summarise: Callable[[str, str], bytes | None] | None = None
+
+    def keep(self, name: str, fold: Fold) -> None:
+        """Stores a fold with the state, at the same cut; to be said before the store is opened."""
+        self._folds[name] = fold
 
     # Its life.
 
@@ -106,7 +127,7 @@ class Store:
         if not why:
             try:
                 await self._restore()
-            except (CorruptStore, sqlite3.Error, ValueError) as error:
+            except (CorruptStore, DecodeError, sqlite3.Error, ValueError) as error:
                 why = f"it cannot be read: {error}"
         if why:
             await self._blocking(lambda: self._file.begin_anew(grounds))
@@ -245,7 +266,12 @@ class Store:
                 rows.append((domain, subject, dict(aspects), summary))
         self._writing = frozenset(self._changed)
         self._changed = {}
-        return Batch(self._cut, rows, self._histories.leaving(), self._recorder.changed())
+        parts = self._recorder.changed()
+        for name, fold in self._folds.items():
+            data = fold.stored()
+            if data != self._fold_parts.get(name):
+                self._fold_parts[name] = parts.put[f"{FOLD}/{name}"] = data
+        return Batch(self._cut, rows, self._histories.leaving(), parts)
 
     async def _write(self, batch: Batch) -> bool:
         """Writes a batch, again and again while the disk refuses; tells whether it was."""
@@ -302,6 +328,9 @@ class Store:
                     aspects = unpack_aspects(row.aspects, fresh.decoder)
                     fresh.table.aspects_to_change(row.domain, row.subject).update(aspects)
             after = rows[-1].id
+        for name, fold in self._folds.items():
+            if f"{FOLD}/{name}" in parts:
+                fold.restore(parts[f"{FOLD}/{name}"])
         state.take_over(fresh)
         self._recorder.is_stored(numbers)
 

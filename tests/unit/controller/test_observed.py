@@ -42,3 +42,12 @@ def test_invented_streams_are_counted_together_beyond_a_bound() -> None:
     assert len(facts.untold) == MAX_FACTS + 1
     rest = facts.records(MAX_FACTS + 1)[-1]
     assert (rest.reason, rest.suppressed_count) == ("MANY_STREAMS", 50)
+
+
+def test_what_is_untold_outlasts_a_restart() -> None:
+    facts = ObservedFacts(root_controller().state)
+    facts.take_note(Applied(1, quarantined=[(stream_of(1), "SEAL_INVALID")] * 3))
+    again = ObservedFacts(root_controller().state)
+    again.restore(facts.stored())
+    assert again.untold == facts.untold
+    assert again.records(10) == facts.records(10)

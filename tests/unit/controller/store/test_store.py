@@ -458,3 +458,29 @@ async def test_replay_waits_for_the_file(
     opened.follow()
     await asyncio.wait_for(opened.store.relieve(), DEADLINE_S)
     assert opened.cold() == 15
+
+
+class Counter:
+    """A fold that counts commits."""
+
+    def __init__(self) -> None:
+        self.commits = 0
+
+    def stored(self) -> bytes:
+        return self.commits.to_bytes(4, "big")
+
+    def restore(self, data: bytes) -> None:
+        self.commits = int.from_bytes(data, "big")
+
+
+async def test_other_folds_of_the_log_are_stored_at_the_same_cut(path: Path, log: Log) -> None:
+    log.add_nodes(3)
+    one, counter = Opened(path, log), Counter()
+    one.store.keep("commits", counter)
+    counter.commits = len(log.controller.commits)
+    await one.open()
+    await one.store.close()
+    again, restored = Opened(path, log), Counter()
+    again.store.keep("commits", restored)
+    assert await again.open() == restored.commits == len(log.controller.commits)
+    await again.store.close()
