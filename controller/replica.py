@@ -26,6 +26,7 @@ from controller.journal import Journal, JournalClosed
 from controller.log.errors import LogError, LogUnavailable
 from controller.log.port import EMPTY_HASH, Head, Log, MastershipLease, hash_after
 from controller.log.witness import Continuity, Witness, WitnessFile, check_continuity
+from controller.query.live import LiveColumns
 from controller.signing import Ed25519Signer, Ed25519Verifier
 from controller.store.store import Store
 from controller.tasks import end
@@ -81,6 +82,8 @@ class Replica:
         self.histories = Histories(self.state)
         #: What is kept beside the log.
         self.store = Store(config.controller.data_dir / "store.sqlite", self.state, self.histories)
+        #: All nodes in columns, for lists, filters and counts; follow the log.
+        self.nodes = LiveColumns(self.state, self.changes)
         self._forwarder = forwarder
         self.durability = Durability()
         self.log = log
@@ -178,6 +181,7 @@ class Replica:
 
     async def _live(self) -> None:
         witness = asyncio.create_task(self._keep_witness(), name="witness")
+        nodes = asyncio.create_task(self.nodes.run(), name="nodes")
         try:
             while True:
                 lease = await self._stand_by()
@@ -187,7 +191,7 @@ class Replica:
                     with contextlib.suppress(LogError):
                         await lease.release()
         finally:
-            await end(witness)
+            await end(witness, nodes)
 
     async def _open(self) -> None:
         self.config.controller.data_dir.mkdir(parents=True, exist_ok=True)
