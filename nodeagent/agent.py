@@ -23,7 +23,7 @@ from nodeagent.errors import NumberingBegunAnew
 from nodeagent.identity import Identity
 from nodeagent.inventory import Host
 from nodeagent.ledger import Ledger
-from nodeagent.link import Link
+from nodeagent.link import Link, LinkState
 from nodeagent.link_effects import (
     CancelArrived,
     CommandArrived,
@@ -46,6 +46,7 @@ from nodeagent.link_effects import (
 from nodeagent.logs import EventLog
 from nodeagent.reporter import Reporter
 from nodeagent.statedir import Database
+from nodeagent.telemetry import add_gauges
 from souverix.fleet.v1 import node_pb2
 from souverix.nodelink.v1 import nodelink_pb2
 from telemetry.started import OFF, Telemetry
@@ -75,6 +76,7 @@ class Agent:
         clock: Clock,
         chance: Callable[[], float],
         describe: Callable[[node_pb2.ActualState], None] = lambda state: None,
+        telemetry: Telemetry = OFF,
     ) -> None:
         node = settings.node
         self._settings = settings
@@ -103,6 +105,11 @@ class Agent:
         plan = DialPlan(settings.controllers, chance)
         self._link = Link(plan, self._identity.fence, settings.heartbeat_s)
         self._connection = Connection(self._link, self, clock)
+        add_gauges(
+            telemetry.meter,
+            lambda: self._backlog.waiting,
+            lambda: self._link.state is LinkState.LINKED,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Be this node's agent until `stop` is set. Needs no controller to start. Raises StateUnavailable."""

@@ -19,18 +19,25 @@ from nodeagent.linux_host import LinuxHost
 from nodeagent.statedir import StateDir
 from nodeagent.synthetic_host import SyntheticHost
 from nodeagent.waiting import first_set
+from telemetry.started import OFF, Telemetry
 
 START_SPREAD_S = 1.0
 """Simulated agents start spread over this, as a fleet's do, so that none finds the controller swamped."""
 
 
-async def run_node(settings_of: Callable[[str | None], NodeSettings], state_dir: Path) -> None:
+async def run_node(
+    settings_of: Callable[[str | None], NodeSettings],
+    state_dir: Path,
+    telemetry_of: Callable[[str], Telemetry] = lambda node: OFF,
+) -> None:
     """Be the agent of this host until SIGTERM or SIGINT.
 
     `settings_of` is given the node that the directory already belongs to (None: a new one), so that an agent
-    starts from what it knows of itself. Raises OperatorMustAct, StateUnavailable.
+    starts from what it knows of itself; `telemetry_of` begins to tell of it. Raises OperatorMustAct,
+    StateUnavailable.
     """
     state = StateDir.open(state_dir)
+    telemetry = OFF
     try:
         known = state.nodes()
         settings = settings_of(known[0] if len(known) == 1 else None)
@@ -39,6 +46,7 @@ async def run_node(settings_of: Callable[[str | None], NodeSettings], state_dir:
                 f"{state_dir} belongs to {', '.join(known[:3])}{'…' if len(known) > 3 else ''}, not to "
                 f"{settings.node}: a node's backlog and ledger are its own; name another --state-dir"
             )
+        telemetry = telemetry_of(settings.node)
         agent = Agent(
             settings,
             state.database,
@@ -46,10 +54,12 @@ async def run_node(settings_of: Callable[[str | None], NodeSettings], state_dir:
             LinuxHost(),
             Clock(),
             SystemRandom().random,
+            telemetry=telemetry,
         )
         await agent.run(stop_on_signals())
     finally:
         state.close()
+        await asyncio.to_thread(telemetry.stop)
 
 
 async def run_simulated(
