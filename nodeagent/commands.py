@@ -153,7 +153,7 @@ class Commands:
             else:
                 result = _success(entry.command_id, self._clock.wall_us(), output)
             result.traceparent = str(span.context or "")
-        await self._finish_when_possible(entry.command_id, result, stop)
+            await self._finish_when_possible(entry.command_id, result, stop)
 
     async def _finish_when_possible(
         self, command_id: str, result: nodelink_pb2.CommandResult, stop: asyncio.Event
