@@ -305,6 +305,15 @@ class ConnectivityTable:
         sums = np.bincount(self._columns["domain"], self._columns["backlog"], len(self._domains))
         return {domain: int(sums[code]) for domain, code in self._domains.items() if sums[code]}
 
+    def backlogs(self, least: int) -> list[tuple[str, int, float | None]]:
+        """Linked nodes at which at least so many reports wait: with how many, and when nothing waited last."""
+        columns = self._columns
+        waiting = (columns["backlog"] >= least) & ~np.isnan(columns["linked_at"])
+        return [
+            (self._nodes[row], int(columns["backlog"][row]), _number(columns["level_at"][row]))
+            for row in np.flatnonzero(waiting).tolist()
+        ]
+
     # Rows.
 
     def _round_trips(

@@ -19,7 +19,7 @@ from souverix.fleet.v1 import drift_pb2, node_pb2
 
 UNHEALTHY = (node_pb2.RUNTIME_HEALTH_DEGRADED, node_pb2.RUNTIME_HEALTH_FAILED)
 
-#: Rows from which the oldest reports may be those of a while ago: a pass over all of them takes more than a millisecond.
+#: Rows from which the oldest reports may be those of a while ago: a pass over them takes more than a millisecond.
 MANY_ROWS = 50_000
 
 #: How long ago at most.
