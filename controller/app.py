@@ -16,7 +16,6 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
-from souverix.attention.v1 import attention_service_pb2, attention_service_pb2_grpc
 
 from controller.attention_duty import MarkEnding
 from controller.attention_feed import AttentionFeed
@@ -50,6 +49,7 @@ from controller.sync.peer_links import PeerLinkRecorder
 from controller.sync.service import SyncService
 from controller.tasks import end
 from controller.values import ValueStore
+from souverix.attention.v1 import attention_service_pb2, attention_service_pb2_grpc
 from souverix.audit.v1 import audit_service_pb2, audit_service_pb2_grpc
 from souverix.command.v1 import command_service_pb2, command_service_pb2_grpc
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 from itertools import islice
 
-from souverix.attention.v1 import attention_pb2
-
 from controller.attention.conditions import FROM_FACTS, Cause, Kind
 from controller.attention.marks import STANDING, ending
 from controller.attention_feed import AttentionFeed
@@ -21,6 +19,7 @@ from controller.replica import Replica
 from controller.twin.facts import body_of
 from federation.identifiers import Key
 from federation.proposal import Proposal
+from souverix.attention.v1 import attention_pb2
 
 #: Between two looks: marks are made by people, and what ended and began anew within it counts as one occurrence.
 LOOK_S = 2.0

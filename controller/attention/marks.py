@@ -9,12 +9,11 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-from souverix.attention.v1 import attention_pb2
-
 from controller.attention.conditions import UNDATED
 from controller.attention.queue import Item
 from controller.twin.facts import timestamp
 from federation.errors import InvalidWrite, WrongState
+from souverix.attention.v1 import attention_pb2
 
 #: Growth after which a mark on it does not speak for an item any more.
 GROWN_FACTOR = 2

@@ -12,9 +12,6 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from souverix.attention.v1 import attention_service_pb2 as service
-from souverix.attention.v1 import attention_service_pb2_grpc
-
 from controller.attention_feed import AttentionFeed
 from controller.replica import Replica
 from controller.services.attention_items import ItemFilter, ItemReader, Shown
@@ -23,6 +20,8 @@ from controller.services.attention_watches import ItemWatch
 from controller.services.paging import Page, page_of
 from controller.twin.facts import timestamp
 from federation.errors import InvalidWrite
+from souverix.attention.v1 import attention_service_pb2 as service
+from souverix.attention.v1 import attention_service_pb2_grpc
 
 
 class AttentionService(attention_service_pb2_grpc.AttentionServiceServicer):

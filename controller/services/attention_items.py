@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from heapq import nlargest
 from typing import Any, NamedTuple
 
-from souverix.attention.v1 import attention_pb2
-
 from controller.attention.conditions import CONNECTIVITY, Kind
 from controller.attention.marks import MarkState, counts, state_of
 from controller.attention.queue import Item
@@ -27,6 +25,7 @@ from controller.twin.freshness import Freshness
 from federation.codec import Write
 from federation.errors import InvalidWrite
 from federation.identifiers import Key
+from souverix.attention.v1 import attention_pb2
 
 #: Items of one domain in an answer: more are no list that somebody works through.
 TOP_PER_DOMAIN = 100

@@ -9,9 +9,6 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from souverix.attention.v1 import attention_pb2
-from souverix.attention.v1 import attention_service_pb2 as service
-
 from controller.attention.conditions import ID_DIGITS, Cause, Kind, Severity, item_id
 from controller.attention.marks import (
     acknowledgement,
@@ -37,6 +34,8 @@ from controller.twin.facts import Facts, body_of
 from controller.writes import Caller, Draft, Forwarded, WriteCall
 from federation.authority import Permission
 from federation.errors import InvalidWrite, NotFound
+from souverix.attention.v1 import attention_pb2
+from souverix.attention.v1 import attention_service_pb2 as service
 
 R = TypeVar("R")
 

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
-from souverix.attention.v1 import attention_service_pb2 as service
 
 from controller.attention_feed import AttentionFeed
 from controller.errors import ServiceError
@@ -21,6 +20,7 @@ from controller.services.attention_items import ItemFilter, ItemReader, item_nam
 from controller.services.paging import decode_token, encode_token, query_digest
 from controller.services.watching import BOOKMARK_INTERVAL_S, MAX_WATCH_AGE_S, TOKEN_VERSION
 from federation.errors import InvalidWrite
+from souverix.attention.v1 import attention_service_pb2 as service
 
 #: Between two looks for one watcher, however fast items change: a screen is not read faster.
 LOOK_INTERVAL_S = 0.25

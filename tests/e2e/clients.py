@@ -9,8 +9,8 @@ from typing import Any, Self, TypeVar
 import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from souverix.attention.v1 import attention_service_pb2_grpc
 
+from souverix.attention.v1 import attention_service_pb2_grpc
 from souverix.audit.v1 import audit_service_pb2_grpc
 from souverix.command.v1 import command_service_pb2_grpc
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc

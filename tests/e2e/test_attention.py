@@ -11,10 +11,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from souverix.attention.v1 import attention_pb2 as attention
-from souverix.attention.v1 import attention_service_pb2 as service
 
 from deploy.local_federation import DomainPlan, LocalFederation
+from souverix.attention.v1 import attention_pb2 as attention
+from souverix.attention.v1 import attention_service_pb2 as service
 from souverix.fleet.v1 import connectivity_pb2, fleet_service_pb2, node_pb2
 from tests.e2e.clients import DEADLINE_S, PRINCIPAL, Clients, wait_until
 from tests.e2e.link_proxy import LinkProxy

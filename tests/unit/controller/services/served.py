@@ -15,7 +15,6 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from souverix.attention.v1 import attention_service_pb2_grpc
 
 from controller.attention_duty import MarkEnding
 from controller.attention_feed import AttentionFeed
@@ -35,6 +34,7 @@ from controller.sync.links import PeerView
 from controller.values import ValueStore
 from controller.writes import Caller
 from federation.proposal import Proposal, Receipt
+from souverix.attention.v1 import attention_service_pb2_grpc
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2
 from souverix.fleet.v1 import fleet_service_pb2_grpc

@@ -10,8 +10,6 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from souverix.attention.v1 import attention_pb2 as attention
-from souverix.attention.v1 import attention_service_pb2 as service
 
 from controller.signing import Ed25519Signer
 from controller.sync.links import PeerView
@@ -22,6 +20,8 @@ from federation.identifiers import Key
 from federation.proposal import Proposal
 from federation.session_phases import Phase
 from federation.session_settings import PeerRole
+from souverix.attention.v1 import attention_pb2 as attention
+from souverix.attention.v1 import attention_service_pb2 as service
 from souverix.audit.v1 import audit_pb2
 from souverix.federation.v1 import authority_pb2, peer_link_pb2
 from souverix.fleet.v1 import connectivity_pb2, domain_pb2, fleet_service_pb2, node_pb2
