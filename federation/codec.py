@@ -52,6 +52,7 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "lifecycle": AspectRule(Lane.STATE, True, "config"),
     "conflict": AspectRule(Lane.STATE, False, "message"),
     "drift_waiver": AspectRule(Lane.STATE, True, "config"),
+    "relationship": AspectRule(Lane.STATE, True, "config"),
     "peer_link": AspectRule(Lane.STATE, False, "message"),
     "inventory": AspectRule(Lane.TELEMETRY, False, "message"),
     "audit": AspectRule(Lane.AUDIT, False, "message"),

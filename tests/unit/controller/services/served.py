@@ -24,6 +24,7 @@ from controller.replica import Replica
 from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.fleet import FleetService
 from controller.services.fleet_moves import LateWrites
+from controller.services.graph import GraphService
 from controller.services.policy import PolicyService
 from controller.signing import Ed25519Signer
 from controller.values import ValueStore
@@ -32,6 +33,7 @@ from federation.proposal import Proposal, Receipt
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2
 from souverix.fleet.v1 import fleet_service_pb2_grpc
+from souverix.graph.v1 import graph_service_pb2_grpc
 from souverix.policy.v1 import policy_service_pb2_grpc
 from tests.federation_fixture import ROOT, MemoryController, genesis_of, root_controller
 
@@ -65,6 +67,7 @@ class Served:
     replica: Replica
     fleet: Any
     policies: Any
+    graph: Any
     values: ValueStore
     forwarder: ScriptedForwarder
     root_key: bytes
@@ -97,6 +100,8 @@ async def served(
     server = grpc.aio.server(interceptors=[CallInterceptor(RefusalAudit(replica))])
     fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(replica, values), server)
     policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyService(replica), server)
+    graph = GraphService(replica, list)
+    graph_service_pb2_grpc.add_GraphServiceServicer_to_server(graph, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
@@ -107,6 +112,7 @@ async def served(
             replica,
             fleet_service_pb2_grpc.FleetServiceStub(channel),
             policy_service_pb2_grpc.PolicyServiceStub(channel),
+            graph_service_pb2_grpc.GraphServiceStub(channel),
             values,
             forwarder,
             root_key,
