@@ -28,6 +28,7 @@ from controller.log.etcd_log import EtcdLog
 from controller.log.port import Log
 from controller.log.sqlite_log import SqliteLog
 from controller.maintenance import MaintenanceExpiry
+from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
 from controller.services.audit import AuditService
@@ -50,7 +51,12 @@ from souverix.command.v1 import command_service_pb2, command_service_pb2_grpc
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc
 from souverix.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from souverix.graph.v1 import graph_service_pb2, graph_service_pb2_grpc
-from souverix.nodelink.v1 import nodelink_pb2, nodelink_pb2_grpc
+from souverix.nodelink.v1 import (
+    nodelink_pb2,
+    nodelink_pb2_grpc,
+    relay_pb2,
+    relay_pb2_grpc,
+)
 from souverix.policy.v1 import policy_service_pb2, policy_service_pb2_grpc
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
 
@@ -163,6 +169,7 @@ class Application:
     async def stop(self) -> None:
         """Ends calls, sessions and the server."""
         await self._sync.end_sessions(sync_pb2.GOODBYE_REASON_SHUTDOWN, "the controller stops")
+        self._relays.stop()
         self._nodes.stop()
         await self._server.stop(STOP_GRACE_S)
         if self._admin is not None:
@@ -192,6 +199,9 @@ class Application:
         nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(nodes, server)
         self._name(nodelink_pb2.DESCRIPTOR)
         self._nodes = nodes
+        self._relays = RelayLinkService(replica, self.values, nodes)
+        relay_pb2_grpc.add_RelayLinkServiceServicer_to_server(self._relays, server)
+        self._name(relay_pb2.DESCRIPTOR)
         federation = FederationService(replica, self._links, lambda: len(nodes.links))
         federation_service_pb2_grpc.add_FederationServiceServicer_to_server(federation, server)
         self._name(federation_service_pb2.DESCRIPTOR, federation)

@@ -26,6 +26,7 @@ from controller.journal import Journal, JournalClosed
 from controller.log.errors import LogError, LogUnavailable
 from controller.log.port import Head, Log, MastershipLease
 from controller.log.witness import Continuity, Witness, WitnessFile, check_continuity
+from controller.query.live import LiveColumns
 from controller.signing import Ed25519Signer, Ed25519Verifier
 from controller.tasks import end
 from controller.twin.history import Histories
@@ -78,6 +79,8 @@ class Replica:
         )
         #: What nodes went through; follows the log.
         self.histories = Histories()
+        #: All nodes in columns, for lists, filters and counts; follow the log.
+        self.nodes = LiveColumns(self.state, self.changes)
         self._forwarder = forwarder
         self.durability = Durability()
         self.log = log
@@ -167,6 +170,7 @@ class Replica:
         """Lives until cancelled. Raises `LogError` when an operator must act on the log."""
         await self._open()
         witness = asyncio.create_task(self._keep_witness(), name="witness")
+        nodes = asyncio.create_task(self.nodes.run(), name="nodes")
         try:
             while True:
                 lease = await self._stand_by()
@@ -176,7 +180,7 @@ class Replica:
                     with contextlib.suppress(LogError):
                         await lease.release()
         finally:
-            await end(witness)
+            await end(witness, nodes)
 
     async def _open(self) -> None:
         self.config.controller.data_dir.mkdir(parents=True, exist_ok=True)

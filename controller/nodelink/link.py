@@ -48,6 +48,9 @@ class Link:
         self.domain = domain
         self.source = source
         self.fence = fence
+        #: Id of the relay it comes through; empty: none.
+        self.relay = ""
+        self.opened_s = now_s
         self.heard_s = now_s
         self.rtt_s: float | None = None
         self.backlog_reports = 0

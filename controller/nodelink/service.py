@@ -29,6 +29,7 @@ from controller.nodelink.greeting import (
 from controller.nodelink.link import NOT_MASTER_MESSAGE, End, Link, goodbye
 from controller.nodelink.links import Links
 from controller.nodelink.rate import TokenBucket
+from controller.nodelink.relay_call import RelayedCall
 from controller.nodelink.reports import NodeMoved, ProtocolBroken, ReportIntake, highest_report
 from controller.replica import Replica
 from controller.twin.facts import Home, exists, home_of
@@ -47,6 +48,10 @@ GREETING_TIMEOUT_S = 10.0
 
 #: How long the answer "who is master" is good for: agents that lost their master ask all at once.
 MASTER_KNOWN_S = 1.0
+
+#: How long a link must have stood before its agent may come by another path: agents dial anew within seconds, and two
+#: copies of one agent, which would take the link from each other, do so slowly enough to do no harm.
+MIN_HAND_OVER_S = 5.0
 
 #: When an agent should ask again where nothing is wrong with it.
 BUSY_RETRY_S = 5.0
@@ -102,12 +107,14 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
     ) -> AsyncGenerator[Response, None]:
         """One agent's stream."""
         try:
-            link, intake, journal = await self._greet(request_iterator, context.peer())
+            link, intake, journal = await self._greet(request_iterator, context)
         except NotWelcome as refusal:
             frame = goodbye(refusal.reason, str(refusal), refusal.retry_after_s)
-            frame.fence.CopyFrom(self._fence(0))
+            frame.fence.CopyFrom(self.fence(0))
             yield frame
             return
+        if isinstance(context, RelayedCall):
+            context.opened(link)
         reader = asyncio.create_task(self._serve(link, intake, journal, request_iterator))
         context.add_done_callback(lambda _: self._close(link, reader))
         try:
@@ -118,9 +125,8 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
 
     # Greeting.
 
-    async def _greet(
-        self, requests: AsyncIterator[Request], peer: str
-    ) -> tuple[Link, ReportIntake, Journal]:
+    async def serving_journal(self) -> Journal:
+        """The journal, while this replica is master and serves. Raises `NotWelcome`."""
         journal = self._journal
         if journal is None or not self.is_serving:
             master = await self._master_address()
@@ -129,20 +135,34 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
                 f"replica {self._replica.config.controller.replica} is not the master of {self._controller}"
                 + (f"; {master} is" if master else ""),
             )
+        return journal
+
+    async def _greet(
+        self, requests: AsyncIterator[Request], context: Any
+    ) -> tuple[Link, ReportIntake, Journal]:
+        journal = await self.serving_journal()
+        relay = context.relay if isinstance(context, RelayedCall) else ""
         hello = await _first(requests)
         home = find_home(self._replica.state, self._controller, hello.node)
         now_s = time.monotonic()
         if home is None:
-            home = await self._enrolment.enrol(journal, hello, peer, now_s)
-        self._make_room(hello.node, now_s)
-        link, intake = self._open(journal, hello, home, now_s)
+            home = await self._enrolment.enrol(journal, hello, context.peer(), now_s)
+        self._make_room(hello, relay, now_s)
+        link, intake = self._open(journal, hello, home, relay, now_s)
         return link, intake, journal
 
-    def _make_room(self, node: str, now_s: float) -> None:
-        """Refuses a second link of a node while the first lives, and any link when there are too many."""
+    def _make_room(self, hello: nodelink_pb2.AgentHello, relay: str, now_s: float) -> None:
+        """Refuses a second link of a node while the first lives, and any link when there are too many.
+
+        An agent that comes by another path has left the first: it keeps one stream at a time, and nobody else has its
+        source.
+        """
+        node = hello.node
         held = self.links.get(node)
         if held is not None:
-            if self.links.is_alive(held, now_s):
+            if self._is_handed_over(held, hello.source, relay, now_s):
+                _hand_over(held, relay)
+            elif self.links.is_alive(held, now_s):
                 wait_s = self.links.silence_limit_s - (now_s - held.heard_s)
                 raise NotWelcome(
                     nodelink_pb2.LINK_END_DUPLICATE,
@@ -164,8 +184,21 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
                 BUSY_RETRY_S,
             )
 
+    def _is_handed_over(self, held: Link, source: str, relay: str, now_s: float) -> bool:
+        """Tells whether the greeting is of the agent that holds the link, by another path.
+
+        Two copies of one agent would take the link from each other without end: it is given once in a while only.
+        """
+        stood_s = now_s - held.opened_s
+        return held.source == source and held.relay != relay and stood_s >= MIN_HAND_OVER_S
+
     def _open(
-        self, journal: Journal, hello: nodelink_pb2.AgentHello, home: Home, now_s: float
+        self,
+        journal: Journal,
+        hello: nodelink_pb2.AgentHello,
+        home: Home,
+        relay: str,
+        now_s: float,
     ) -> tuple[Link, ReportIntake]:
         if self._journal is not journal:
             raise NotWelcome(nodelink_pb2.LINK_END_NOT_MASTER, NOT_MASTER_MESSAGE)
@@ -173,10 +206,11 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
             hello.node,
             home.domain,
             hello.source,
-            self._fence(home.epoch),
+            self.fence(home.epoch),
             now_s,
             self._replica.lease_valid,
         )
+        link.relay = relay
         highest = highest_report(self._replica.state, home.domain, hello.node, hello.source)
         link.backlog_reports = _waiting(hello, highest)
         self.links.add(link)
@@ -318,7 +352,8 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
             self._master = (now_s, master)
         return master
 
-    def _fence(self, placement_epoch: int) -> nodelink_pb2.Fence:
+    def fence(self, placement_epoch: int) -> nodelink_pb2.Fence:
+        """The fence of this mastership."""
         journal = self._journal
         return nodelink_pb2.Fence(
             placement_epoch=placement_epoch,
@@ -344,6 +379,16 @@ async def _first(requests: AsyncIterator[Request]) -> nodelink_pb2.AgentHello:
         raise NotWelcome(nodelink_pb2.LINK_END_PROTOCOL_ERROR, message)
     check_hello(first.hello)
     return first.hello
+
+
+def _hand_over(held: Link, relay: str) -> None:
+    """Tells the older path that the node has left it."""
+    path = f"relay {relay}" if relay else "a stream of its own"
+    held.end(
+        nodelink_pb2.LINK_END_HANDED_OVER,
+        f"{held.node} comes through {path} now",
+        End("handed_over", f"the node came through {path}", is_news=False),
+    )
 
 
 def _waiting(hello: nodelink_pb2.AgentHello, highest: int) -> int:
