@@ -14,6 +14,7 @@ from souverix.audit.v1 import audit_service_pb2_grpc
 from souverix.command.v1 import command_service_pb2_grpc
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc
 from souverix.fleet.v1 import fleet_service_pb2_grpc
+from souverix.graph.v1 import graph_service_pb2_grpc
 from souverix.policy.v1 import policy_pb2, policy_service_pb2, policy_service_pb2_grpc
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ class Clients:
         self.policies = policy_service_pb2_grpc.PolicyServiceStub(self._channel)
         self.commands = command_service_pb2_grpc.CommandServiceStub(self._channel)
         self.federation = federation_service_pb2_grpc.FederationServiceStub(self._channel)
+        self.graph = graph_service_pb2_grpc.GraphServiceStub(self._channel)
         self.audit = audit_service_pb2_grpc.AuditServiceStub(self._channel)
 
     def __enter__(self) -> Self:
