@@ -10,6 +10,7 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from souverix.attention.v1 import attention_service_pb2_grpc
 from souverix.audit.v1 import audit_service_pb2_grpc
 from souverix.command.v1 import command_service_pb2_grpc
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc
@@ -36,6 +37,7 @@ class Clients:
         self.commands = command_service_pb2_grpc.CommandServiceStub(self._channel)
         self.federation = federation_service_pb2_grpc.FederationServiceStub(self._channel)
         self.graph = graph_service_pb2_grpc.GraphServiceStub(self._channel)
+        self.attention = attention_service_pb2_grpc.AttentionServiceStub(self._channel)
         self.audit = audit_service_pb2_grpc.AuditServiceStub(self._channel)
 
     def __enter__(self) -> Self:
