@@ -18,7 +18,7 @@ from controller.graph.vertices import DOMAINS, NODES, ends_of
 from controller.replica import Replica
 from controller.services.fleet_fields import check_id
 from controller.services.fleet_nodes import check_domain
-from controller.services.fleet_reads import MAX_FILTER_VALUES
+from controller.services.fleet_queries import MAX_FILTER_VALUES
 from controller.services.fleet_watches import log_of
 from controller.services.graph_index import GraphIndex
 from controller.services.graph_reads import GraphReads
@@ -34,7 +34,7 @@ from controller.twin.domain import live_subtree
 from controller.twin.facts import exists
 from federation.errors import InvalidWrite
 from federation.identifiers import Key, is_valid_id
-from federation.session import Phase
+from federation.session_phases import Phase
 from federation.state import Applied
 from souverix.fleet.v1 import node_pb2
 from souverix.graph.v1 import graph_pb2, graph_service_pb2_grpc
