@@ -37,6 +37,7 @@ from controller.services.federation import FederationService
 from controller.services.fleet import FleetService
 from controller.services.fleet_moves import LateWrites
 from controller.services.policy import PolicyService
+from controller.services.replays import ReplayService
 from controller.signing import Ed25519Signer
 from controller.sync.dialer import Dialer
 from controller.sync.links import Links
@@ -47,7 +48,12 @@ from souverix.audit.v1 import audit_service_pb2, audit_service_pb2_grpc
 from souverix.command.v1 import command_service_pb2, command_service_pb2_grpc
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc
 from souverix.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
-from souverix.nodelink.v1 import nodelink_pb2, nodelink_pb2_grpc
+from souverix.nodelink.v1 import (
+    nodelink_pb2,
+    nodelink_pb2_grpc,
+    replay_service_pb2,
+    replay_service_pb2_grpc,
+)
 from souverix.policy.v1 import policy_service_pb2, policy_service_pb2_grpc
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
 
@@ -185,6 +191,9 @@ class Application:
         nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(nodes, server)
         self._name(nodelink_pb2.DESCRIPTOR)
         self._nodes = nodes
+        replays = ReplayService(replica, nodes.desk)
+        replay_service_pb2_grpc.add_ReplayServiceServicer_to_server(replays, server)
+        self._name(replay_service_pb2.DESCRIPTOR, replays)
         federation = FederationService(replica, self._links, lambda: len(nodes.links))
         federation_service_pb2_grpc.add_FederationServiceServicer_to_server(federation, server)
         self._name(federation_service_pb2.DESCRIPTOR, federation)
