@@ -28,6 +28,7 @@ from controller.log.etcd_log import EtcdLog
 from controller.log.port import Log
 from controller.log.sqlite_log import SqliteLog
 from controller.maintenance import MaintenanceExpiry
+from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
 from controller.services.audit import AuditService
@@ -41,6 +42,7 @@ from controller.services.replays import ReplayService
 from controller.signing import Ed25519Signer
 from controller.sync.dialer import Dialer
 from controller.sync.links import Links
+from controller.sync.peer_links import PeerLinkRecorder
 from controller.sync.service import SyncService
 from controller.tasks import end
 from controller.values import ValueStore
@@ -51,6 +53,8 @@ from souverix.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from souverix.nodelink.v1 import (
     nodelink_pb2,
     nodelink_pb2_grpc,
+    relay_pb2,
+    relay_pb2_grpc,
     replay_service_pb2,
     replay_service_pb2_grpc,
 )
@@ -150,6 +154,7 @@ class Application:
         replica.add_duty(Duties(replica).run)
         replica.add_duty(LateWrites(replica).run)
         replica.add_duty(MaintenanceExpiry(replica).run)
+        replica.add_duty(PeerLinkRecorder(replica, links).run)
         self._add_services()
 
     async def serve_when_replayed(self) -> None:
@@ -165,6 +170,7 @@ class Application:
     async def stop(self) -> None:
         """Ends calls, sessions and the server."""
         await self._sync.end_sessions(sync_pb2.GOODBYE_REASON_SHUTDOWN, "the controller stops")
+        self._relays.stop()
         self._nodes.stop()
         await self._server.stop(STOP_GRACE_S)
         if self._admin is not None:
@@ -194,6 +200,9 @@ class Application:
         replays = ReplayService(replica, nodes.desk)
         replay_service_pb2_grpc.add_ReplayServiceServicer_to_server(replays, server)
         self._name(replay_service_pb2.DESCRIPTOR, replays)
+        self._relays = RelayLinkService(replica, self.values, nodes)
+        relay_pb2_grpc.add_RelayLinkServiceServicer_to_server(self._relays, server)
+        self._name(relay_pb2.DESCRIPTOR)
         federation = FederationService(replica, self._links, lambda: len(nodes.links))
         federation_service_pb2_grpc.add_FederationServiceServicer_to_server(federation, server)
         self._name(federation_service_pb2.DESCRIPTOR, federation)

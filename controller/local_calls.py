@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from controller.errors import ServiceError
 from controller.services.calls import RefusalAudit
+from controller.services.times import check_times
 from controller.writes import Caller
 from federation.errors import FederationError
 
@@ -74,6 +75,7 @@ class LocalCalls:
                 f"the request of {method} is malformed",
             ) from error
         try:
+            check_times(parsed)
             response = await handler(parsed, ForwardedContext(caller))
         except FederationError as error:
             await self._audit.note(method, caller, error)

@@ -20,7 +20,8 @@ from federation.codec import Write
 from federation.errors import AuthorityError, InvalidWrite, OutOfReach, RequestIdReused
 from federation.identifiers import StreamId
 from federation.proposal import Proposal
-from federation.state import State, own_stream
+from federation.state import State
+from federation.streams import own_stream
 from souverix.audit.v1 import audit_pb2
 from souverix.receipt.v1 import receipt_pb2
 

@@ -54,6 +54,7 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "drift_waiver": AspectRule(Lane.STATE, True, "config"),
     "agent_key": AspectRule(Lane.STATE, False, "config"),
     "return_incident": AspectRule(Lane.STATE, False, "message"),
+    "peer_link": AspectRule(Lane.STATE, False, "message"),
     "inventory": AspectRule(Lane.TELEMETRY, False, "message"),
     "audit": AspectRule(Lane.AUDIT, False, "message"),
 }

@@ -30,7 +30,8 @@ from federation.examination import Findings, examine
 from federation.identifiers import Key, Lane, Origin, StreamId, as_key
 from federation.merge import Siblings, context_of, merge, rivals_of, winner_of
 from federation.sealing import sealed_runs
-from federation.state import ReceivedRun, State, own_stream
+from federation.state import State
+from federation.streams import ReceivedRun, own_stream
 from souverix.event.v1 import event_pb2
 
 #: Largest body of one event: an event, its run and its commit must fit into one etcd request (design §4).

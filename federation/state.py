@@ -6,27 +6,26 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Iterator
 
 from federation.acceptance import KeyRing, Outcome, Verdict, adopt_genesis, judge_event, judge_run
 from federation.admissions import Admissions, admission_key, stands_above
+from federation.applied import TRANSITION_ASPECTS, as_audit_item
+from federation.applied import Applied as Applied
+from federation.applied import AuditItem as AuditItem
 from federation.authority import AuthorityTable
-from federation.backlog import StreamIndex
 from federation.chain import Verifier, chain_start
 from federation.codec import ASPECTS, EventDecoder, Term, Write, stream_from_message
 from federation.conflicts import ConflictLedger
 from federation.errors import CorruptLog, InvalidWrite
 from federation.identifiers import Dot, Key, Lane, Origin, StreamId, as_key
 from federation.merge import Siblings, merge, rivals_of, winner_of
+from federation.requests import RememberedRequests
+from federation.streams import ReceivedRun, StreamState
+from federation.table import Table
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2
-
-#: Requests remembered for idempotency: at 1,000 writes a second a quarter of an hour, on a quiet controller months.
-MAX_REMEMBERED_REQUESTS = 1_000_000
 
 #: Refused runs of one stream kept in the log: enough to see what went wrong, too few for a peer that repeats them at
 #: each contact to fill it.
@@ -35,73 +34,8 @@ MAX_EVIDENCE_A_STREAM = 16
 #: Facts that hold for good, whatever is written after them: of admissions the lowest counts, and a key's seals stand.
 ACCUMULATING_ASPECTS = frozenset({"admission", "key_grant"})
 
-#: Aspects whose writes are each a transition: what they were one after the other matters, beside what they are.
-TRANSITION_ASPECTS = frozenset({"link_state", "lifecycle"})
-
-#: Names of streams a controller writes, kept from one event to the next: its domains by their lanes.
-OWN_STREAMS_KEPT = 4_096
-
 #: Audit entries kept at hand for listing; older ones are read from the log by verification and export.
 MAX_AUDIT_AT_HAND = 100_000
-
-
-class ReceivedRun(NamedTuple):
-    """A run on its way to effect: its seal, its events, and whether the seal was checked at receipt."""
-
-    seal: event_pb2.Seal
-    writes: Sequence[Write | None]
-    verified: bool
-
-
-@dataclass(slots=True)
-class StreamState:
-    """How far one stream is held and in effect."""
-
-    received: int
-    chain_hash: bytes
-    applied: int = 0
-    waiting: deque[ReceivedRun] = field(default_factory=deque)
-    waiting_reason: str = ""
-    quarantine_reason: str = ""
-    quarantined_runs: int = 0
-    index: StreamIndex = field(default_factory=StreamIndex)
-
-
-class RequestOutcome(NamedTuple):
-    """What a remembered request wrote first."""
-
-    subject: str
-    aspect: str
-    stream: StreamId
-    sequence: int
-    offset: int
-
-
-class AuditItem(NamedTuple):
-    """An audit event with its place."""
-
-    stream: StreamId
-    write: Write
-
-
-_as_audit_item: Callable[[tuple[Any, ...]], AuditItem] = partial(tuple.__new__, AuditItem)
-
-
-@dataclass(slots=True)
-class Applied:
-    """What one commit changed."""
-
-    offset: int
-    keys: list[Key] = field(default_factory=list)
-    streams: set[StreamId] = field(default_factory=set)
-    audits: list[AuditItem] = field(default_factory=list)
-    quarantined: list[tuple[StreamId, str]] = field(default_factory=list)
-    #: Writes of a superseded master that came into effect late.
-    superseded: list[tuple[Key, Write]] = field(default_factory=list)
-    #: Every write of an aspect whose writes are transitions, also those that others in the commit supersede.
-    transitions: list[tuple[Key, Write]] = field(default_factory=list)
-    #: The tree of domains, or who holds authority in it, changed.
-    authority_changed: bool = False
 
 
 class State:
@@ -113,14 +47,15 @@ class State:
     def __init__(self, controller: str, verifier: Verifier, root_key: bytes) -> None:
         self.controller = controller
         self.streams: dict[StreamId, StreamState] = {}
-        self.table: dict[Key, Siblings] = {}
+        self.table = Table()
+        self._siblings = self.table.siblings
         self.authority = AuthorityTable()
         self.keys = KeyRing(verifier, root_key)
         self.admissions = Admissions()
         self.conflicts = ConflictLedger()
-        self.requests: OrderedDict[tuple[str, str], RequestOutcome] = OrderedDict()
-        self.subjects: dict[tuple[str, str], dict[str, None]] = {}
-        self.domains_of_subject: dict[str, dict[str, None]] = {}
+        self.requests = RememberedRequests()
+        #: subject -> domains something was written of it in.
+        self.domains_of_subject = self.table.domains_of_subject
         self.audits: deque[AuditItem] = deque(maxlen=MAX_AUDIT_AT_HAND)
         self.decoder = EventDecoder()
         self.next_offset = 0
@@ -140,11 +75,11 @@ class State:
 
     def siblings(self, key: Key) -> Siblings:
         """The writes of a key of which none saw another; empty when it was never written."""
-        return self.table.get(key, ())
+        return self._siblings(key)
 
     def winner(self, key: Key) -> Write | None:
         """The write that counts; None when the key was never written."""
-        held = self.table.get(key)
+        held = self._siblings(key)
         if not held:
             return None
         return held[0] if len(held) == 1 else winner_of(key, held, self.rank)
@@ -197,7 +132,14 @@ class State:
 
     def subjects_of(self, domain: str, kind: str) -> Iterator[str]:
         """Subjects of one kind ("nodes", "policies", …) something was written of in a domain."""
-        return iter(self.subjects.get((domain, kind), ()))
+        return iter(self.table.subjects.get((domain, kind), ()))
+
+    def subjects_everywhere(self, kind: str) -> Iterator[tuple[str, str]]:
+        """Subjects of one kind in all domains: (domain, subject)."""
+        for (domain, its_kind), subjects in self.table.subjects.items():
+            if its_kind == kind:
+                for subject in subjects:
+                    yield domain, subject
 
     def admissions_due(self, own_domain: str) -> list[tuple[Key, authority_pb2.Admission]]:
         """Admissions the controller of `own_domain` owes for events that came before it knew whose they were."""
@@ -347,30 +289,30 @@ class State:
     def _merge(self, stream: StreamId, write: Write, offset: int, applied: Applied) -> None:
         aspect = write[4]
         if aspect == "audit":
-            item = _as_audit_item((stream, write))
+            item = as_audit_item((stream, write))
             self.audits.append(item)
             applied.audits.append(item)
             return
         key = as_key((stream[0], write[3], aspect))
         if aspect in TRANSITION_ASPECTS:
             applied.transitions.append((key, write))
-        held = self.table.get(key)
+        aspects = self.table.aspects_to_change(key[0], key[1])
+        held = aspects.get(aspect)
         if held is None:
-            self.table[key] = (write,)
-            self._note_subject(key)
+            aspects[aspect] = (write,)
         else:
             siblings = merge(held, write)
             if siblings is held:
                 self._note_covered(stream, key, write, held, offset, applied)
                 return
-            self.table[key] = siblings
+            aspects[aspect] = siblings
             if len(held) > 1 or len(siblings) > 1:
                 self.conflicts.saw_rivals(key, rivals_of(key, siblings, self.rank))
         if write[10]:
             self.conflicts.saw_resolution(key, write, held or (), self._is_applied)
         applied.keys.append(key)
         if write[7]:
-            self._remember(stream, write, offset)
+            self.requests.note(write[8], write[7], write[3], aspect, stream, write[1], offset)
         if ASPECTS[aspect][1] and write[6] < self.authority.term_of(key[0]):
             self._note_superseded(key, write, applied)
         if stream[2] is Lane.CONTROL:
@@ -392,14 +334,17 @@ class State:
         if write.resolves:
             self.conflicts.saw_resolution(key, write, held, self._is_applied)
         if write.request_id:
-            self._remember(stream, write, offset)
+            self.requests.note(
+                write.principal,
+                write.request_id,
+                write.subject,
+                write.aspect,
+                stream,
+                write.sequence,
+                offset,
+            )
         if write.aspect in ACCUMULATING_ASPECTS:
             self._control(stream, key, write, applied)
-
-    def _note_subject(self, key: Key) -> None:
-        kind = key.subject.partition("/")[0]
-        self.subjects.setdefault((key.domain, kind), {})[key.subject] = None
-        self.domains_of_subject.setdefault(key.subject, {})[key.domain] = None
 
     def _note_superseded(self, key: Key, write: Write, applied: Applied) -> None:
         """A superseded master's write is late when it was made after its successor's mastership began; what it wrote
@@ -412,15 +357,6 @@ class State:
             key.domain, write
         ) < term and write.stamp > self._mastery_began.get(key.domain, 0):
             applied.superseded.append((key, write))
-
-    def _remember(self, stream: StreamId, write: Write, offset: int) -> None:
-        request = (write.principal, write.request_id)
-        if request not in self.requests:
-            self.requests[request] = RequestOutcome(
-                write.subject, write.aspect, stream, write.sequence, offset
-            )
-            if len(self.requests) > MAX_REMEMBERED_REQUESTS:
-                self.requests.popitem(last=False)
 
     def _is_applied(self, key: Key, dot: Dot) -> bool:
         lane = ASPECTS[key.aspect].lane
@@ -478,9 +414,3 @@ class State:
             self._put_authority(authority, applied)
             applied.authority_changed = True
             self._judge_again = True
-
-
-@lru_cache(OWN_STREAMS_KEPT)
-def own_stream(domain: str, origin: Origin, aspect: str) -> StreamId:
-    """The stream in which an origin writes an aspect of a domain."""
-    return StreamId(domain, origin, ASPECTS[aspect].lane)

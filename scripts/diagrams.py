@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 
 from controller.command import delivery
-from controller.connectivity import spectrum
+from controller.connectivity import peer_links, spectrum
 from controller.lifecycle import stages
 from controller.nodelink import session
 from federation import session_phases
@@ -78,6 +78,16 @@ def machines() -> list[Machine]:
             [
                 Move(before.name, _words(evidence), edge.to.name, edge.because)
                 for (before, evidence), edge in spectrum.TRANSITIONS.items()
+            ],
+        ),
+        Machine(
+            "Link between controllers",
+            "controller/connectivity/peer_links.py",
+            "A link between a controller and its parent or child, as one end records it for those beyond.",
+            peer_links.PeerLinkState.UP.name,
+            [
+                Move(before.name, _words(evidence), edge.to.name, edge.because)
+                for (before, evidence), edge in peer_links.TRANSITIONS.items()
             ],
         ),
         Machine(

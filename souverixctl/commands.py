@@ -1,14 +1,12 @@
 """Commands to nodes: issue, wait, watch, cancel, list.
 
-Owns how commands are issued and how their progress is shown. Never sends a command twice under two
-request ids.
+Owns how commands are issued and how their progress is followed; what is shown is `deliveries`'s. Never
+sends a command twice under two request ids.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import Any
 
 import click
@@ -16,17 +14,16 @@ import click
 from souverix.command.v1 import command_pb2 as command
 from souverix.command.v1 import command_service_pb2 as service
 from souverixctl import options, verbs
-from souverixctl.describe import field_word, time_text
+from souverixctl.deliveries import COLUMNS, one_line, row, show_cancel, show_deliveries, states
+from souverixctl.describe import field_word
 from souverixctl.documents import read_configuration
 from souverixctl.errors import BadInput, CtlError, WaitedTooLong
 from souverixctl.follow import follow
-from souverixctl.output import Cell
 from souverixctl.pages import fetch_pages
-from souverixctl.results import age, coloured, present, present_details, present_write
+from souverixctl.results import coloured, present, present_details, present_write
 from souverixctl.session import Session, Verbs, pass_session
 from souverixctl.times import parse_duration, seconds_of, show_duration
 
-COLUMNS = ("COMMAND", "ACTION", "SEMANTICS", "BY", "ISSUED", "EXPIRES", "DONE", "STATES")
 DEFAULT_TTL = "5m"
 # A command that has expired ends at its delivering controller; its word needs a moment to come up.
 WAIT_MARGIN_S = 30.0
@@ -37,30 +34,6 @@ group = Verbs(
     "Issue it at a controller above the nodes; its id, which is printed, leads to what became of it.\n\n"
     "\b\nsouverixctl command ping a1-gw-1 --wait\nsouverixctl get commands --open",
 )
-
-
-def states(issued: command.Command) -> str:
-    """How many targets are in which state: "2 SUCCEEDED, 1 PENDING"."""
-    counts = Counter(field_word(each, "state") or "UNKNOWN" for each in issued.deliveries)
-    missing = issued.total_targets - len(issued.deliveries)
-    if missing > 0:
-        counts["not known here"] = missing
-    return ", ".join(f"{count} {state}" for state, count in counts.most_common())
-
-
-def row(issued: command.Command, now: datetime) -> list[Cell]:
-    """A command as a row of COLUMNS."""
-    done = f"{issued.finished_targets}/{issued.total_targets}"
-    return [
-        issued.id,
-        (issued.action.WhichOneof("action") or "").replace("_", "-"),
-        field_word(issued, "semantics"),
-        issued.principal,
-        age(issued, "issue_time", now),
-        age(issued, "expire_time", now),
-        f"{done} cancel requested" if issued.cancel_requested and not issued.done else done,
-        states(issued),
-    ]
 
 
 def _issue_options(function: options.Function) -> options.Function:
@@ -175,7 +148,7 @@ def _wait(session: Session, issued: command.Command, limit_s: float) -> None:
                 session.output.note(f"{seen.finished_targets}/{seen.total_targets}: {told}")
             if seen.done:
                 break
-    present(session, last, lambda: _show_deliveries(session, last.command))
+    present(session, last, lambda: show_deliveries(session, last.command))
     if not last.command.done:
         raise WaitedTooLong(
             f"command {issued.id} is not done after {show_duration(limit_s)}",
@@ -191,41 +164,6 @@ def _check(ended: command.Command) -> None:
             f"command {ended.id}: {states(ended)}",
             f"see each node's answer with: souverixctl describe command {ended.id}",
         )
-
-
-def _show_cancel(session: Session, issued: command.Command) -> None:
-    if issued.HasField("cancel_time"):
-        asked = time_text(issued.cancel_time, session.output.now)
-        why = issued.cancel_reason or "no reason given"
-        session.output.line(f"cancel requested {asked} by {issued.cancel_principal}: {why}")
-
-
-def _show_deliveries(session: Session, issued: command.Command) -> None:
-    now = session.output.now
-    rows: list[list[Cell]] = [
-        [
-            each.node,
-            coloured(field_word(each, "state")),
-            each.reason,
-            str(each.attempts),
-            age(each, "update_time", now),
-            each.error_message or _one_line(each),
-            "late result" if each.late_result else "",
-        ]
-        for each in issued.deliveries
-    ]
-    columns = ("NODE", "STATE", "REASON", "SENT", "AGE", "ANSWER", "MARKS")
-    session.output.table(columns, rows, "no target is known here yet")
-
-
-def _one_line(delivery: command.Delivery) -> str:
-    answers = sorted((key, _value(value)) for key, value in delivery.output.items())
-    shown = ", ".join(f"{key}={value}" for key, value in answers if value)
-    return shown if len(shown) <= 80 else f"{shown[:79]}…"
-
-
-def _value(value: object) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 @group.command("ping", short_help="Have nodes answer.")
@@ -355,9 +293,9 @@ def get_command(session: Session, id: str) -> None:
 
     def show() -> None:
         session.output.table(COLUMNS, [row(reply.command, session.output.now)], "")
-        _show_cancel(session, reply.command)
+        show_cancel(session, reply.command)
         session.output.line()
-        _show_deliveries(session, reply.command)
+        show_deliveries(session, reply.command)
 
     present(session, reply, show)
 
@@ -393,7 +331,7 @@ def watch_command(session: Session, id: str) -> None:
             for each in seen.deliveries:
                 if shown.get(each.node) != each.state:
                     shown[each.node] = each.state
-                    answer = each.error_message or _one_line(each)
+                    answer = each.error_message or one_line(each)
                     session.output.line(
                         f"{each.node:24}", coloured(field_word(each, "state")), each.reason, answer
                     )

@@ -91,6 +91,9 @@ def _label(
         label.append_text(styled(f", as of {age(domain, 'last_received_time', now)} ago"))
     else:
         label.append(", nothing received from it", style="yellow")
+    if domain.HasField("unknown_since"):
+        cut = f", out of reach for {age(domain, 'unknown_since', now)}"
+        label.append(cut, style="yellow")
     if peer is not None:
         label.append("\n  ").append_text(_peer_text(peer, now))
     return label

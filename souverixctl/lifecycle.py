@@ -15,7 +15,7 @@ from souverix.fleet.v1 import fleet_service_pb2 as fleet
 from souverix.fleet.v1 import lifecycle_pb2 as lifecycle
 from souverixctl import options
 from souverixctl.describe import enum_word, field_word
-from souverixctl.output import Cell
+from souverixctl.output import Cell, as_document
 from souverixctl.results import age, note_freshness, present, present_write, word
 from souverixctl.session import Session, Verb, pass_session
 from souverixctl.times import parse_duration, seconds_of, show_age, show_duration
@@ -114,19 +114,30 @@ def transition(session: Session, id: str, transition: str, **given: Any) -> None
 def history(session: Session, id: str, which: str | None) -> None:
     """Show a node's newest transitions, oldest first: its lifecycle and its connectivity ledger.
 
+    In JSON and YAML one document: both replies under "lifecycle" and "connectivity", or the one that was asked for.
+
     \b
     souverixctl history a1-gw-1 --connectivity
     """
     name = options.resource_name("nodes", id)
+    lived, linked = None, None
     if which != "connectivity":
-        _show_lifecycle(session, name)
+        asked = fleet.ListLifecycleHistoryRequest(name=name)
+        lived = session.connection.call(asked, fleet.ListLifecycleHistoryResponse)
     if which != "lifecycle":
-        _show_connectivity(session, name)
+        asked_links = fleet.ListConnectivityHistoryRequest(name=name)
+        linked = session.connection.call(asked_links, fleet.ListConnectivityHistoryResponse)
+    if lived is not None and linked is not None and not session.output.is_table:
+        both = {"lifecycle": as_document(lived), "connectivity": as_document(linked)}
+        session.output.document(both)
+        return
+    if lived is not None:
+        _show_lifecycle(session, lived)
+    if linked is not None:
+        _show_connectivity(session, linked)
 
 
-def _show_lifecycle(session: Session, name: str) -> None:
-    request = fleet.ListLifecycleHistoryRequest(name=name)
-    reply = session.connection.call(request, fleet.ListLifecycleHistoryResponse)
+def _show_lifecycle(session: Session, reply: fleet.ListLifecycleHistoryResponse) -> None:
     now = session.output.now
     rows = [_lifecycle_row(each, now) for each in reply.timeline.transitions]
     none = "no lifecycle transition is known here"
@@ -134,9 +145,7 @@ def _show_lifecycle(session: Session, name: str) -> None:
     note_freshness(session, reply)
 
 
-def _show_connectivity(session: Session, name: str) -> None:
-    request = fleet.ListConnectivityHistoryRequest(name=name)
-    reply = session.connection.call(request, fleet.ListConnectivityHistoryResponse)
+def _show_connectivity(session: Session, reply: fleet.ListConnectivityHistoryResponse) -> None:
     now = session.output.now
     rows = [_connectivity_row(each, now) for each in reply.ledger.history]
     none = "no connectivity transition is known here"

@@ -29,6 +29,7 @@ from souverixctl import (
     lifecycle,
     observations,
     overview,
+    replays,
     verbs,
 )
 from souverixctl import desired_state as desired_state  # adds its verb to `set`
@@ -81,7 +82,8 @@ def program() -> None:
 
 for group in (
     overview.overview, verbs.get, verbs.describe, verbs.watch, verbs.create, verbs.set_, verbs.delete,
-    verbs.move, lifecycle.transition, lifecycle.history, commands.group, drift.group, conflicts.group,
+    verbs.move, lifecycle.transition, lifecycle.history, replays.replay, replays.reset_key,
+    commands.group, drift.group, conflicts.group,
     audit.group, federation.group, authority.group, observations.values,
 ):  # fmt: skip
     program.add_command(group)

@@ -98,7 +98,7 @@ def delivery_body(facts: Facts, target: Target) -> command_pb2.Delivery | None:
 def listed_commands(facts: Facts, domain: str) -> list[tuple[int, str]]:
     """(stamp, id) of all commands known here, or of those with targets in one domain; newest first."""
     state = state_of(facts)
-    domains = [domain] if domain else [d for d, kind in state.subjects if kind == "commands"]
+    domains = [domain] if domain else [d for d, kind in state.table.subjects if kind == "commands"]
     newest: dict[str, int] = {}
     for at in domains:
         for subject in state.subjects_of(at, "commands"):

@@ -7,7 +7,7 @@ One row a node. Times are monotonic seconds, given as arguments; NaN is "never" 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -75,6 +75,8 @@ class ConnectivityTable:
         self._gone: list[Gone] = []
         self._free: list[int] = []
         self._columns: dict[str, npt.NDArray[Any]] = {}
+        #: Changes whenever a row may come to stand for another node: rows looked up before are to be looked up anew.
+        self.layout = 0
         self.clear()
 
     def __len__(self) -> int:
@@ -85,6 +87,7 @@ class ConnectivityTable:
 
     def clear(self) -> None:
         """Forgets all nodes."""
+        self.layout += 1
         self._rows.clear()
         self._nodes.clear()
         self._gone.clear()
@@ -118,6 +121,7 @@ class ConnectivityTable:
         """Drops a node."""
         row = self._rows.pop(node, None)
         if row is not None:
+            self.layout += 1
             self._reset(row)
             self._nodes[row] = ""
             self._free.append(row)
@@ -161,6 +165,29 @@ class ConnectivityTable:
             held = columns["rtt"][row]
             columns["rtt"][row] = rtt_s if math.isnan(held) else held + RTT_WEIGHT * (rtt_s - held)
         self._note_backlog(row, waiting, now_s)
+
+    def rows_of(self, nodes: Iterable[str]) -> npt.NDArray[np.int64]:
+        """The row of each node, -1 for one that is not known; they hold as long as `layout` does."""
+        return np.array([self._rows.get(node, -1) for node in nodes], np.int64)
+
+    def heard_all(
+        self,
+        rows: npt.NDArray[np.int64],
+        rtts_s: npt.NDArray[np.float64],
+        waiting: npt.NDArray[np.int64],
+        now_s: float,
+    ) -> None:
+        """Heartbeats of many nodes came, each with its round trip (NaN: none measured) and its waiting reports."""
+        columns = self._columns
+        columns["last_seen"][rows] = now_s
+        measured = ~np.isnan(rtts_s)
+        if measured.any():
+            fresh, measured_rows = rtts_s[measured], rows[measured]
+            held = columns["rtt"][measured_rows]
+            smoothed = held + RTT_WEIGHT * (fresh - held)
+            columns["rtt"][measured_rows] = np.where(np.isnan(held), fresh, smoothed)
+        columns["backlog"][rows] = waiting
+        columns["level_at"][rows[waiting == 0]] = now_s
 
     def durable(self, node: str, reports: int, now_s: float) -> None:
         """So many more reports of the node are durable."""

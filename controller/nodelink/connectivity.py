@@ -49,7 +49,8 @@ class ConnectivityRecorder:
         if link.node not in self._table:
             self._look_up(link.node, link.domain, 0.0)
         now_s = time.monotonic()
-        self._note(self._table.linked(link.node, link.domain, link.backlog_reports, now_s))
+        change = self._table.linked(link.node, link.domain, link.backlog_reports, now_s)
+        self._note(change if change is not None else self._new_path(link, now_s))
 
     def heard(self, link: Link) -> None:
         """A heartbeat came."""
@@ -132,6 +133,21 @@ class ConnectivityRecorder:
         )
         self._wake.set()
 
+    def _new_path(self, link: Link, now_s: float) -> Change | None:
+        """News of a node that is as connected as before, but by another path than is recorded."""
+        recorded = body_of(
+            self._replica.state, Key(link.domain, f"nodes/{link.node}", "link_state")
+        )
+        measured = self._table.measured(link.node, now_s)
+        path = _relay_of(link)
+        if recorded is None or measured is None or recorded.relay == path:
+            return None
+        mode = measured.mode
+        words = f"comes through relay {path}" if path else "comes by itself"
+        return Change(
+            link.node, mode, mode, "path_changed", words, now_s, now_s, None, None, measured.backlog
+        )
+
     def _read_recorded(self, journal: Journal) -> None:
         state = self._replica.state
         lease_ttl_s = self._replica.config.log.lease_ttl_s
@@ -183,15 +199,25 @@ class ConnectivityRecorder:
                 if recorded is not None
                 else connectivity_pb2.CONNECTIVITY_MODE_UNSPECIFIED
             )
-            if previous == transition.mode:
+            before = recorded.relay if recorded is not None else ""
+            link = self._links.get(transition.node)
+            relay = _relay_of(link) if link is not None else before
+            if previous == transition.mode and relay == before:
                 continue
+            message = _message(transition, previous)
+            message.relay = relay
             proposal.write(
                 home.domain,
                 subject,
                 "link_state",
-                _message(transition, previous),
+                message,
                 principal=f"controller:{proposal.identity.controller}",
             )
+
+
+def _relay_of(link: Link) -> str:
+    """The relay a node comes through; a relay does not come through itself."""
+    return link.relay if link.relay != link.node else ""
 
 
 def _message(

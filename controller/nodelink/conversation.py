@@ -23,6 +23,7 @@ from controller.nodelink.incidents import Incident, is_held
 from controller.nodelink.link import NOT_MASTER_MESSAGE, End, Link, goodbye
 from controller.nodelink.proof import proof_message
 from controller.nodelink.reception import BUSY_RETRY_S, Reception
+from controller.nodelink.relay_call import RelayedCall
 from controller.nodelink.reports import NodeMoved, ProtocolBroken, ReportIntake, highest_report
 from controller.nodelink.returning import Return
 from controller.nodelink.session import Session, SessionState, Step
@@ -48,9 +49,16 @@ TOKEN_BYTES = 16
 
 
 class Conversation:
-    """One session. `peer` is where the node's agent calls from."""
+    """One session. `peer` is where the node's agent calls from; `relayed` its place in a relay's stream, if any."""
 
-    def __init__(self, desk: Reception, requests: AsyncIterator[Request], peer: str) -> None:
+    def __init__(
+        self,
+        desk: Reception,
+        requests: AsyncIterator[Request],
+        peer: str,
+        relayed: RelayedCall | None = None,
+    ) -> None:
+        self._relayed = relayed
         self._desk = desk
         self._requests = requests
         self._peer = peer
@@ -76,6 +84,8 @@ class Conversation:
             frame.fence.CopyFrom(self._desk.fence(0))
             yield frame
             return
+        if self._relayed is not None:
+            self._relayed.opened(link)
         self._reader = asyncio.create_task(self._serve(link, intake, journal, back))
         try:
             async for frame in link.frames():
@@ -217,7 +227,8 @@ class Conversation:
             if key != hello.public_key:
                 await self._refuse_key(journal, hello, home, key)
         now_s = time.monotonic()
-        desk.make_room(hello, self._peer, now_s)
+        relay = self._relayed.relay if self._relayed is not None else ""
+        desk.make_room(hello, self._peer, relay, now_s)
         if desk.journal is not journal:
             raise NotWelcome(nodelink_pb2.LINK_END_NOT_MASTER, NOT_MASTER_MESSAGE)
         highest = highest_report(facts, home.domain, hello.node, hello.source)
@@ -236,6 +247,7 @@ class Conversation:
             now_s,
             desk.replica.lease_valid,
         )
+        link.relay = relay
         link.backlog_reports = waiting
         desk.links.add(link)
         intake = ReportIntake(link, highest, desk.values, _wall_ms, self._durable)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 from controller.command.targets import delivering_controller
 from controller.journal import Journal
@@ -49,21 +50,25 @@ class NotWelcome(Exception):
 
 def check_hello(hello: nodelink_pb2.AgentHello) -> None:
     """Refuses a malformed greeting. Raises `NotWelcome`."""
-    problem = ""
-    if not is_valid_id(hello.node):
-        problem = (
-            f"{hello.node[:80]!r} is no node id (lower-case letters, digits and '-', at most 63)"
-        )
-    elif not hello.source or len(hello.source.encode()) > MAX_WORD_BYTES:
-        problem = f"source must have 1 to {MAX_WORD_BYTES} bytes"
-    elif len(hello.agent_version.encode()) > MAX_WORD_BYTES:
-        problem = f"agent_version is longer than {MAX_WORD_BYTES} bytes"
-    elif not hello.run or len(hello.run.encode()) > MAX_WORD_BYTES:
-        problem = f"run must have 1 to {MAX_WORD_BYTES} bytes"
-    elif len(hello.public_key) != PUBLIC_KEY_BYTES:
-        problem = f"public_key must have {PUBLIC_KEY_BYTES} bytes (Ed25519)"
-    if problem:
-        raise NotWelcome(nodelink_pb2.LINK_END_PROTOCOL_ERROR, problem, UNWELCOME_RETRY_S)
+    check_names(hello.node, hello.source, hello.agent_version)
+    if not hello.run or len(hello.run.encode()) > MAX_WORD_BYTES:
+        _refuse(f"run must have 1 to {MAX_WORD_BYTES} bytes")
+    if len(hello.public_key) != PUBLIC_KEY_BYTES:
+        _refuse(f"public_key must have {PUBLIC_KEY_BYTES} bytes (Ed25519)")
+
+
+def check_names(node: str, source: str, version: str = "") -> None:
+    """Refuses malformed names of a node, its agent's state directory, its agent's version. Raises `NotWelcome`."""
+    if not is_valid_id(node):
+        _refuse(f"{node[:80]!r} is no node id (lower-case letters, digits and '-', at most 63)")
+    if not source or len(source.encode()) > MAX_WORD_BYTES:
+        _refuse(f"source must have 1 to {MAX_WORD_BYTES} bytes")
+    if len(version.encode()) > MAX_WORD_BYTES:
+        _refuse(f"agent_version is longer than {MAX_WORD_BYTES} bytes")
+
+
+def _refuse(problem: str) -> NoReturn:
+    raise NotWelcome(nodelink_pb2.LINK_END_PROTOCOL_ERROR, problem, UNWELCOME_RETRY_S)
 
 
 def find_home(facts: Facts, controller: str, node: str) -> Home | None:

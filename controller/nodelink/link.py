@@ -53,6 +53,9 @@ class Link:
         self.run = run
         self.session = session
         self.fence = fence
+        #: Id of the relay it comes through; empty: none.
+        self.relay = ""
+        self.opened_s = now_s
         self.heard_s = now_s
         self.rtt_s: float | None = None
         self.backlog_reports = 0

@@ -106,10 +106,13 @@ class Reception:
             fencing_token=self.journal.fencing_token if self.journal is not None else 0,
         )
 
-    def make_room(self, hello: nodelink_pb2.AgentHello, peer: str, now_s: float) -> None:
+    def make_room(
+        self, hello: nodelink_pb2.AgentHello, peer: str, relay: str, now_s: float
+    ) -> None:
         """Refuses a second agent of a node while the first lives, and any link when there are too many.
 
-        The same run of the same agent, which proved to hold the key, takes over its own link: it has left the other.
+        The same run of the same agent, which proved to hold the key, takes over its own link: it keeps one stream at a
+        time, and has left the other, be it of its own or through a relay.
         """
         held = self.links.get(hello.node)
         if held is not None:
@@ -122,6 +125,13 @@ class Reception:
                     f"an agent of {hello.node} is linked already (last heard {now_s - held.heard_s:.1f} s ago); stop "
                     "the other, or wait until it is silent",
                     max(1.0, wait_s),
+                )
+            if same_run:
+                path = f"relay {relay}" if relay else "a stream of its own"
+                held.end(
+                    nodelink_pb2.LINK_END_HANDED_OVER,
+                    f"{held.node} comes through {path} now",
+                    End("handed_over", f"the node came through {path}", is_news=False),
                 )
             held.end(
                 nodelink_pb2.LINK_END_DUPLICATE,

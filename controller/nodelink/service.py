@@ -15,6 +15,7 @@ from controller.nodelink.conversation import Conversation
 from controller.nodelink.incidents import is_isolated
 from controller.nodelink.link import NOT_MASTER_MESSAGE, End, Link
 from controller.nodelink.reception import Reception
+from controller.nodelink.relay_call import RelayedCall
 from controller.nodelink.session import SessionState, Step
 from controller.replica import Replica
 from controller.twin.facts import exists, home_of
@@ -55,6 +56,14 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
         """Tells whether agents are welcome: this replica is the master, and its duty runs."""
         return self.desk.is_serving
 
+    async def serving_journal(self) -> Journal:
+        """The journal, while this replica is master and serves. Raises `NotWelcome`."""
+        return await self.desk.serving_journal()
+
+    def fence(self, placement_epoch: int) -> nodelink_pb2.Fence:
+        """The fence of this mastership."""
+        return self.desk.fence(placement_epoch)
+
     def stop(self) -> None:
         """The process stops: takes leave of all agents."""
         self.desk.journal = None
@@ -66,7 +75,8 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
         self, request_iterator: AsyncIterator[Request], context: Any
     ) -> AsyncGenerator[Response, None]:
         """One agent's stream."""
-        conversation = Conversation(self.desk, request_iterator, context.peer())
+        relay = context if isinstance(context, RelayedCall) else None
+        conversation = Conversation(self.desk, request_iterator, context.peer(), relay)
         context.add_done_callback(lambda _: conversation.close())
         async for frame in conversation.frames():
             yield frame

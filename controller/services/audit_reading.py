@@ -18,7 +18,8 @@ from federation.clock import wall_ms_of
 from federation.codec import stream_from_message
 from federation.errors import InvalidWrite
 from federation.identifiers import Lane, Origin, StreamId
-from federation.state import State, StreamState
+from federation.state import State
+from federation.streams import StreamState
 from souverix.audit.v1 import audit_service_pb2
 from souverix.event.v1 import event_pb2
 

@@ -8,17 +8,18 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2
 
 from controller.errors import ServiceError, abort, status_of
 from controller.journal import JournalError
 from controller.log.errors import LogError
 from controller.replica import Replica
+from controller.services.times import check_times
 from controller.writes import Caller, write_audit
 from federation.errors import FederationError
 from souverix.audit.v1 import audit_pb2
@@ -77,12 +78,31 @@ def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 
 def _check_parsed(request: Any) -> None:
+    """Refuses what no handler should see: bytes that are no message, times that are none."""
     if isinstance(request, _Malformed):
-        raise ServiceError(
-            grpc.StatusCode.INVALID_ARGUMENT,
-            "MALFORMED",
-            "the request is not a message of this method; is the client of another version?",
-        )
+        raise _malformed()
+    if isinstance(request, Message):
+        check_times(request)
+
+
+def _malformed() -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "MALFORMED",
+        "the request is not a message of this method; is the client of another version?",
+    )
+
+
+class MalformedFrame(DecodeError):
+    """Bytes within a caller's stream are no message of the method."""
+
+
+async def _parsed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """A caller's stream. Raises `MalformedFrame`, so that the caller's fault is told from faults of our own."""
+    async for request in requests:
+        if isinstance(request, _Malformed):
+            raise MalformedFrame("a frame is not a message of this method")
+        yield request
 
 
 class RefusalAudit:
@@ -166,7 +186,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler.stream_stream:
             return grpc.stream_stream_rpc_method_handler(
                 self._stream(method, handler.stream_stream),
-                request_deserializer=handler.request_deserializer,
+                request_deserializer=_tolerant(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         return handler
@@ -185,7 +205,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             try:
                 _check_parsed(request)
-                responses = inner(request, context)
+                given = _parsed(request) if isinstance(request, AsyncIterator) else request
+                responses = inner(given, context)
                 if not isinstance(responses, AsyncGenerator):
                     await responses  # It writes to the context itself, as the health service does.
                     return
@@ -201,8 +222,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _refuse(
         self, method: str, context: grpc.aio.ServicerContext[Any, Any], error: Exception
     ) -> None:
-        if isinstance(error, grpc.aio.AbortError):
-            raise error
+        if isinstance(error, (grpc.aio.AbortError, grpc.aio.InternalError)):
+            raise error  # It was refused already, or the caller left while a response was on its way.
+        if isinstance(error, MalformedFrame):
+            error = _malformed()
+        if isinstance(error, NotImplementedError):
+            error = ServiceError(
+                grpc.StatusCode.UNIMPLEMENTED,
+                "METHOD_UNKNOWN",
+                f"{method} is not served by this controller",
+            )
         if status_of(error).code == code_pb2.INTERNAL:
             _log.exception("a call failed", extra={"method": method}, exc_info=error)
         if isinstance(error, FederationError) and not method.rpartition("/")[2].startswith(READING):

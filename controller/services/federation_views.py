@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 from controller.replica import Replica
+from controller.services.fleet_rules import freshness_of
 from controller.sync.links import PeerView
 from controller.twin.domain import nodes_in
 from controller.twin.facts import timestamp
 from federation.backlog import SyncDebt
 from federation.session import PeerRole, Phase
-from federation.state import State, StreamState
+from federation.state import State
+from federation.streams import StreamState
 from souverix.federation.v1 import federation_service_pb2 as service
 
 _ROLES = {
@@ -32,6 +34,7 @@ def topology(replica: Replica) -> service.GetTopologyResponse:
     own = replica.config.controller.domain
     conflicts = Counter(key.domain for key in state.conflicts.open_keys)
     received = _last_received_ms(state)
+    freshness = freshness_of(replica)
     response = service.GetTopologyResponse(controller=replica.config.controller.id)
     for domain in _domains(state):
         shown = response.domains.add(
@@ -48,6 +51,9 @@ def topology(replica: Replica) -> service.GetTopologyResponse:
         shown.term_path.extend(state.authority.term_of(domain))
         if domain != own and record.controller in received:
             shown.last_received_time.CopyFrom(timestamp(received[record.controller]))
+        since_ms = freshness.unknown_since_ms(domain)
+        if since_ms is not None:
+            shown.unknown_since.CopyFrom(timestamp(since_ms))
     return response
 
 

@@ -73,9 +73,7 @@ class LateWrites:
                 write_audit(proposal, record, domain=proposal.identity.domain)
 
     def _nodes(self) -> Iterator[str]:
-        for (_, kind), subjects in self._state.subjects.items():
-            if kind == "nodes":
-                yield from subjects
+        return (subject for _, subject in self._state.subjects_everywhere("nodes"))
 
     def _touched(self, applied: Applied) -> Iterator[str]:
         """Nodes a commit wrote to under a key that this controller moved them away from."""

@@ -21,6 +21,7 @@ from federation.clock import wall_ms_of
 from federation.codec import Write
 from federation.errors import InvalidWrite, NotFound
 from federation.identifiers import Key
+from federation.scan import Scan
 from federation.state import State
 from souverix.fleet.v1 import fleet_service_pb2, observation_pb2
 
@@ -134,16 +135,13 @@ def _newest_first(write: Write) -> str:
 def _reference_to(state: State, digest: str) -> observation_pb2.LargeValueRef | None:
     """The reference that says which chunks make up a value; None where the value may be one chunk of its own."""
     wanted = digest.encode()
-    for (_, kind), subjects in state.subjects.items():
-        if kind != "nodes":
-            continue
-        for subject in subjects:
-            for domain in state.domains_of_subject[subject]:
-                for write in state.siblings(Key(domain, subject, "inventory")):
-                    # The digest stands in the event as it is; only an event that holds it is worth decoding.
-                    if wanted in write.raw:
-                        for reference in write.body().large_values:
-                            if reference.digest == digest:
-                                found: observation_pb2.LargeValueRef = reference
-                                return found
+    scan = Scan(state)
+    for domain, subject in state.subjects_everywhere("nodes"):
+        for write in scan.siblings(Key(domain, subject, "inventory")):
+            # The digest stands in the event as it is; only an event that holds it is worth decoding.
+            if wanted in write.raw:
+                for reference in write.body().large_values:
+                    if reference.digest == digest:
+                        found: observation_pb2.LargeValueRef = reference
+                        return found
     return None

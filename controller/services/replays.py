@@ -1,4 +1,4 @@
-"""ReplayService: the returns of nodes as operators see them. Owns what of them is shown and how often; measures none."""
+"""ReplayService: the returns of nodes as operators see them. Owns what is shown of them, and when; never measures."""
 
 from __future__ import annotations
 

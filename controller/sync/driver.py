@@ -83,6 +83,8 @@ class SessionDriver:
         self.session = session
         self.address = address
         self.last_seen_ms = 0
+        #: As `last_seen_ms`, by the monotonic clock; None: nothing came yet.
+        self.heard_s: float | None = None
         self.closed: Close | None = None
         #: Frames for the stream.
         self.outgoing = Outgoing()
@@ -174,6 +176,7 @@ class SessionDriver:
         try:
             async for frame in incoming:
                 self.last_seen_ms = _wall_ms()
+                self.heard_s = time.monotonic()
                 self._carry_out(self.session.received(frame, _now_ms(), self._clock()))
         except OSError as error:
             message = str(error)

@@ -69,6 +69,8 @@ class Links:
         self._past: dict[str, _Past] = {}
         #: By peer, the last session that exchanged events: it knows what the peer acknowledged, also when it is over.
         self._exchanged: dict[str, Session] = {}
+        #: By peer, when such a session was last heard before it ended, in monotonic seconds.
+        self._heard_s: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         #: Asks the dialer for a session now; set by the dialer.
         self.dial_now: Callable[[], None] = lambda: None
@@ -96,6 +98,8 @@ class Links:
             if held is driver:
                 del self.children[controller]
         peer = driver.session.peer
+        if self._exchanged.get(peer) is driver.session and driver.heard_s is not None:
+            self._heard_s[peer] = driver.heard_s
         if peer:
             earlier = self._past.get(peer, _Past())
             self._past[peer] = _Past(
@@ -168,6 +172,18 @@ class Links:
         self._required_values().arriving(driver, runs)
 
     # Views.
+
+    def syncing(self) -> dict[str, SessionDriver]:
+        """The sessions that exchange events now, by the controller at the other end."""
+        drivers = [*self.children.values(), *([self.parent] if self.parent is not None else [])]
+        return {d.session.peer: d for d in drivers if d.session.phase is Phase.SYNCING}
+
+    def heard_s(self, controller: str) -> float | None:
+        """When a peer was last heard in a session that exchanges or exchanged events, in monotonic seconds; None: never
+        by this process.
+        """
+        driver = self.syncing().get(controller)
+        return driver.heard_s if driver is not None else self._heard_s.get(controller)
 
     def peers(self) -> list[PeerView]:
         """The parent, then the children by id."""

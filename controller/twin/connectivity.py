@@ -156,7 +156,10 @@ def _last_sync(
 
 
 def _fill_updates(backlog: connectivity_pb2.SyncBacklog, winners: Mapping[str, Write]) -> None:
-    """What was declared for this one node and is not in force there yet, by its last report."""
+    """What was declared for this one node and is not in force there yet, by its last report.
+
+    A node that says nothing of the policy in force may follow the declared one: nothing of it is counted.
+    """
     declared, reported = winners.get("desired_state"), winners.get("actual_state")
     desired: node_pb2.DesiredState = declared.body() if declared else node_pb2.DesiredState()
     actual: node_pb2.ActualState = reported.body() if reported else node_pb2.ActualState()
@@ -164,7 +167,9 @@ def _fill_updates(backlog: connectivity_pb2.SyncBacklog, winners: Mapping[str, W
         bool(desired.config_hash) and desired.config_hash != actual.config_hash
     )
     backlog.policy_updates = int(
-        bool(desired.policy_bundle) and desired.policy_bundle != actual.policy_bundle
+        bool(desired.policy_bundle)
+        and bool(actual.policy_bundle)
+        and desired.policy_bundle != actual.policy_bundle
     )
     backlog.version_updates = int(
         bool(desired.target_version) and desired.target_version != actual.reported_version

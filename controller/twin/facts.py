@@ -15,7 +15,6 @@ from federation.clock import wall_ms_of
 from federation.codec import Write
 from federation.identifiers import Key, as_key
 from federation.merge import Siblings, rivals_of, winner_of
-from federation.proposal import Proposal
 from federation.state import State
 from souverix.event.v1 import event_pb2
 
@@ -28,7 +27,7 @@ REMEMBERED_FACTS = 65_536
 
 
 class Facts(Protocol):
-    """What is known of a key: `State`, or a `Proposal` over it."""
+    """What is known of a key: `State`, a `Proposal` over it, or a `Scan` of it."""
 
     def siblings(self, key: Key) -> Siblings:
         """The writes of a key of which none saw another."""
@@ -48,7 +47,7 @@ class Home(NamedTuple):
 
 def state_of(facts: Facts) -> State:
     """The committed state below."""
-    return facts.state if isinstance(facts, Proposal) else facts  # type: ignore[return-value]
+    return facts if isinstance(facts, State) else facts.state  # type: ignore[attr-defined]
 
 
 def body_of(facts: Facts, key: Key) -> Any:

@@ -2,7 +2,8 @@
 then dropped.
 
 A domain is known up to the last commit here that holds an event of its controller. What this controller serves itself
-is known up to now.
+is known up to now. Whether a domain's controller can be reached is told, for the first hop towards it, by what this
+replica sees; for each hop beyond, by what the controller at its nearer end recorded (`controller.twin.hops`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.connectivity.measurements import Measured
 from controller.twin.facts import timestamp
+from controller.twin.hops import Hop, hops_between, recorded_down_since_ms
 from controller.twin.sight import Sight
 from federation.state import State
 
@@ -68,10 +70,9 @@ class Freshness:
 
     def reachable(self, domain: str) -> bool | None:
         """Tells whether a domain's controller can be reached; None where it is this one, or that cannot be told."""
-        controller = self._controller_of(domain)
-        if self._sight is None or controller in ("", self._state.controller):
-            return None
-        return self._sight.reach.link_up(controller)
+        if self.unknown_since_ms(domain) is not None:
+            return False
+        return True if self._sight is not None and self._way_to(domain) else None
 
     def measured(self, node: str) -> Measured | None:
         """What is measured of a node's link here; None where it has none here."""
@@ -84,12 +85,34 @@ class Freshness:
         now_s = self._sight.now_s if self._sight is not None else monotonic_s
         return timestamp(self._now_ms - max(0, int((now_s - monotonic_s) * 1000)))
 
+    def link_down_since_ms(self, hop: Hop) -> int | None:
+        """Since when one link between controllers is not known to stand; None while it does, or where nothing tells."""
+        if self._sight is not None and hop.near == self._state.controller:
+            return self._out_of_sight_since_ms(hop.far)
+        return recorded_down_since_ms(self._state, hop)
+
     def _cut_off_since_ms(self, domain: str) -> int | None:
-        if self._sight is None or self.reachable(domain) is not False:
+        """The earliest of the hops: beyond it nothing was heard any more, whatever the others do."""
+        found = [
+            since_ms
+            for hop in self._way_to(domain)
+            if (since_ms := self.link_down_since_ms(hop)) is not None
+        ]
+        return min(found, default=None)
+
+    def _out_of_sight_since_ms(self, controller: str) -> int | None:
+        if self._sight is None or self._sight.reach.link_up(controller):
             return None
-        controller = self._controller_of(domain)
         heard_ms = self._sight.reach.last_heard_ms(controller) or 0
         return max(heard_ms, self._last_heard().get(controller, 0))
+
+    def _way_to(self, domain: str) -> list[Hop]:
+        """The hops to a domain's controller; the first alone where the tree between is not known here."""
+        controller = self._controller_of(domain)
+        if controller in ("", self._state.controller):
+            return []
+        hops = hops_between(self._state.authority, self._own_domain, domain)
+        return hops or [Hop(self._state.controller, controller, domain)]
 
     def _compute(self, domain: str) -> int | None:
         controller = self._controller_of(domain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import grpc
@@ -118,6 +119,11 @@ async def test_histories_are_shown_oldest_first(
     assert len(lines) == 3
     assert lines[1].split()[:3] == ["10m", "-", "LIVE"]
     assert "user:alice" not in ledger_only
+    document = json.loads((await ctl("history", "n1", "-o", "json", "--server", address)).out)
+    assert document["lifecycle"]["timeline"]["transitions"][0]["decidedBy"] == "user:alice"
+    assert document["connectivity"]["ledger"]["history"][1]["reason"] == "connection_lost"
+    alone = await ctl("history", "n1", "--lifecycle", "-o", "json", "--server", address)
+    assert "timeline" in json.loads(alone.out)
     assert "LIVE" not in (await ctl("history", "n1", "--lifecycle", "--server", address)).out
 
 

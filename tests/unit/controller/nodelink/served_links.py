@@ -22,6 +22,7 @@ from controller.config import (
 )
 from controller.log.sqlite_log import SqliteLog
 from controller.nodelink.proof import chain_next, chain_start, end_message, proof_message
+from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
 from controller.services.calls import CallInterceptor, RefusalAudit
@@ -34,7 +35,12 @@ from federation.proposal import Proposal
 from souverix.command.v1 import command_service_pb2_grpc
 from souverix.federation.v1 import authority_pb2
 from souverix.fleet.v1 import domain_pb2, node_pb2
-from souverix.nodelink.v1 import nodelink_pb2, nodelink_pb2_grpc
+from souverix.nodelink.v1 import (
+    nodelink_pb2,
+    nodelink_pb2_grpc,
+    relay_pb2,
+    relay_pb2_grpc,
+)
 from tests.federation_fixture import ROOT, genesis_of
 from tests.unit.controller.services.served import ScriptedForwarder
 
@@ -51,6 +57,7 @@ class Served:
 
     replica: Replica
     service: NodeLinkService
+    relays: RelayLinkService
     commands: Any
     channel: grpc.aio.Channel
     port: int
@@ -125,9 +132,12 @@ class Directory:
         )
         log = SqliteLog(self.path / "log.sqlite", str(uuid.uuid4()))
         replica = Replica(config, log, self.signer, ScriptedForwarder())
-        service = NodeLinkService(replica, ValueStore(self.path / "values"))
+        values = ValueStore(self.path / "values")
+        service = NodeLinkService(replica, values)
+        relays = RelayLinkService(replica, values, service)
         server = grpc.aio.server(interceptors=[CallInterceptor(RefusalAudit(replica))])
         nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(service, server)
+        relay_pb2_grpc.add_RelayLinkServiceServicer_to_server(relays, server)
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(
             CommandService(replica), server
         )
@@ -136,13 +146,14 @@ class Directory:
         await server.start()
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         stub = command_service_pb2_grpc.CommandServiceStub(channel)
-        controller = Served(replica, service, stub, channel, port)
+        controller = Served(replica, service, relays, stub, channel, port)
         try:
             if wait:
                 await until(lambda: replica.is_master and service.is_serving)
                 await self._begin(controller)
             yield controller
         finally:
+            relays.stop()
             service.stop()
             await channel.close()
             await server.stop(None)
@@ -250,6 +261,86 @@ class ScriptedAgent:
         except TimeoutError:
             return True
         return frame is grpc.aio.EOF
+
+    def vanish(self) -> None:
+        self.call.cancel()
+
+
+class ScriptedRelay:
+    """A relay's side of its stream, saying what a test has it say."""
+
+    def __init__(self, controller: Served, relay: str = "relay-1", source: str = "rs1") -> None:
+        self.relay = relay
+        self.source = source
+        stub = relay_pb2_grpc.RelayLinkServiceStub(controller.channel)
+        self.call = stub.Connect()
+        self.waiting: list[relay_pb2.RelayedResponse] = []
+
+    async def say(self, **frame: Any) -> None:
+        await self.call.write(relay_pb2.RelayLinkServiceConnectRequest(**frame))
+
+    async def greet(self) -> Any:
+        """Says hello; the answer."""
+        await self.say(hello=relay_pb2.RelayHello(relay=self.relay, source=self.source))
+        return await self.hear()
+
+    async def request(self, index: int, **frame: Any) -> None:
+        """Says what one node says."""
+        await self.requests((index, nodelink_pb2.ConnectRequest(**frame)))
+
+    async def requests(self, *frames: tuple[int, nodelink_pb2.ConnectRequest]) -> None:
+        """Says what several nodes say, in one batch."""
+        batch = relay_pb2.RequestBatch()
+        for index, request in frames:
+            batch.requests.add(node=index, request=request)
+        await self.say(requests=batch)
+
+    async def bring(self, index: int, node: str, source: str = "", **fields: Any) -> Any:
+        """Greets for a node, and proves it when asked to; the answer to it."""
+        key = key_of(node)
+        fields = {"run": uuid.uuid4().hex, "source": source or f"s-{node}", **fields}
+        hello = nodelink_pb2.AgentHello(node=node, public_key=key.public_key, **fields)
+        await self.request(index, hello=hello)
+        answer = (await self.hear_node(index)).response
+        if not answer.HasField("challenge"):
+            return answer
+        nonce, controller = answer.challenge.nonce, answer.fence.controller
+        signed = proof_message(controller, node, hello.source, hello.run, nonce)
+        await self.request(index, proof=nodelink_pb2.AgentProof(signature=key.sign(signed)))
+        return (await self.hear_node(index)).response
+
+    async def close(self, index: int) -> None:
+        """Says that a node is gone."""
+        batch = relay_pb2.RequestBatch()
+        batch.requests.add(node=index, closed=relay_pb2.StreamClosed())
+        await self.say(requests=batch)
+
+    async def hear(self) -> Any:
+        """The next message; None at the end of the stream."""
+        async with asyncio.timeout(DEADLINE_S):
+            message = await self.call.read()
+            return None if message is grpc.aio.EOF else message
+
+    async def hear_node(self, index: int) -> relay_pb2.RelayedResponse:
+        """The next frame for one node; those for others are kept."""
+        while True:
+            for frame in self.waiting:
+                if frame.node == index:
+                    self.waiting.remove(frame)
+                    return frame
+            message = await self.hear()
+            assert message is not None, "the stream ended"
+            assert message.WhichOneof("kind") != "goodbye", message
+            self.waiting += message.responses.responses
+
+    async def hear_kind(self, kind: str) -> Any:
+        """The next message of a kind; frames for nodes are kept."""
+        while True:
+            message = await self.hear()
+            assert message is not None, "the stream ended"
+            self.waiting += message.responses.responses
+            if message.WhichOneof("kind") == kind:
+                return getattr(message, kind)
 
     def vanish(self) -> None:
         self.call.cancel()

@@ -29,6 +29,7 @@ from controller.services.calls import (
 from controller.writes import Caller
 from federation.errors import NotFound, OutOfReach
 from souverix.audit.v1 import audit_pb2
+from souverix.fleet.v1 import fleet_service_pb2
 from souverix.policy.v1 import policy_service_pb2
 from tests.unit.controller.services.served import Served, refusal
 from tests.unit.controller.sync.tree import tree_in, until
@@ -61,6 +62,10 @@ class Scripted:
                 raise self.raises
         finally:
             self.open_streams -= 1
+
+    async def talk(self, requests: Any, context: Any) -> AsyncGenerator[Any, None]:
+        async for _ in requests:
+            yield policy_service_pb2.GetPolicyResponse()
 
     async def writing(self, request: Any, context: Any) -> None:
         await context.write(policy_service_pb2.GetPolicyResponse())
@@ -101,7 +106,10 @@ async def calling(root: Served) -> AsyncIterator[Calling]:
     parse = policy_service_pb2.GetPolicyRequest.FromString
     serialise = policy_service_pb2.GetPolicyResponse.SerializeToString
     unary = grpc.unary_unary_rpc_method_handler(service.unary, parse, serialise)
-    handlers = {
+    parse_history = fleet_service_pb2.ListConnectivityHistoryRequest.FromString
+    handlers: dict[str, Any] = {
+        "GetHistory": grpc.unary_unary_rpc_method_handler(service.unary, parse_history, serialise),
+        "Talk": grpc.stream_stream_rpc_method_handler(service.talk, parse, serialise),
         "UpdateThing": unary,
         "GetThing": unary,
         "Follow": grpc.unary_stream_rpc_method_handler(service.stream, parse, serialise),
@@ -116,6 +124,11 @@ async def calling(root: Served) -> AsyncIterator[Calling]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield Calling(service, channel, root)
     await server.stop(None)
+
+
+async def _last(call: Any) -> Any:
+    """The last answer of a stream."""
+    return [answer async for answer in call][-1]
 
 
 async def test_an_unnamed_caller_is_anonymous_and_a_named_one_is_believed(calling: Calling) -> None:
@@ -143,6 +156,30 @@ async def test_a_malformed_request_is_refused_before_the_handler(calling: Callin
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert info.reason == "MALFORMED"
     assert not calling.service.callers
+
+
+async def test_a_malformed_frame_ends_its_stream_with_the_cause(calling: Calling) -> None:
+    frames: Any = calling.channel.stream_stream("/test.Service/Talk")
+    good = REQUEST.SerializeToString()
+    code, info, _ = await refusal(_last(frames(iter([good, b"\xff\xff"]), timeout=DEADLINE_S)))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert info.reason == "MALFORMED"
+
+
+async def test_a_time_that_is_none_is_refused_before_the_handler(calling: Calling) -> None:
+    request = fleet_service_pb2.ListConnectivityHistoryRequest(name="nodes/n1")
+    request.start_time.nanos = -1
+    call: Any = calling.channel.unary_unary("/test.Service/GetHistory")
+    code, _, message = await refusal(call(request.SerializeToString(), timeout=DEADLINE_S))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "start_time" in message
+    assert not calling.service.callers
+
+
+async def test_a_method_that_is_not_built_is_unimplemented(calling: Calling) -> None:
+    calling.service.raises = NotImplementedError("Method not implemented!")
+    code, info, _ = await refusal(calling.unary())
+    assert (code, info.reason) == (grpc.StatusCode.UNIMPLEMENTED, "METHOD_UNKNOWN")
 
 
 async def test_errors_become_status_with_reason_and_metadata(calling: Calling) -> None:

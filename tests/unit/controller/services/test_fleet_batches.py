@@ -3,13 +3,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import grpc
+import pytest
 from google.rpc import code_pb2
 
 from controller.services.fleet_batches import MAX_ITEMS
+from controller.writes import Draft, Executed, Forwarded, WriteCall
 from federation.identifiers import Key
 from souverix.federation.v1 import authority_pb2
+from souverix.fleet.v1 import domain_pb2, item_status_pb2, node_pb2
 from souverix.fleet.v1 import fleet_service_pb2 as fleet
-from souverix.fleet.v1 import item_status_pb2, node_pb2
 from tests.unit.controller.services.served import Served, refusal, zone_served
 
 
@@ -178,3 +180,30 @@ async def test_autonomy_is_asked_item_by_item(tmp_path: Path) -> None:
         ]
         assert reply.results[0].receipt.optimistic
         assert reply.results[1].status.metadata["permission"] == "can_modify_policies"
+
+
+async def test_decision_that_runs_again_tells_of_its_last_run_only(
+    root: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await root.fleet.BatchCreateNodes(fleet.BatchCreateNodesRequest(items=creations(1)))
+    execute = root.replica.writer.execute
+
+    async def execute_twice(call: WriteCall) -> Executed | Forwarded:
+        def decide(draft: Draft) -> None:
+            mark = draft.proposal.mark()
+            gone = domain_pb2.Existence(exists=False)
+            draft.write(call.domain, "nodes/n0", "existence", gone)
+            call.decide(draft)
+            draft.proposal.revert(mark)
+            call.decide(draft)
+
+        return await execute(call._replace(decide=decide))
+
+    monkeypatch.setattr(root.replica.writer, "execute", execute_twice)
+    request = fleet.BatchSetDesiredStatesRequest(items=declarations(1, "v1"))
+    reply = await root.fleet.BatchSetDesiredStates(request)
+
+    assert reply.results[0].status.code == code_pb2.OK
+    node = (await root.fleet.GetNode(fleet.GetNodeRequest(name="nodes/n0"))).node
+    assert node.desired_state.target_version == "v1"
+    assert node.etag == reply.results[0].etag

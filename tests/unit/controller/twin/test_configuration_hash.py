@@ -7,7 +7,7 @@ from google.protobuf.struct_pb2 import Struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.twin.configuration_hash import MAX_DEPTH, configuration_hash
+from controller.twin.configuration_hash import MAX_DEPTH, MAX_REMEMBERED_BYTES, configuration_hash
 from federation.errors import InvalidWrite
 from nodeagent.canonical_json import canonical_json, document_of, sha256_digest
 
@@ -76,3 +76,11 @@ def test_document_that_no_json_stands_for_is_refused() -> None:
     for made in (struct(endless), struct({"a": float("nan")}), empty):
         with pytest.raises(InvalidWrite):
             configuration_hash(made)
+
+
+def test_large_and_repeated_documents_are_hashed_as_all_others() -> None:
+    for size in (1, MAX_REMEMBERED_BYTES):
+        made = struct({"a": "x" * size})
+        spelled = '{"a":"' + "x" * size + '"}'
+        expected = "sha256:" + hashlib.sha256(spelled.encode()).hexdigest()
+        assert [configuration_hash(made), configuration_hash(made)] == [expected, expected]
