@@ -13,6 +13,7 @@ from benchmarks.report import line, say
 BENCHMARKS = {
     "simulation": "benchmarks.simulation",
     "catchup": "benchmarks.catchup",
+    "replay": "benchmarks.replay",
     "convergence": "benchmarks.convergence",
     "writes": "benchmarks.writes",
     "batch-writes": "benchmarks.batch_writes",

@@ -57,6 +57,7 @@ class Changes:
 
     def __init__(self) -> None:
         self._subscriptions: set[Subscription] = set()
+        self._of_views: set[Subscription] = set()
         self._listeners: set[Callable[[Applied], None]] = set()
 
     def publish(self, applied: Applied) -> None:
@@ -64,6 +65,11 @@ class Changes:
         for listener in self._listeners:
             listener(applied)
         for subscription in self._subscriptions:
+            subscription.offer(applied)
+
+    def recomputed(self, applied: Applied) -> None:
+        """Tells those who subscribed to views of keys that no commit wrote, and whose computed value is another."""
+        for subscription in self._of_views:
             subscription.offer(applied)
 
     @contextmanager
@@ -77,11 +83,16 @@ class Changes:
             self._listeners.discard(listener)
 
     @contextmanager
-    def subscribe(self) -> Iterator[Subscription]:
-        """A subscription that ends with the block. Nothing applied after it began is missed."""
+    def subscribe(self, *, views: bool = False) -> Iterator[Subscription]:
+        """A subscription that ends with the block. Nothing applied after it began is missed. With `views` it also tells
+        of values computed anew, as `recomputed`.
+        """
         subscription = Subscription()
         self._subscriptions.add(subscription)
+        if views:
+            self._of_views.add(subscription)
         try:
             yield subscription
         finally:
             self._subscriptions.discard(subscription)
+            self._of_views.discard(subscription)

@@ -309,6 +309,31 @@ class LocalFederation:
         ]
         return self._start(f"agent/{name}", command)
 
+    def start_relay(
+        self, domain: str, relay: str, *options: str, server: str = ""
+    ) -> RunningProcess:
+        """Starts a relay to a domain's controller; `server` is dialled instead of the domain's replicas."""
+        command = [
+            sys.executable,
+            "-m",
+            "nodeagent.main",
+            "relay",
+            "--node",
+            relay,
+            "--listen",
+            self.relay_address(relay),
+            "--controller",
+            server or self.server(domain),
+            "--state-dir",
+            str(self.directory / f"relay-{relay}"),
+            *options,
+        ]
+        return self._start(f"agent/{relay}", command)
+
+    def relay_address(self, relay: str) -> str:
+        """Where agents dial a relay."""
+        return f"127.0.0.1:{self._port(f'relay/{relay}')}"
+
     def start_simulated_agents(self, domain: str, count: int, seed: int = 1) -> RunningProcess:
         """Starts made-up nodes `<domain>-n1` … in one process."""
         command = [

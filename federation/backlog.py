@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from federation.codec import BACKLOG_KINDS
+from federation.identifiers import StreamId
 
 
 class StreamIndex:
@@ -32,6 +34,20 @@ class StreamIndex:
         self._time_ms.append(time_ms)
         for kind, counts in self._counts.items():
             counts.append((counts[-1] if counts else 0) + kinds.get(kind, 0))
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def columns(self, first: int, end: int) -> tuple[Sequence[int], ...]:
+        """Runs from `first` to before `end` (places from 0): last numbers, offsets, times, then counts by kind."""
+        held = (self._last, self._offset, self._time_ms, *self._counts.values())
+        return tuple(column[first:end] for column in held)
+
+    def extend(self, columns: Sequence[Sequence[int]]) -> None:
+        """Appends runs as `columns` gave them."""
+        held = (self._last, self._offset, self._time_ms, *self._counts.values())
+        for column, further in zip(held, columns, strict=True):
+            column.extend(further)
 
     def offset_of(self, sequence: int) -> int | None:
         """Offset of the commit that holds an event; None when it is not held."""
@@ -104,3 +120,37 @@ def sync_debt(
         return SyncDebt(0, 0, dict.fromkeys(BACKLOG_KINDS, 0), rate_events_per_s, None)
     duration = int(events * 1000 / rate_events_per_s) if rate_events_per_s > 0 else None
     return SyncDebt(max(0, now_ms - oldest_ms), events, dict(by_kind), rate_events_per_s, duration)
+
+
+class Held(Protocol):
+    """What the debt needs of a stream that is held here."""
+
+    @property
+    def received(self) -> int:
+        """Number of its last event."""
+
+    @property
+    def index(self) -> StreamIndex:
+        """When its events were committed, and of which kinds they are."""
+
+
+def debt_of(
+    streams: Mapping[StreamId, Held],
+    acked: Mapping[StreamId, int],
+    is_sent: Callable[[StreamId], bool],
+    rate_events_per_s: float,
+    now_ms: int,
+) -> SyncDebt:
+    """The debt of a peer that acknowledged so much of the streams that are sent to it."""
+    oldest: int | None = None
+    by_kind = dict.fromkeys(BACKLOG_KINDS, 0)
+    for stream, held in streams.items():
+        done = acked.get(stream, 0)
+        if done >= held.received or not is_sent(stream):
+            continue
+        for kind, count in held.index.counts_after(done).items():
+            by_kind[kind] += count
+        time_ms = held.index.time_ms_of(done + 1)
+        if time_ms is not None and (oldest is None or time_ms < oldest):
+            oldest = time_ms
+    return sync_debt(oldest, by_kind, rate_events_per_s, now_ms)

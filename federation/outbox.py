@@ -32,6 +32,14 @@ MAX_RUNS_A_FRAME = 512
 #: while the next part of the log is read, and what an urgent fact waits for on a slow line.
 LEAD_BYTES = 1024 * 1024
 
+#: The same after control was sent in the midst of a backlog: facts are being stated now, and each would wait for what
+#: is under way. Less than a large run, so that one run at a time goes out.
+LIVE_LEAD_BYTES = 128 * 1024
+
+#: Commits between the next control fact and what is read next from which on it is fetched by itself: many more than lie
+#: between two in a log that holds control everywhere, where reading on is as quick.
+FAR_COMMITS = 256
+
 #: Events in one joined run unless the sync strategy says otherwise: at 380 bytes an event, the size limit's equal.
 DEFAULT_BATCH_EVENTS = 2000
 
@@ -100,6 +108,7 @@ class Outbox:
         self._state = state
         self._wanted = wanted
         self._batch_events = batch_events or DEFAULT_BATCH_EVENTS
+        self._live_from = state.next_offset
         self._control_cursor = state.next_offset
         self._cursor = state.next_offset
 
@@ -127,15 +136,21 @@ class Outbox:
         end = self._state.next_offset
         return not (self._ready.runs or self._put_by.runs) and self._cursor >= end
 
-    def next_frame(self, under_way_bytes: int) -> tuple[sync_pb2.Frame, int] | None:
+    def next_frame(
+        self, under_way_bytes: int, *, control_is_live: bool = False
+    ) -> tuple[sync_pb2.Frame, int] | None:
         """The frame that is to go out next, with its bytes of events; None when there is none, or it is to wait for
-        control that lies ahead. `under_way_bytes` were sent and are not acknowledged.
+        control that lies ahead or may be stated any moment. `under_way_bytes` were sent and are not acknowledged.
         """
         if self._ready.runs:
             return self._frame(self._ready.next_frames_runs())
-        if self._put_by.runs and (under_way_bytes < LEAD_BYTES or not self._control_lies_ahead()):
-            return self._frame(self._put_by.next_frames_runs())
-        return None
+        if not self._put_by.runs:
+            return None
+        if control_is_live:
+            waits = under_way_bytes >= LIVE_LEAD_BYTES
+        else:
+            waits = under_way_bytes >= LEAD_BYTES and self._control_lies_ahead()
+        return None if waits else self._frame(self._put_by.next_frames_runs())
 
     def next_reading(self) -> LogReading | None:
         """What to read next: control alone where too much of the rest is put by already; None when nothing is to be
@@ -144,22 +159,24 @@ class Outbox:
         end = self._state.next_offset
         if self._ready.runs:
             return None
-        if self._cursor < end and self._put_by.size < self._max_put_by_bytes:
-            return LogReading(self._cursor, control_only=False)
         control = self._control_position()
-        if control < end:
+        may_put_by = self._cursor < end and self._put_by.size < self._max_put_by_bytes
+        if control < end and (not may_put_by or control - self._cursor > FAR_COMMITS):
             self._control_cursor = control
             return LogReading(control, control_only=True)
-        return None
+        return LogReading(self._cursor, control_only=False) if may_put_by else None
 
-    def take(self, reading: LogReading, commits: Sequence[event_pb2.Commit]) -> None:
-        """Turns what was read into frames, and moves the cursors past it, unless `reposition` moved them meanwhile."""
+    def take(self, reading: LogReading, commits: Sequence[event_pb2.Commit]) -> bool:
+        """Turns what was read into frames, and moves the cursors past it, unless `reposition` moved them meanwhile.
+
+        Tells whether control stated in the course of the session overtakes other events.
+        """
         next_offset = commits[-1].offset + 1 if commits else reading.first_offset
         if not reading.control_only and self._cursor == reading.first_offset:
             self._cursor = next_offset
         if reading.first_offset <= self._control_cursor < next_offset:
             self._control_cursor = next_offset
-        overtaking = bool(self._put_by.runs) or self._control_lies_ahead()
+        overtaking = bool(self._put_by.runs) or self._cursor < self._state.next_offset
         joined: dict[StreamId, _Joined] = {}
         control_only, control = reading.control_only, int(Lane.CONTROL)
         for commit in commits:
@@ -169,6 +186,8 @@ class Outbox:
                 self._join(run, joined, overtaking)
         for stream in list(joined):
             self._flush(joined, stream, overtaking)
+        behind = bool(self._put_by.runs) or self._cursor < self._state.next_offset
+        return behind and bool(self._ready.runs) and next_offset > self._live_from
 
     def _control_lies_ahead(self) -> bool:
         return self._control_position() < self._state.next_offset

@@ -17,12 +17,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
-from federation.backlog import RateMeter, SyncDebt, sync_debt
+from federation.backlog import RateMeter, SyncDebt, debt_of
 from federation.clock import wall_ms_of
-from federation.codec import BACKLOG_KINDS, stream_from_message
+from federation.codec import stream_from_message
 from federation.comparison import POSITIONS_A_FRAME, Comparison
+from federation.credit import Credit
 from federation.errors import InvalidWrite, PeerError
-from federation.greeting import CREDIT_BYTES, VERSIONS, hello_of, refusal_of
+from federation.greeting import hello_of, refusal_of
 from federation.identifiers import Lane, StreamId
 from federation.inbox import MAX_STREAMS, Inbox
 from federation.link_scope import LinkScope
@@ -38,34 +39,11 @@ from federation.session_effects import (
     Send,
 )
 from federation.session_phases import ALLOWED, TRANSITIONS, Phase, Step
-from federation.session_settings import HEARTBEAT_MS, Admission, PeerRole, Settings, Unbounded
+from federation.session_settings import PeerRole, Settings
 from federation.state import State
 from federation.withheld import Withheld
 from souverix.event.v1 import event_pb2
 from souverix.sync.v1 import sync_pb2
-
-__all__ = [
-    "ALLOWED",
-    "CREDIT_BYTES",
-    "HEARTBEAT_MS",
-    "TRANSITIONS",
-    "VERSIONS",
-    "Acknowledged",
-    "Admission",
-    "Close",
-    "Effect",
-    "Ingest",
-    "Live",
-    "Passed",
-    "PeerRole",
-    "Phase",
-    "Read",
-    "Send",
-    "Session",
-    "Settings",
-    "Step",
-    "Unbounded",
-]
 
 #: A peer silent for this many of its heartbeats is gone.
 SILENT_HEARTBEATS = 3
@@ -73,9 +51,9 @@ SILENT_HEARTBEATS = 3
 #: Samples of the difference of clocks kept: under a minute of heartbeats, so that a clock that was set shows.
 SKEW_SAMPLES = 8
 
-#: Credit counted at most, whatever a peer grants: what is sent and not acknowledged waits in this process's memory.
-MAX_CREDIT_BYTES = 8 * CREDIT_BYTES
 
+#: Time after a control fact in which further ones are reckoned with: a person at work, or a rollout, states several.
+CONTROL_LIVE_MS = 1_000
 
 #: Bytes of events read and put by while control overtakes them: a hundred thousand events towards the one parent, and
 #: little towards children, of which there may be hundreds.
@@ -115,11 +93,9 @@ class Session:
             MAX_PUT_BY_BYTES[settings.peer_role],
         )
         self._reading: LogReading | None = None
-        self._credit = 0
-        #: Bytes of runs sent whose credit has not come back.
-        self._under_way_bytes = 0
-        #: Bytes of runs the peer may still send by what it was granted.
-        self._granted = CREDIT_BYTES
+        self._credit = Credit()
+        #: Until then the backlog leaves room for control that is being stated.
+        self._control_live_until_ms = 0
         #: Events of the backlog the peer announced that are still to come; 0: it holds no place among the replays.
         self._replay_events = 0
         self._inbox = Inbox(self._scope.may_bring)
@@ -162,7 +138,8 @@ class Session:
         reading, self._reading = self._reading, None
         if reading is None or self.phase is not Phase.SYNCING:
             return []
-        self._outbox.take(reading, commits)
+        if self._outbox.take(reading, commits):
+            self._control_live_until_ms = now_ms + CONTROL_LIVE_MS
         return self._out(self._pump(now_ms), now_ms)
 
     def advanced(self, now_ms: int, *, tree_changed: bool = False) -> list[Effect]:
@@ -177,7 +154,7 @@ class Session:
         """Runs of an `Ingest` are durable here (or were before)."""
         if self.phase is Phase.CLOSED:
             return []
-        self._granted += size
+        self._credit.gave_back(size)
         credit = Send(sync_pb2.Frame(credit=sync_pb2.Credit(bytes=size)))
         return self._out([*self._acks(streams), credit], now_ms)
 
@@ -265,18 +242,13 @@ class Session:
 
     def debt(self, now_ms: int) -> SyncDebt:
         """How far the peer is behind."""
-        oldest: int | None = None
-        by_kind = dict.fromkeys(BACKLOG_KINDS, 0)
-        for stream, held in self._state.streams.items():
-            acked = self.acked.get(stream, 0)
-            if acked >= held.received or not self._scope.is_sent(stream):
-                continue
-            for kind, count in held.index.counts_after(acked).items():
-                by_kind[kind] += count
-            time_ms = held.index.time_ms_of(acked + 1)
-            if time_ms is not None and (oldest is None or time_ms < oldest):
-                oldest = time_ms
-        return sync_debt(oldest, by_kind, self.rate.rate_events_per_s, now_ms)
+        return debt_of(
+            self._state.streams,
+            self.acked,
+            self._scope.is_sent,
+            self.rate.rate_events_per_s,
+            now_ms,
+        )
 
     # Frames.
 
@@ -292,8 +264,7 @@ class Session:
         if kind == "ack":
             return self._on_ack(frame.ack, now_ms)
         if kind == "credit":
-            self._credit = min(MAX_CREDIT_BYTES, self._credit + frame.credit.bytes)
-            self._under_way_bytes = max(0, self._under_way_bytes - frame.credit.bytes)
+            self._credit.came_back(frame.credit.bytes)
             return self._pump(now_ms)
         if kind == "heartbeat":
             self._pong_ms = frame.heartbeat.ping_ms
@@ -316,7 +287,7 @@ class Session:
         self.peer_domain = hello.domain
         self._scope.peer_domain = hello.domain
         self._scope.subscriptions |= frozenset(hello.subscriptions)
-        self._credit = min(MAX_CREDIT_BYTES, hello.credit_bytes)
+        self._credit.opened(hello.credit_bytes)
         self._replay_events = hello.backlog_events
         self._note_clock(hello.clock, clock)
         self._take(Step.ADMITTED)
@@ -352,8 +323,7 @@ class Session:
         return [Live(), acknowledged, *self._telemetry_acks(), *self._pump(now_ms)]
 
     def _on_runs(self, runs: sync_pb2.Runs) -> list[Effect]:
-        if self._granted <= 0:
-            raise PeerError("more was sent than there was credit for")
+        self._credit.check_granted()
         self.peer_level = False
         taken = self._inbox.take(runs)
         if not taken:
@@ -361,7 +331,7 @@ class Session:
         for stream, run in taken:
             self._peer_holds(stream, run.seal.sequence)
         size = sum(len(event) for _, run in taken for event in run.events)
-        self._granted -= size
+        self._credit.received(size)
         self._replay_events -= sum(len(run.events) for _, run in taken)
         if self._replay_events <= 0:
             self._replay_ended()
@@ -424,16 +394,18 @@ class Session:
     def _pump(self, now_ms: int) -> list[Effect]:
         """Sends what credit allows, and asks for more of the log when nothing urgent waits."""
         effects: list[Effect] = []
-        while self._credit > 0:
-            taken = self._outbox.next_frame(self._under_way_bytes)
+        credit = self._credit
+        while credit.may_send:
+            taken = self._outbox.next_frame(
+                credit.under_way_bytes, control_is_live=now_ms < self._control_live_until_ms
+            )
             if taken is None:
                 break
             frame, size = taken
-            self._credit -= size
-            self._under_way_bytes += size
+            credit.sent(size)
             self._told_level = False
             effects.append(Send(frame))
-        if self._reading is None and self._credit > 0:
+        if self._reading is None and credit.may_send:
             self._reading = self._outbox.next_reading()
             if self._reading is not None:
                 effects.append(Read(self._reading))

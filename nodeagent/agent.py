@@ -84,6 +84,7 @@ class Agent:
         host: Host,
         clock: Clock,
         chance: Callable[[], float],
+        describe: Callable[[node_pb2.ActualState], None] = lambda state: None,
     ) -> None:
         node = settings.node
         self._settings = settings
@@ -105,6 +106,7 @@ class Agent:
             clock=clock,
             chance=chance,
             made=self._something_to_send,
+            describe=describe,
         )
         tools = Tools(node, clock, configuration, self._reporter)
         self._commands = Commands(self._ledger, tools, finished=self._result_ready)

@@ -25,8 +25,17 @@ from nodeagent.errors import OperatorMustAct, SettingsInvalid, StateUnavailable
 from nodeagent.link import DEFAULT_HEARTBEAT_S
 from nodeagent.logs import set_up_logs
 from nodeagent.process import run_node, run_simulated
+from nodeagent.relay import RelaySettings, run_relay
 from nodeagent.reporter import DEFAULT_INTERVAL_S
-from nodeagent.settings import KINDS, Settings, checked_node, merged, node_settings, read_file
+from nodeagent.settings import (
+    KINDS,
+    Settings,
+    checked_listen,
+    checked_node,
+    merged,
+    node_settings,
+    read_file,
+)
 from nodeagent.status import lines, read_status
 
 MAX_SIMULATED = 2000
@@ -105,6 +114,8 @@ def main() -> None:
       souverix-node run --node edge-7 --controller 127.0.0.1:7443 --state-dir /var/lib/souverix-node
     See what the agent knows, also while it runs:
       souverix-node status --state-dir /var/lib/souverix-node
+    Carry many nodes to their controller over one stream:
+      souverix-node relay --node relay-7 --listen 127.0.0.1:7600 --controller 127.0.0.1:7443 --state-dir /var/lib/relay
     Sixty made-up nodes for a demonstration:
       souverix-node simulate --count 60 --prefix edge-a1- --controller 127.0.0.1:7443 --state-dir /tmp/fleet
     """
@@ -137,6 +148,44 @@ def run(node: str | None, config: Path | None, log_level: str, **options: Any) -
         if settings.get("node"):
             settings_of(None)
         asyncio.run(run_node(settings_of, _state_dir(settings)))
+
+    _with_exit_code(start)
+
+
+@main.command()
+@click.option("--node", metavar="ID", help="Id of the relay's own node. Required.")
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Where agents dial the relay. Loopback only, until TLS. Required.",
+)
+@click.option("--display-name", metavar="TEXT", help="Name for people.")
+@_shared_options
+def relay(
+    node: str | None, listen: str | None, config: Path | None, log_level: str, **options: Any
+) -> None:
+    """Carry the streams of many nodes to their controller over one, until SIGTERM or SIGINT.
+
+    Agents dial it as they would dial the controller (--controller HOST:PORT of the relay). It passes on what both
+    say and answers nothing itself. While its controller cannot be reached, it keeps the reports that nodes hand over,
+    and brings them first when it can be reached again. Its own host is a node too, of kind relay, that comes by
+    the same way.
+
+    \b
+    A relay for a site, and an agent behind it:
+      souverix-node relay --node relay-7 --listen 127.0.0.1:7600 --controller 127.0.0.1:7443 --state-dir /var/lib/relay
+      souverix-node run --node edge-7 --controller 127.0.0.1:7600 --state-dir /var/lib/souverix-node
+    """
+    set_up_logs(log_level)
+
+    def start() -> None:
+        settings = _gathered(config, {"node": node, "listen": listen, **options})
+        settings.setdefault("kind", "relay")
+        name = settings.get("node")
+        if not isinstance(name, str):
+            raise SettingsInvalid("which relay is this? Add --node ID, or node in the file")
+        relay_settings = RelaySettings(node_settings(settings, name), checked_listen(settings))
+        asyncio.run(run_relay(relay_settings, _state_dir(settings)))
 
     _with_exit_code(start)
 

@@ -47,7 +47,7 @@ async def run_node(settings_of: Callable[[str | None], NodeSettings], state_dir:
             Clock(),
             SystemRandom().random,
         )
-        await agent.run(_stop_on_signals())
+        await agent.run(stop_on_signals())
     finally:
         state.close()
 
@@ -62,7 +62,7 @@ async def run_simulated(
     """
     state = StateDir.open(state_dir)
     chance = SystemRandom().random
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     try:
         async with asyncio.TaskGroup() as tasks:
             for node in nodes:
@@ -87,7 +87,8 @@ async def _start_later(agent: Agent, stop: asyncio.Event, delay_s: float) -> Non
         await agent.run(stop)
 
 
-def _stop_on_signals() -> asyncio.Event:
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

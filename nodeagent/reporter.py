@@ -29,7 +29,7 @@ INTERVAL_JITTER = 0.1
 
 
 class Reporter:
-    """Makes one node's reports. `made` is called after each."""
+    """Makes one node's reports. `made` is called after each; `describe` adds to the state what else runs there."""
 
     def __init__(
         self,
@@ -42,6 +42,7 @@ class Reporter:
         clock: Clock,
         chance: Callable[[], float],
         made: Callable[[], None],
+        describe: Callable[[node_pb2.ActualState], None] = lambda state: None,
     ) -> None:
         self._host = host
         self._identity = identity
@@ -51,6 +52,7 @@ class Reporter:
         self._clock = clock
         self._chance = chance
         self._made = made
+        self._describe = describe
         self._log = EventLog(identity.node)
         self._health = (node_pb2.RUNTIME_HEALTH_UNSPECIFIED, "")
         self._asked = asyncio.Event()
@@ -109,6 +111,7 @@ class Reporter:
             state.config_name = in_force.name
             state.config_hash = in_force.digest
             state.last_applied_time.CopyFrom(timestamp(in_force.time_us))
+        self._describe(state)
         self._append(state, {})
 
     def _append(

@@ -42,6 +42,7 @@ _NODE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _FILE_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "node": str,
     "controllers": list,
+    "listen": str,
     "state_dir": str,
     "kind": str,
     "display_name": str,
@@ -112,15 +113,34 @@ def checked_controllers(addresses: Sequence[str]) -> tuple[str, ...]:
             "no controller is named: add --controller HOST:PORT, or controllers in the file"
         )
     for address in addresses:
-        host, colon, port = address.rpartition(":")
-        if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-            raise SettingsInvalid(f"controller {address!r} is not HOST:PORT, as in 127.0.0.1:7443")
-        if not _is_loopback(host):
+        if not _is_loopback(_host_of("controller", address)):
             raise SettingsInvalid(
                 f"controller {address} is not on this machine's loopback: without TLS the agent dials "
                 "127.0.0.0/8, [::1] and localhost only; TLS comes with certificates, in a later version"
             )
     return tuple(dict.fromkeys(addresses))
+
+
+def checked_listen(settings: Settings) -> str:
+    """Where a relay listens, if it may. Raises SettingsInvalid."""
+    address = _word(settings, "listen")
+    if not address:
+        raise SettingsInvalid(
+            "where do agents dial the relay? Add --listen HOST:PORT, or listen in the file"
+        )
+    if not _is_loopback(_host_of("listen", address)):
+        raise SettingsInvalid(
+            f"listen {address} is not on this machine's loopback: without TLS the relay listens on 127.0.0.0/8, "
+            "[::1] and localhost only; TLS comes with certificates, in a later version"
+        )
+    return address
+
+
+def _host_of(setting: str, address: str) -> str:
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise SettingsInvalid(f"{setting} {address!r} is not HOST:PORT, as in 127.0.0.1:7443")
+    return host
 
 
 def _is_loopback(host: str) -> bool:

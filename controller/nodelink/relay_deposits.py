@@ -20,8 +20,10 @@ from controller.nodelink.reports import (
 )
 from controller.nodelink.session import Session
 from controller.replica import Replica
+from controller.twin.facts import body_of
 from controller.values import ValueStore, ValueStoreError
 from federation.errors import InvalidWrite
+from federation.identifiers import Key
 from souverix.nodelink.v1 import nodelink_pb2, relay_pb2
 
 #: Reports of one deposit: what an agent sends without an acknowledgement.
@@ -57,9 +59,9 @@ class Deposits:
         self._wall_ms = wall_ms
 
     async def take(
-        self, journal: Journal, deposit: relay_pb2.Deposit, now_s: float
+        self, relay: str, journal: Journal, deposit: relay_pb2.Deposit, now_s: float
     ) -> relay_pb2.DepositAck:
-        """What became of it, once that is durable. Raises `ProtocolBroken` for what no relay may send."""
+        """What became of a deposit, once that is durable. Raises `ProtocolBroken` for what no relay may send."""
         if not deposit.reports or len(deposit.reports) > MAX_DEPOSITED_REPORTS:
             raise ProtocolBroken(
                 f"a deposit holds {len(deposit.reports)} reports; 1 to {MAX_DEPOSITED_REPORTS} are allowed"
@@ -79,6 +81,11 @@ class Deposits:
             ack.problem = (
                 f"{deposit.node} is isolated: no report of it is taken until it is released"
             )
+            return ack
+        key = Key(home.domain, f"nodes/{deposit.node}", "link_state")
+        recorded = body_of(self._replica.state, key)
+        if deposit.node != relay and (recorded is None or recorded.relay != relay):
+            ack.problem = f"{deposit.node} did not come through relay {relay} last"
             return ack
         highest = highest_report(self._replica.state, home.domain, deposit.node, deposit.source)
         fresh = [report for report in deposit.reports if report.sequence > highest]

@@ -237,7 +237,7 @@ class RelayLinkService(relay_pb2_grpc.RelayLinkServiceServicer):
         self, stream: RelayStream, journal: Journal, deposit: relay_pb2.Deposit
     ) -> None:
         try:
-            ack = await self._deposits.take(journal, deposit, time.monotonic())
+            ack = await self._deposits.take(stream.relay, journal, deposit, time.monotonic())
         finally:
             stream.deposits -= 1
         stream.answer(Response(deposit=ack))

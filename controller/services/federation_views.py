@@ -10,7 +10,8 @@ from controller.sync.links import PeerView
 from controller.twin.domain import nodes_in
 from controller.twin.facts import timestamp
 from federation.backlog import SyncDebt
-from federation.session import PeerRole, Phase
+from federation.session_phases import Phase
+from federation.session_settings import PeerRole
 from federation.state import State
 from federation.streams import StreamState
 from souverix.federation.v1 import federation_service_pb2 as service

@@ -9,7 +9,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from controller.replica import Replica
-from controller.services import fleet_histories, fleet_observations, fleet_reads, fleet_watches
+from controller.services import (
+    fleet_histories,
+    fleet_observations,
+    fleet_queries,
+    fleet_reads,
+    fleet_watches,
+)
 from controller.services.fleet_batches import NodeBatches
 from controller.services.fleet_domains import DomainWrites
 from controller.services.fleet_drift import WaiverWrites, list_domain_drifts
@@ -46,7 +52,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
 
     async def ListNodes(self, request: Any, context: Any) -> fleet.ListNodesResponse:
         """Returns a page of nodes."""
-        return fleet_reads.list_nodes(self._replica, request)
+        return await fleet_queries.list_nodes(self._replica, request)
 
     async def UpdateNode(self, request: Any, context: Any) -> fleet.UpdateNodeResponse:
         """Changes a node's declared description."""

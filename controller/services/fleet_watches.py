@@ -7,13 +7,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from controller.replica import Replica
 from controller.services.fleet_masks import apply_read_mask, check_mask
-from controller.services.fleet_reads import NodeFilter, domains_at, path_key
+from controller.services.fleet_queries import NodeQuery, drift_message, moment_of
+from controller.services.fleet_reads import domains_at, path_key
 from controller.services.fleet_rules import freshness_of
 from controller.services.watching import Step, StepKind, Watch
-from controller.twin.domain import DOMAIN_ASPECTS, compose_domain, is_known, nodes_in
-from controller.twin.drift import DriftAnalyzer, NodeDrift
+from controller.twin.domain import DOMAIN_ASPECTS, compose_domain, is_known
 from controller.twin.facts import domains_of, home_of
 from controller.twin.node import NODE_ASPECTS, compose_node, find_node
 from controller.twin.policy import POLICY_ASPECTS
@@ -27,72 +29,61 @@ def log_of(replica: Replica) -> bytes:
     return replica.log_nonce
 
 
-#: What of a node's drift makes a step of a watch when it changes; ages do not.
-ShownDrift = tuple[int, float, int, int, int]
-
-
-def _as_shown(drift: NodeDrift) -> ShownDrift:
-    return drift.state, drift.score, len(drift.objects), drift.severity, len(drift.waived)
-
-
 class NodeView:
-    """The nodes of a watch; an item is a node's subject."""
+    """The nodes of a watch; an item is a node's subject. `resumes`: what is no longer to be seen must be told, too."""
 
-    def __init__(self, replica: Replica, wanted: NodeFilter) -> None:
+    def __init__(self, replica: Replica, wanted: NodeQuery, *, resumes: bool) -> None:
         self._replica = replica
         self._state = replica.state
         self._wanted = wanted
-        self._shown_drift: dict[str, ShownDrift] = {}
+        self._resumes = resumes
 
     def items(self) -> Iterable[str]:
-        """Subjects of all nodes ever known in the domains, ordered by id."""
-        known = (s for d in self._wanted.domains() for s in self._state.subjects_of(d, "nodes"))
-        return sorted(set(known))
+        """Subjects of the nodes that may be to be seen, ordered by id; all ever known in the domains where the watch
+        resumes.
+        """
+        nodes = self._replica.nodes
+        pending = nodes.pending()
+        if self._resumes or pending is None:
+            domains = self._wanted.domains()
+            return sorted({s for d in domains for s in self._state.subjects_of(d, "nodes")})
+        at = moment_of(self._replica, freshness_of(self._replica), self._wanted.domains())
+        rows = np.flatnonzero(self._wanted.matching(at))
+        fitting = (f"nodes/{each.decode()}" for each in nodes.columns.ids.column(rows).tolist())
+        return sorted({*fitting, *pending})
 
     def touched(self, applied: Applied) -> Iterator[str]:
-        """Nodes of which a commit wrote something, and those whose drift a policy has changed."""
-        policies_of = set()
+        """Nodes of which a commit wrote something, and those that are computed otherwise now."""
         for key in applied.keys:
             if key.subject.startswith("nodes/"):
                 yield key.subject
-            elif key.subject.startswith("policies/") and self._wanted.shows_drift:
-                policies_of.add(key.domain)
-        if policies_of:
-            yield from self._drifting_otherwise(policies_of)
 
     def keys(self, item: str) -> Iterator[Key]:
         """What the node is made of, wherever it lived, and the policies that may govern it."""
         for domain in domains_of(self._state, item):
             for aspect in NODE_ASPECTS:
                 yield Key(domain, item, aspect)
-            if self._wanted.shows_drift:
-                for above in self._state.authority.path_of(domain) or (domain,):
-                    for policy in self._state.subjects_of(above, "policies"):
-                        for aspect in POLICY_ASPECTS:
-                            yield Key(above, policy, aspect)
+            for above in self._state.authority.path_of(domain) or (domain,):
+                for policy in self._state.subjects_of(above, "policies"):
+                    for aspect in POLICY_ASPECTS:
+                        yield Key(above, policy, aspect)
 
     def show(self, item: str) -> node_pb2.Node | None:
         """The node, if it lives in the domains asked for and fits the filter."""
         at = find_node(self._state, item)
         if at is None or not self._wanted.holds(at.home.domain):
             return None
+        nodes = self._replica.nodes
+        row = nodes.read_now(item)
         freshness = freshness_of(self._replica)
+        moment = moment_of(self._replica, freshness, [at.home.domain])
+        summary = nodes.columns.summary(row) if row is not None else None
+        if row is None or summary is None or not self._wanted.fits(moment, row):
+            return None
         node = compose_node(self._state, at, freshness)
         if self._wanted.shows_drift:
-            drift = DriftAnalyzer(self._state, freshness.now_ms).drift_of(at)
-            node.drift.CopyFrom(drift.message(details=False))
-            self._shown_drift[item] = _as_shown(drift)
-        return node if self._wanted.matches(node) else None
-
-    def _drifting_otherwise(self, policies_of: set[str]) -> Iterator[str]:
-        """Nodes below some domains whose drift is another than the one shown last."""
-        analyzer = DriftAnalyzer(self._state, freshness_of(self._replica).now_ms)
-        within = self._state.authority.is_within
-        for domain in self._wanted.domains():
-            if any(within(domain, above) for above in policies_of):
-                for at in nodes_in(self._state, domain):
-                    if _as_shown(analyzer.drift_of(at)) != self._shown_drift.get(at.subject):
-                        yield at.subject
+            node.drift.CopyFrom(drift_message(summary, freshness.now_ms))
+        return node
 
     def removal(self, item: str) -> fleet_service_pb2.NodeRemoval:
         """Why a node is no longer to be seen."""
@@ -172,8 +163,9 @@ async def watch_nodes(
     replica: Replica, request: Any
 ) -> AsyncIterator[fleet_service_pb2.WatchNodesResponse]:
     """As `FleetService.WatchNodes`."""
-    wanted = NodeFilter(replica, request)
-    view = NodeView(replica, wanted)
+    wanted = NodeQuery(replica, request)
+    await replica.nodes.caught_up()
+    view = NodeView(replica, wanted, resumes=bool(request.resume_token))
     watch = Watch(replica.state, replica.changes, view, request, log_of(replica))
     async for step in watch.steps(request.resume_token):
         reply = fleet_service_pb2.WatchNodesResponse()

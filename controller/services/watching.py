@@ -90,7 +90,7 @@ class Watch(Generic[R]):
         self, resume_token: str, max_age_s: float = MAX_WATCH_AGE_S
     ) -> AsyncGenerator[Step[R], None]:
         """All steps, until the stream's age ends it. Raises `InvalidWrite`, `ServiceError`, `SlowWatcher`."""
-        with self._changes.subscribe() as subscription:
+        with self._changes.subscribe(views=True) as subscription:
             since = self._offset_of(resume_token) if resume_token else None
             token = self._token()
             if since is None:

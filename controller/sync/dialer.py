@@ -19,7 +19,9 @@ from controller.sync.driver import SessionDriver
 from controller.sync.links import Links
 from controller.tasks import end
 from federation.backoff import Backoff
-from federation.session import HEARTBEAT_MS, Close, PeerRole, Session, Settings
+from federation.session import Session
+from federation.session_effects import Close
+from federation.session_settings import HEARTBEAT_MS, PeerRole, Settings
 from federation.state import Applied
 from souverix.federation.v1 import authority_pb2
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc

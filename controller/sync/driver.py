@@ -24,17 +24,8 @@ from federation.errors import InvalidWrite
 from federation.examination import Findings, examine
 from federation.identifiers import StreamId
 from federation.proposal import Proposal, Receipt
-from federation.session import (
-    Acknowledged,
-    Close,
-    Effect,
-    Ingest,
-    Live,
-    Passed,
-    Read,
-    Send,
-    Session,
-)
+from federation.session import Session
+from federation.session_effects import Acknowledged, Close, Effect, Ingest, Live, Passed, Read, Send
 from federation.state import Applied
 from souverix.event.v1 import event_pb2
 from souverix.sync.v1 import sync_pb2

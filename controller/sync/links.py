@@ -19,7 +19,9 @@ from controller.values import ValueStore
 from controller.writes import Caller
 from federation.backlog import SyncDebt
 from federation.identifiers import StreamId
-from federation.session import PeerRole, Phase, Session
+from federation.session import Session
+from federation.session_phases import Phase
+from federation.session_settings import PeerRole
 from souverix.event.v1 import event_pb2
 from souverix.sync.v1 import sync_pb2
 

@@ -12,7 +12,8 @@ from controller.replica import Replica
 from controller.sync.driver import FAREWELL_S, SessionDriver
 from controller.sync.links import Links
 from controller.tasks import end
-from federation.session import PeerRole, Session, Settings
+from federation.session import Session
+from federation.session_settings import PeerRole, Settings
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
 
 #: Children that may replay a backlog at once: each fills a CPU with verification; the others are told when to return.

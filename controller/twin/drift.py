@@ -85,6 +85,8 @@ class NodeDrift:
     compliance: Compliance
     #: Policy that should be in force, and what is, for `PolicyDrift`.
     policy: drift_pb2.PolicyDrift
+    #: Version that governs the node; empty where nothing declares one.
+    target_version: str
 
     @property
     def state(self) -> drift_pb2.DriftState:
@@ -222,6 +224,7 @@ class DriftAnalyzer:
             tuple(unknown),
             self._compliance(effective, actual, objects),
             policy,
+            effective.desired.target_version,
         )
 
     def _version(self, at: NodeAt, desired: str, actual: node_pb2.ActualState) -> list[DriftObject]:

@@ -75,7 +75,7 @@ def version_difference(desired: str, actual: str) -> VersionDifference | None:
     if wanted.release != found.release:
         return _release_difference(wanted.release, found.release)
     if wanted.prerelease != found.prerelease:
-        newer = _prerelease_key(found.prerelease) > _prerelease_key(wanted.prerelease)
+        newer = prerelease_key(found.prerelease) > prerelease_key(wanted.prerelease)
         impact = "ahead_of_desired" if newer else "prerelease"
         return VersionDifference(drift_pb2.DRIFT_SEVERITY_LOW, impact)
     if wanted.build and wanted.build != found.build:
@@ -97,7 +97,7 @@ def _release_difference(
     return VersionDifference(drift_pb2.DRIFT_SEVERITY_MEDIUM, "missing_security_patch")
 
 
-def _prerelease_key(prerelease: str) -> tuple[bool, list[Precedence]]:
+def prerelease_key(prerelease: str) -> tuple[bool, list[Precedence]]:
     """Orders pre-releases: none comes last, numbers before words, fewer parts before more."""
     parts = prerelease.split(".") if prerelease else []
     return not parts, [

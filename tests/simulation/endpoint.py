@@ -10,19 +10,10 @@ from federation.codec import stream_from_message
 from federation.examination import Findings, examine
 from federation.identifiers import StreamId
 from federation.proposal import Proposal, Receipt
-from federation.session import (
-    Acknowledged,
-    Close,
-    Effect,
-    Ingest,
-    Live,
-    PeerRole,
-    Phase,
-    Read,
-    Send,
-    Session,
-    Settings,
-)
+from federation.session import Session
+from federation.session_effects import Acknowledged, Close, Effect, Ingest, Live, Read, Send
+from federation.session_phases import Phase
+from federation.session_settings import PeerRole, Settings
 from souverix.event.v1 import event_pb2
 from souverix.sync.v1 import sync_pb2
 from tests.simulation.network import DOWN, UP, Connection

@@ -8,7 +8,7 @@ from federation.chain import key_id_of
 from federation.clock import MAX_AHEAD_MS, stamp_of
 from federation.codec import stream_from_message
 from federation.proposal import Built, Proposal
-from federation.session import PeerRole
+from federation.session_settings import PeerRole
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2
 from tests.simulation.endpoint import Endpoint

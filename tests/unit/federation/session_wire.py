@@ -9,19 +9,9 @@ from federation.clock import stamp_of
 from federation.codec import stream_from_message
 from federation.identifiers import Key
 from federation.proposal import Receipt
-from federation.session import (
-    Acknowledged,
-    Close,
-    Effect,
-    Ingest,
-    Live,
-    Passed,
-    PeerRole,
-    Read,
-    Send,
-    Session,
-    Settings,
-)
+from federation.session import Session
+from federation.session_effects import Acknowledged, Close, Effect, Ingest, Live, Passed, Read, Send
+from federation.session_settings import PeerRole, Settings
 from souverix.fleet.v1 import node_pb2
 from souverix.sync.v1 import sync_pb2
 from tests.federation_fixture import MemoryController

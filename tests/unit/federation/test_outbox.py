@@ -7,7 +7,9 @@ import pytest
 from federation.codec import stream_from_message
 from federation.identifiers import Key, Lane, StreamId
 from federation.outbox import (
+    FAR_COMMITS,
     LEAD_BYTES,
+    LIVE_LEAD_BYTES,
     MAX_JOINED_BYTES,
     MAX_RUNS_A_FRAME,
     LogReading,
@@ -244,6 +246,44 @@ def test_line_is_not_idle_while_control_is_looked_for(region: MemoryController) 
     lead = outbox.next_frame(LEAD_BYTES - 1)
     assert lead is not None
     assert spans(outbox, lead[0].runs) == [(state_of(region), 1, 3)]
+
+
+def test_fact_stated_during_a_backlog_is_fetched_by_itself(region: MemoryController) -> None:
+    for _ in range(FAR_COMMITS + 10):
+        write_node(region)
+    outbox = outbox_of(region, max_put_by_bytes=1)
+    reading = outbox.next_reading()
+    assert reading is not None
+    outbox.take(reading, commits_from(region, reading, count=2))
+    region.write_policy("region-a", "urgent")
+
+    reading = outbox.next_reading()
+
+    assert reading == LogReading(region.state.next_offset - 1, control_only=True)
+    assert outbox.take(reading, commits_from(region, reading))
+    frame = outbox.next_frame(LEAD_BYTES)
+    assert frame is not None
+    assert spans(outbox, frame[0].runs) == [(control_of(region), 1, 1)]
+
+
+def test_backlog_leaves_room_while_control_is_live(region: MemoryController) -> None:
+    overtaken(region)
+    outbox = outbox_of(region)
+    while (reading := outbox.next_reading()) is not None:
+        outbox.take(reading, commits_from(region, reading, count=3))
+        outbox.next_frame(LIVE_LEAD_BYTES, control_is_live=True)
+    assert outbox.next_frame(LIVE_LEAD_BYTES, control_is_live=True) is None
+    assert outbox.next_frame(LIVE_LEAD_BYTES - 1, control_is_live=True) is not None
+
+
+def test_control_of_before_the_session_does_not_count_as_live(region: MemoryController) -> None:
+    overtaken(region)
+    outbox = outbox_of(region)
+    live = []
+    while (reading := outbox.next_reading()) is not None:
+        live.append(outbox.take(reading, commits_from(region, reading, count=3)))
+        outbox.next_frame(LEAD_BYTES)
+    assert not any(live)
 
 
 def test_streams_are_numbered_in_the_order_in_which_they_go_out(region: MemoryController) -> None:

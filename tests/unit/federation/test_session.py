@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from federation.identifiers import Lane, StreamId
 from federation.proposal import Receipt
-from federation.session import ALLOWED, TRANSITIONS, Phase, Step
+from federation.session_phases import ALLOWED, TRANSITIONS, Phase, Step
 from souverix.audit.v1 import audit_pb2
 from souverix.sync.v1 import sync_pb2
 from tests.federation_fixture import ROOT, MemoryController, controller_below

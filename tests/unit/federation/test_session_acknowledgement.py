@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from federation.credit import MAX_CREDIT_BYTES
 from federation.greeting import CREDIT_BYTES
 from federation.identifiers import Lane, StreamId
-from federation.session import MAX_CREDIT_BYTES
 from souverix.fleet.v1 import observation_pb2
 from souverix.sync.v1 import sync_pb2
 from tests.federation_fixture import ROOT, MemoryController, controller_below
@@ -38,7 +38,7 @@ def test_peer_that_sends_more_than_it_was_given_credit_for_is_sent_away(
     region = controller_below(root, "region-a-control", "region-a")
     below, above = connected(region, root)
     above.holds_ingests = True
-    below.session._credit = 1 << 40  # It does not keep to what it was given.
+    below.session._credit._left = 1 << 40  # It does not keep to what it was given.
     for _ in range(40):
         write_node(region, "region-a", size=100_000)
     below.wake()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from federation.session import Phase
+from federation.session_phases import Phase
 from federation.session_settings import HEARTBEAT_MS
 from souverix.sync.v1 import sync_pb2
 from tests.federation_fixture import MemoryController, controller_below

@@ -242,6 +242,16 @@ async def test_a_node_that_is_no_relay_carries_none(served: Served) -> None:
 # Deposits.
 
 
+@pytest.fixture
+async def behind(served: Served, relay: ScriptedRelay) -> None:
+    """The node n1 came through the relay, and is away."""
+    await relay.bring(0, "n1")
+    await recorded_of(served, "n1")
+    await relay.close(0)
+    assert (await relay.hear_node(0)).HasField("closed")
+
+
+@pytest.mark.usefixtures("behind")
 async def test_a_deposit_is_durable_without_its_node(served: Served, relay: ScriptedRelay) -> None:
     deposit = relay_pb2.Deposit(
         node="n1", source="s-n1", reports=[report(1, "v1"), report(2, "v2")]
@@ -251,7 +261,7 @@ async def test_a_deposit_is_durable_without_its_node(served: Served, relay: Scri
         ack = await relay.hear_kind("deposit")
         assert (ack.node, ack.source, ack.sequence, ack.problem) == ("n1", "s-n1", 2, "")
     assert served.body(ROOT, "nodes/n1", "actual_state").reported_version == "v2"
-    assert link_state(served, "n1") is None
+    assert len(served.service.links) == 0
     assert (await relay.bring(0, "n1")).welcome.reports_acknowledged == 2
 
 
@@ -262,8 +272,10 @@ async def test_a_deposit_is_durable_without_its_node(served: Served, relay: Scri
         ("nobody", [report(1, "v1")], "nobody is not known here"),
         ("NO", [report(1, "v1")], "no node id"),
         ("n1", [nodelink_pb2.Report(sequence=1)], "says nothing"),
+        ("n2", [report(1, "v1")], "n2 did not come through relay relay-1 last"),
     ],
 )
+@pytest.mark.usefixtures("behind")
 async def test_a_deposit_that_cannot_be_taken_is_told_why(
     served: Served,
     relay: ScriptedRelay,
@@ -271,12 +283,14 @@ async def test_a_deposit_that_cannot_be_taken_is_told_why(
     reports: list[nodelink_pb2.Report],
     problem: str,
 ) -> None:
+    await served.create_node("n2")
     await relay.say(deposit=relay_pb2.Deposit(node=node, source="s", reports=reports))
     ack = await relay.hear_kind("deposit")
     assert problem in ack.problem
     assert ack.sequence == 0
 
 
+@pytest.mark.usefixtures("behind")
 async def test_a_deposit_stops_before_values_that_only_the_node_has(
     served: Served, relay: ScriptedRelay
 ) -> None:

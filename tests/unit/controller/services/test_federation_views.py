@@ -11,7 +11,8 @@ from controller.sync.links import PeerView
 from federation.backlog import SyncDebt
 from federation.errors import InvalidWrite, WrongState
 from federation.identifiers import Key
-from federation.session import PeerRole, Phase
+from federation.session_phases import Phase
+from federation.session_settings import PeerRole
 from souverix.federation.v1 import federation_service_pb2 as service
 from souverix.fleet.v1 import domain_pb2, node_pb2
 from tests.unit.controller.live_controllers import (

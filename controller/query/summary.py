@@ -1,0 +1,165 @@
+"""What the read models keep of one node: everything to find, count and order it by. Owns the summary's making from the
+facts; keeps nothing.
+
+Nothing in it depends on when it was made, but for the drift: a waiver that ends changes it, and `valid_until_ms` says
+when. How old a report is, and whether a mode still holds, is left to who reads it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple
+
+from controller.twin.drift import DriftAnalyzer
+from controller.twin.drift_waivers import CONFIGURATION_FIELD, POLICY_FIELD, VERSION_FIELD
+from controller.twin.facts import Facts, conflicted, effective_ms, held_of, winners_of
+from controller.twin.node import NODE_ASPECTS, NodeAt
+from federation.clock import wall_ms_of
+from federation.codec import Write
+from federation.identifiers import Key
+
+#: Stands for a time that is not known.
+NEVER = -(2**63)
+
+#: What may be unknown of a drift, in the order of the bits of `NodeSummary.drift_unknown`.
+UNKNOWN_FIELDS = (VERSION_FIELD, CONFIGURATION_FIELD, POLICY_FIELD)
+
+#: Version, hash of the configuration, version of the policy: what a node runs.
+Release = tuple[str, str, str]
+
+NO_RELEASE: Release = ("", "", "")
+
+
+class NodeSummary(NamedTuple):
+    """One node. Times are milliseconds since the epoch, `NEVER` where there is none."""
+
+    domain: str
+    kind: int = 0
+    region: str = ""
+    zone: str = ""
+    component_type: str = ""
+    tags: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    mode: int = 0
+    mode_since_ms: int = NEVER
+    phase: int = 0
+    lifecycle_state: str = ""
+    health: int = 0
+    #: What it reports to run.
+    release: Release = NO_RELEASE
+    #: Declared for this one node.
+    policy_bundle: str = ""
+    target_version: str = ""
+    #: Once joined with the policies along the path.
+    effective_version: str = ""
+    governing_policy: str = ""
+    drift_state: int = 0
+    drift_score: float = 0.0
+    drift_severity: int = 0
+    drift_objects: int = 0
+    drift_waived: int = 0
+    #: A bit for each of `UNKNOWN_FIELDS`.
+    drift_unknown: int = 0
+    report_ms: int = NEVER
+    create_ms: int = NEVER
+    update_ms: int = NEVER
+    optimistic: bool = False
+    conflicted: bool = False
+    #: When a waiver ends, so that the drift is another; `sys.maxsize`: never.
+    valid_until_ms: int = sys.maxsize
+
+
+def summarise(facts: Facts, analyzer: DriftAnalyzer, at: NodeAt) -> NodeSummary:
+    """The summary of a node that exists."""
+    domain, subject = at.home.domain, at.subject
+    held = held_of(facts, domain, subject, NODE_ASPECTS)
+    winners = winners_of(facts, held)
+    bodies = {aspect: write.body() for aspect, write in winners.items() if aspect in _READ_ASPECTS}
+    fields = _declared(bodies) | _reported(bodies) | _times(facts, domain, subject, winners, bodies)
+    drift = analyzer.drift_of(at)
+    unknown = sum(1 << bit for bit, name in enumerate(UNKNOWN_FIELDS) if name in drift.unknown)
+    waivers = bodies.get("drift_waiver")
+    ends = (w.expire_time.ToMilliseconds() for w in waivers.waivers) if waivers is not None else ()
+    return NodeSummary(
+        domain=domain,
+        effective_version=drift.target_version,
+        governing_policy=drift.policy.policy_bundle,
+        drift_state=drift.state,
+        drift_score=drift.score,
+        drift_severity=drift.severity,
+        drift_objects=len(drift.objects),
+        drift_waived=len(drift.waived),
+        drift_unknown=unknown,
+        report_ms=NEVER if drift.report_ms is None else drift.report_ms,
+        optimistic=any(w.optimistic for a, w in winners.items() if a in _OPTIMISTIC_ASPECTS),
+        conflicted=at.home.disputed or bool(conflicted(facts, held)),
+        valid_until_ms=min((end for end in ends if end > drift.now_ms), default=sys.maxsize),
+        **fields,
+    )
+
+
+_READ_ASPECTS = frozenset(
+    {
+        "existence",
+        "node_spec",
+        "desired_state",
+        "actual_state",
+        "lifecycle",
+        "link_state",
+        "drift_waiver",
+    }
+)
+_OPTIMISTIC_ASPECTS = frozenset({"node_spec", "desired_state", "drift_waiver"})
+
+
+def _declared(bodies: dict[str, Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    spec, desired = bodies.get("node_spec"), bodies.get("desired_state")
+    if spec is not None:
+        fields.update(
+            kind=spec.kind,
+            region=spec.region,
+            zone=spec.zone,
+            component_type=spec.component_type,
+            tags=tuple(sorted(set(spec.tags))),
+            labels=tuple(sorted(spec.labels.items())),
+        )
+    if desired is not None:
+        fields.update(policy_bundle=desired.policy_bundle, target_version=desired.target_version)
+    return fields
+
+
+def _reported(bodies: dict[str, Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    actual, lifecycle, link = (
+        bodies.get("actual_state"),
+        bodies.get("lifecycle"),
+        bodies.get("link_state"),
+    )
+    if actual is not None:
+        release = (actual.reported_version, actual.config_hash, actual.policy_version)
+        fields.update(release=release, health=actual.runtime.health)
+    if lifecycle is not None:
+        fields.update(phase=lifecycle.phase, lifecycle_state=lifecycle.state)
+    if link is not None:
+        fields.update(mode=link.mode)
+    return fields
+
+
+def _times(
+    facts: Facts, domain: str, subject: str, winners: dict[str, Write], bodies: dict[str, Any]
+) -> dict[str, int]:
+    times: dict[str, int] = {}
+    link, existence = bodies.get("link_state"), bodies.get("existence")
+    if link is not None:
+        key = Key(domain, subject, "link_state")
+        times["mode_since_ms"] = (
+            link.since.ToMilliseconds()
+            if link.HasField("since")
+            else effective_ms(facts, key, winners["link_state"])
+        )
+    if existence is not None and existence.HasField("time"):
+        times["create_ms"] = existence.time.ToMilliseconds()
+    if winners:
+        times["update_ms"] = wall_ms_of(max(write.stamp for write in winners.values()))
+    return times
