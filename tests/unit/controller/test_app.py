@@ -197,6 +197,7 @@ def test_every_service_is_served_and_told_of_by_reflection_and_health(
             "fleet",
             "nodelink",
             "nodelink",
+            "nodelink",
             "policy",
             "sync",
         ]
