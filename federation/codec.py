@@ -55,6 +55,7 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "agent_key": AspectRule(Lane.STATE, False, "config"),
     "return_incident": AspectRule(Lane.STATE, False, "message"),
     "attention_mark": AspectRule(Lane.STATE, False, "message"),
+    "relationship": AspectRule(Lane.STATE, True, "config"),
     "peer_link": AspectRule(Lane.STATE, False, "message"),
     "inventory": AspectRule(Lane.TELEMETRY, False, "message"),
     "audit": AspectRule(Lane.AUDIT, False, "message"),
