@@ -7,14 +7,15 @@ at a time; a stream that is left is cancelled before the next is dialled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 
 from nodeagent.clock import Clock
-from nodeagent.errors import NumberingBegunAnew, StateUnavailable
+from nodeagent.errors import NumberingBegunAnew, ReplayRefused, StateUnavailable
 from nodeagent.link import CLOSING_TIMEOUT_S, Link, LinkState
 from nodeagent.link_effects import Dial, Effect, Send, SendGoodbye, Trigger
 from nodeagent.waiting import first_set
@@ -36,7 +37,7 @@ class Correspondent(Protocol):
     """Who is behind the link: carries out effects and fetches what is to be sent."""
 
     def apply(self, effect: Effect) -> None:
-        """Carry out one effect. Raises StateUnavailable, NumberingBegunAnew."""
+        """Carry out one effect. Raises StateUnavailable, NumberingBegunAnew, ReplayRefused."""
         ...
 
     def fetch(self, send: Send) -> nodelink_pb2.ConnectRequest | None:
@@ -44,13 +45,48 @@ class Correspondent(Protocol):
         ...
 
 
+class Call(Protocol):
+    """A stream to a controller, as gRPC's client has it."""
+
+    async def read(self) -> Any:
+        """The next frame, or grpc.aio.EOF. Raises grpc.aio.AioRpcError when the stream broke."""
+        ...
+
+    async def write(self, request: nodelink_pb2.ConnectRequest) -> None:
+        """Send a frame. Raises grpc.aio.AioRpcError, asyncio.InvalidStateError when the stream is over."""
+        ...
+
+    async def done_writing(self) -> None:
+        """Nothing more is sent."""
+        ...
+
+    def cancel(self) -> Any:
+        """Leave the stream."""
+        ...
+
+
+Dialler = Callable[[str], AbstractAsyncContextManager[Call]]
+"""Opens a stream to an address."""
+
+
+@asynccontextmanager
+async def dial(address: str) -> AsyncIterator[Call]:
+    """A stream on a connection of its own, which ends with it."""
+    async with grpc.aio.insecure_channel(address, options=list(CHANNEL_OPTIONS)) as channel:
+        call: Call = nodelink_pb2_grpc.NodeLinkServiceStub(channel).Connect()
+        yield call
+
+
 class Connection:
     """One node's connection to its controller, kept up until told to stop."""
 
-    def __init__(self, link: Link, correspondent: Correspondent, clock: Clock) -> None:
+    def __init__(
+        self, link: Link, correspondent: Correspondent, clock: Clock, dialler: Dialler = dial
+    ) -> None:
         self._link = link
         self._correspondent = correspondent
         self._now_s = clock.monotonic_s
+        self._dial = dialler
         self._to_send = asyncio.Event()
         self._moved = asyncio.Event()
 
@@ -78,8 +114,7 @@ class Connection:
         self._moved.set()
 
     async def _stream(self, address: str) -> None:
-        async with grpc.aio.insecure_channel(address, options=list(CHANNEL_OPTIONS)) as channel:
-            call = nodelink_pb2_grpc.NodeLinkServiceStub(channel).Connect()
+        async with self._dial(address) as call:
             reader = asyncio.create_task(self._read(call))
             writer = asyncio.create_task(self._write(call))
             watcher = asyncio.create_task(self._watch())
@@ -96,7 +131,7 @@ class Connection:
             if isinstance(end, Exception):
                 raise end
 
-    async def _read(self, call: Any) -> None:
+    async def _read(self, call: Call) -> None:
         """Hand frames to the link until the stream ends or is left."""
         detail = "the controller closed the stream"
         try:
@@ -110,7 +145,7 @@ class Connection:
             detail = f"{error.code().name} {error.details()}"
         self._leave(Trigger.STREAM_ENDED, detail)
 
-    async def _write(self, call: Any) -> None:
+    async def _write(self, call: Call) -> None:
         """Send what the link permits until it is left. How a stream ended is for the reader to tell."""
         try:
             while self._link.state not in (LinkState.DISCONNECTED, LinkState.STOPPED):
@@ -143,7 +178,12 @@ class Connection:
                     self._link.not_there(send)
                     continue
                 if not isinstance(send, SendGoodbye):
-                    self._link.sent(send, now_s, report=frame.report.sequence)
+                    self._link.sent(
+                        send,
+                        now_s,
+                        report=_last_report(frame),
+                        is_end=bool(frame.replay_chunk.signature),
+                    )
                 return frame
         except StateUnavailable as error:
             self._leave(Trigger.OWN_FAILURE, str(error))
@@ -155,7 +195,7 @@ class Connection:
                 self._correspondent.apply(effect)
         except StateUnavailable as error:
             self._leave(Trigger.OWN_FAILURE, str(error))
-        except NumberingBegunAnew as error:
+        except (NumberingBegunAnew, ReplayRefused) as error:
             self._leave(Trigger.PROTOCOL_BROKEN, str(error))
 
     def _leave(self, trigger: Trigger, detail: str) -> None:
@@ -172,3 +212,10 @@ class Connection:
     async def _until(self, event: asyncio.Event, deadline_s: float) -> None:
         left_s = max(deadline_s - self._now_s(), 0.0)
         await first_set(event, timeout_s=None if left_s == float("inf") else left_s)
+
+
+def _last_report(frame: nodelink_pb2.ConnectRequest) -> int:
+    """Number of the last report in a frame; 0 where there is none."""
+    if frame.HasField("replay_chunk") and frame.replay_chunk.reports:
+        return int(frame.replay_chunk.first_sequence + len(frame.replay_chunk.reports) - 1)
+    return int(frame.report.sequence)

@@ -51,6 +51,7 @@ _COLUMNS: dict[str, tuple[Any, float]] = {
     "replay_at": (np.float64, _NAN),
     "mode": (np.uint8, Mode.UNKNOWN),
     "profile": (np.uint16, 0),
+    "domain": (np.int32, 0),
 }
 
 
@@ -92,6 +93,7 @@ class ConnectivityTable:
         self._nodes.clear()
         self._gone.clear()
         self._free.clear()
+        self._domains: dict[str, int] = {"": 0}
         self._columns = {n: np.full(FIRST_ROWS, v, k) for n, (k, v) in _COLUMNS.items()}
 
     def known(
@@ -189,31 +191,46 @@ class ConnectivityTable:
         columns["backlog"][rows] = waiting
         columns["level_at"][rows[waiting == 0]] = now_s
 
-    def durable(self, node: str, reports: int, now_s: float) -> Change | None:
+    def durable(self, node: str, reports: int, now_s: float) -> None:
         """So many more reports of the node are durable."""
+        row = self._rows.get(node)
+        if row is None:
+            return
+        self._columns["last_seen"][row] = now_s
+        self._note_backlog(row, max(0, int(self._columns["backlog"][row]) - reports), now_s)
+
+    def replay_begins(self, node: str, now_s: float) -> None:
+        """The node's turn to replay has come; the rate is measured from the first one on."""
+        row = self._rows.get(node)
+        if row is not None and not self._columns["replay_done"][row]:
+            self._columns["replay_at"][row] = now_s
+
+    def arrived(self, node: str, reports: int, now_s: float) -> Change | None:
+        """So many reports of the node's backlog, all together, have arrived."""
         row = self._rows.get(node)
         if row is None:
             return None
         columns = self._columns
         columns["last_seen"][row] = now_s
         total = int(columns["replay_total"][row])
-        self._note_backlog(row, max(0, int(columns["backlog"][row]) - reports), now_s)
-        if not total:
+        if not total or not reports:
             return None
-        done = min(total, int(columns["replay_done"][row]) + reports)
+        done = min(total, reports)
         columns["replay_done"][row] = done
-        if done < total:
-            return self._move(
-                row, Evidence.BACKLOG_ARRIVES, f"{done} of {total} reports have arrived", now_s
-            )
+        evidence = f"{done} of {total} reports have arrived"
+        return self._move(row, Evidence.BACKLOG_ARRIVES, evidence, now_s)
+
+    def reconciled(self, node: str, now_s: float) -> Change | None:
+        """All that waited at the node is in effect."""
+        row = self._rows.get(node)
+        if row is None:
+            return None
+        columns = self._columns
+        total = int(columns["replay_total"][row])
         columns["replay_total"][row] = columns["replay_done"][row] = 0
         took_s = max(0.0, now_s - columns["replay_at"][row])
-        return self._move(
-            row,
-            Evidence.BACKLOG_REPLAYED,
-            f"all {total} reports have arrived, in {took_s:.1f} s",
-            now_s,
-        )
+        told = f"all {total} reports are in effect, {took_s:.1f} s after the replay began"
+        return self._move(row, Evidence.BACKLOG_REPLAYED, told, now_s)
 
     def unlinked(self, node: str, gone: Gone, now_s: float, *, stopped: bool) -> Change | None:
         """The link ended. With `stopped`, the agent said that it stops."""
@@ -297,6 +314,11 @@ class ConnectivityTable:
             done,
             float(done / elapsed_s) if done and elapsed_s > 0 else None,
         )
+
+    def waiting(self) -> dict[str, int]:
+        """Reports that wait at the nodes of each domain, as they told when they were last heard."""
+        sums = np.bincount(self._columns["domain"], self._columns["backlog"], len(self._domains))
+        return {domain: int(sums[code]) for domain, code in self._domains.items() if sums[code]}
 
     def backlogs(self, least: int) -> list[tuple[str, int, float | None]]:
         """Linked nodes at which at least so many reports wait: with how many, and when nothing waited last."""
@@ -414,6 +436,7 @@ class ConnectivityTable:
             self._rows[node] = row
             self._nodes[row] = node
         self._columns["profile"][row] = self._profile_of.get(domain, 0)
+        self._columns["domain"][row] = self._domains.setdefault(domain, len(self._domains))
         return row
 
     def _new_row(self) -> int:
