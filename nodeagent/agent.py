@@ -87,8 +87,8 @@ class Agent:
         clock: Clock,
         chance: Callable[[], float],
         describe: Callable[[node_pb2.ActualState], None] = lambda state: None,
-        telemetry: Telemetry = OFF,
         dialler: Dialler = dial,
+        telemetry: Telemetry = OFF,
     ) -> None:
         node = settings.node
         self._settings = settings
