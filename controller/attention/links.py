@@ -140,8 +140,9 @@ def judge_peer(peer: PeerSignals, domain: str, limits: Limits, now_ms: int) -> l
 def judge_streams(state: State, domain: str, limits: Limits, now_ms: int) -> Iterator[Condition]:
     """Streams that are held in quarantine, of which runs were refused, or that wait for a key or a grant."""
     patience_ms = limits.stream_waits_after_s * 1000
-    for stream in sorted(state.streams):
-        held = state.streams[stream]
+    for stream, held in state.streams.items():
+        if not (held.waiting or held.quarantine_reason or held.quarantined_runs):
+            continue
         lane = stream.lane.name.lower()
         writer = f"{stream.origin.controller}/{stream.origin.incarnation}"
         subject = f"streams/{stream.domain}/{writer}/{lane}"
@@ -160,7 +161,7 @@ def judge_streams(state: State, domain: str, limits: Limits, now_ms: int) -> Ite
                 extent=_rough(held.quarantined_runs),
                 nodes=0,
             )
-        elif held.waiting and first_ms is not None and now_ms - first_ms >= patience_ms:
+        elif first_ms is not None and now_ms - first_ms >= patience_ms:
             yield Condition(
                 Kind.STREAM_WAITING,
                 domain,
