@@ -25,9 +25,7 @@ from controller.attention.authority import (
 from controller.attention.conditions import Condition, Judgement, Kind
 from controller.attention.links import (
     BacklogSignal,
-    DuplicateSignal,
     judge_backlog,
-    judge_duplicate,
     judge_hop,
     judge_streams,
 )
@@ -76,13 +74,10 @@ MAX_LATE_WRITES = 1024
 
 
 class Links(Protocol):
-    """What this controller sees of others and of its nodes' agents."""
+    """What this controller sees of others."""
 
     def conditions(self, limits: Limits, now_ms: int) -> Iterable[Condition]:
         """What is the matter with the links to other controllers."""
-
-    def duplicates(self, now_ms: int) -> Sequence[DuplicateSignal]:
-        """Nodes for which two agents speak."""
 
 
 class AttentionFeed:
@@ -363,7 +358,6 @@ class AttentionFeed:
         links: list[Condition] = []
         if self._replica.is_master:
             links.extend(self._links.conditions(self.limits, now_ms))
-            links.extend(map(judge_duplicate, self._links.duplicates(now_ms)))
             links.extend(judge_backlog(each, self.limits) for each in self._backlogs(now_ms))
         links.extend(judge_streams(self._state, domain, self.limits, now_ms))
         self.queue.put("links", self._that_matter(links))

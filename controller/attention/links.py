@@ -1,5 +1,5 @@
-"""When something is the matter between controllers, or in what one sees of others: links, clocks, streams, nodes that
-two agents speak for. Owns these judgements; an item belongs to the domain of the controller that sees it.
+"""When something is the matter between controllers, or in what one sees of others: links, clocks, streams, backlogs
+of nodes. Owns these judgements; an item belongs to the domain of the controller that sees it.
 """
 
 from __future__ import annotations
@@ -45,17 +45,6 @@ class BacklogSignal:
     reports: int
     #: When nothing waited for the last time.
     level_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class DuplicateSignal:
-    """A node's id with which two agents greet."""
-
-    node: str
-    domain: str
-    first_ms: int
-    #: Where the refused agent called from last.
-    host: str
 
 
 def judge_hop(state: State, own_domain: str, domain: str, now_ms: int) -> Judgement:
@@ -185,19 +174,6 @@ def judge_backlog(signal: BacklogSignal, limits: Limits) -> Condition:
         f"linked, with at least {limits.node_backlog} reports that have not arrived",
         f"souverixctl describe node {signal.node}",
         extent=_rough(signal.reports / max(1, limits.node_backlog)),
-    )
-
-
-def judge_duplicate(signal: DuplicateSignal) -> Condition:
-    """A node for which two agents speak: one of them is a copy, or an impostor."""
-    return Condition(
-        Kind.NODE_DUPLICATE_AGENT,
-        signal.domain,
-        f"nodes/{signal.node}",
-        Severity.HIGH,
-        signal.first_ms,
-        f"a second agent greets with its id, last from {signal.host}; it is refused",
-        f"souverixctl describe node {signal.node}",
     )
 
 
