@@ -31,6 +31,7 @@ from souverixctl import (
     lifecycle,
     observations,
     overview,
+    replays,
     verbs,
 )
 from souverixctl import desired_state as desired_state  # adds its verb to `set`
@@ -85,7 +86,8 @@ def program() -> None:
 
 for group in (
     overview.overview, attention.group, verbs.get, verbs.describe, verbs.watch, verbs.create, verbs.set_, verbs.delete,
-    verbs.move, lifecycle.transition, lifecycle.history, commands.group, drift.group, graph.group, conflicts.group,
+    verbs.move, lifecycle.transition, lifecycle.history, replays.replay, replays.reset_key, commands.group,
+    drift.group, graph.group, conflicts.group,
     audit.group, federation.group, authority.group, observations.values,
 ):  # fmt: skip
     program.add_command(group)
