@@ -17,6 +17,8 @@ BENCHMARKS = {
     "convergence": "benchmarks.convergence",
     "writes": "benchmarks.writes",
     "batch-writes": "benchmarks.batch_writes",
+    "heartbeats": "benchmarks.heartbeats",
+    "heartbeat-streams": "benchmarks.heartbeat_streams",
 }
 
 
