@@ -166,7 +166,7 @@ def test_a_node_claimed_by_two_domains() -> None:
 
 
 def test_an_agent_that_was_refused_whatever_stage_its_node_is_in() -> None:
-    refused = {"refused_ms": 4, "refused_words": "WRONG_KEY, key ab"}
+    refused: dict[str, Any] = {"refused_ms": 4, "refused_words": "WRONG_KEY, key ab"}
     found = only(judge(**refused), Kind.NODE_AGENT_REFUSED)
     assert (found.since_ms, found.severity) == (4, Severity.HIGH)
     assert "WRONG_KEY, key ab" in found.words
