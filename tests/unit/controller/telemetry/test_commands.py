@@ -23,7 +23,7 @@ def deliver(
         command_id="c1", nodes=["n1"], issuing_controller=by, traceparent=str(trace)
     )
     root.submit(lambda p: p.write("global", "commands/c1", "command", fact, principal="user:a"))
-    done = command_pb2.Delivery(command_id="c1", node="n1", state=f"DELIVERY_STATE_{state}")  # type: ignore[arg-type]
+    done = command_pb2.Delivery(command_id="c1", node="n1", state=f"DELIVERY_STATE_{state}")
     root.submit(lambda p: p.write("global", "commands/c1/n1", "delivery", done, principal="c:x"))
     assert root.last_applied is not None
     traces.note(root.last_applied)
