@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from controller.attention_settings import AttentionSection, attention_problems
 from controller.connectivity import thresholds
+from controller.lifecycle_settings import LifecycleSection, lifecycle_problems
 from federation.identifiers import is_valid_id
 
 T = TypeVar("T")
@@ -200,6 +201,7 @@ class ControllerConfig:
     agents: AgentsSection = field(default_factory=AgentsSection)
     connectivity: ConnectivitySection = field(default_factory=ConnectivitySection)
     attention: AttentionSection = field(default_factory=AttentionSection)
+    lifecycle: LifecycleSection = field(default_factory=LifecycleSection)
     #: Directory of large values; replicas of one controller share it. Empty: below data_dir.
     values_dir: str = ""
 
@@ -300,7 +302,7 @@ def _check(config: ControllerConfig, where: str) -> None:
     _check_children(config, where)
     _check_numbers(config, where)
     _check_connectivity(config.connectivity, where)
-    for problem in attention_problems(config.attention):
+    for problem in (*attention_problems(config.attention), *lifecycle_problems(config.lifecycle)):
         raise ConfigError(f"{where}: {problem}")
     _check_keys(config, where)
     _check_addresses(config, where)
