@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -77,16 +77,13 @@ class NodeSignals:
     waiver: WaiverSignal | None = None
     #: When a second domain claimed it; None: none does.
     claimed_twice_ms: int | None = None
+    #: When an agent was refused that spoke for it, and why; None: none was, or it was put right.
+    refused_ms: int | None = None
+    refused_words: str = ""
 
 
 class NodeSource(Protocol):
     """What is known of nodes."""
-
-    def subjects(self) -> Iterator[str]:
-        """All nodes, in no order: "nodes/{id}"."""
-
-    def subjects_in(self, domain: str) -> Iterator[str]:
-        """The nodes of a domain and of those below it."""
 
     def signals(self, subject: str, now_ms: int) -> NodeSignals | None:
         """What is known of a node now; None for one that does not exist."""
@@ -112,6 +109,17 @@ def judge_node(node: NodeSignals, limits: Limits, now_ms: int) -> Judgement:
                 Severity.HIGH,
                 node.claimed_twice_ms,
                 "two domains claim it: its id was given twice while controllers were cut off from each other",
+                f"souverixctl describe {_named(node)}",
+            )
+        )
+    if node.refused_ms is not None:
+        found.append(
+            _condition(
+                node,
+                Kind.NODE_AGENT_REFUSED,
+                Severity.HIGH,
+                node.refused_ms,
+                f"an agent that spoke for it was refused: {node.refused_words}",
                 f"souverixctl describe {_named(node)}",
             )
         )
