@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,13 @@ async def moving(controller: Served, section: LifecycleSection) -> AsyncIterator
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def submit(controller: Served, decide: Callable[[Proposal], Any]) -> None:
+async def submit(controller: Served, *decisions: Callable[[Proposal], None]) -> None:
+    """Commits what all of them draft, in one commit."""
+
+    def decide(proposal: Proposal) -> None:
+        for each in decisions:
+            each(proposal)
+
     await controller.replica.journal().submit(decide)
 
 
@@ -136,10 +143,8 @@ async def test_a_thousand_nodes_are_moved_in_few_commits(controller: Served) -> 
     nodes = [f"n{number}" for number in range(1000)]
     async with moving(controller, PATIENT):
         for first in range(0, 1000, 250):
-            await submit(
-                controller,
-                lambda p, first=first: [appear(p, n) for n in nodes[first : first + 250]],
-            )
+            some = nodes[first : first + 250]
+            await submit(controller, *(partial(appear, node=node) for node in some))
         written = controller.replica.state.next_offset
         await until(lambda: all(stage(controller, node) is Stage.ACTIVE for node in nodes))
         assert controller.replica.state.next_offset - written <= 12
@@ -163,8 +168,10 @@ async def test_health_that_does_not_last_or_is_replayed_moves_nothing(controller
         await submit(controller, lambda p: report(p, "n1", DEGRADED))
         await passed(controller)
     async with moving(controller, AT_ONCE):
-        await submit(controller, lambda p: (link(p, "n1", REPLAYING), report(p, "n1", DEGRADED)))
-        await submit(controller, lambda p: (report(p, "n1"), link(p, "n1")))
+        await submit(
+            controller, lambda p: link(p, "n1", REPLAYING), lambda p: report(p, "n1", DEGRADED)
+        )
+        await submit(controller, lambda p: report(p, "n1"), lambda p: link(p, "n1"))
         await passed(controller)
     assert went(controller) == [Stage.PROVISIONING, Stage.ENROLLED, Stage.ACTIVE]
 
@@ -197,7 +204,7 @@ async def test_a_superseded_master_moves_nothing(controller: Served) -> None:
 
 async def test_what_people_decide_stands(controller: Served) -> None:
     async with moving(controller, AT_ONCE):
-        await submit(controller, lambda p: (appear(p, "n1"), appear(p, "n2"), appear(p, "n3")))
+        await submit(controller, *(partial(appear, node=n) for n in ("n1", "n2", "n3")))
         await until(lambda: all(stage(controller, n) is Stage.ACTIVE for n in ("n1", "n2", "n3")))
         end_ms = time.time_ns() // 1_000_000 + 3_600_000
 
@@ -221,6 +228,8 @@ async def test_a_domain_may_leave_enrolment_to_people(controller: Served) -> Non
     own = LifecycleDomainSection(ROOT, enrolment="by-operator")
     async with moving(controller, LifecycleSection(domains=(own,))):
         await submit(controller, lambda p: appear(p, "n1"))
-        await submit(controller, lambda p: (appear(p, "n2"), move(p, "n2", Transition.ENROL)))
+        await submit(
+            controller, lambda p: appear(p, "n2"), lambda p: move(p, "n2", Transition.ENROL)
+        )
         await until(lambda: stage(controller, "n2") is Stage.ACTIVE)
     assert stage(controller) is Stage.PROVISIONING

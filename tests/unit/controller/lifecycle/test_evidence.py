@@ -23,7 +23,7 @@ OK = node_pb2.RUNTIME_HEALTH_OK
 DEGRADED = node_pb2.RUNTIME_HEALTH_DEGRADED
 FAILED = node_pb2.RUNTIME_HEALTH_FAILED
 HEALTHS: list[Any] = [None, *node_pb2.RuntimeHealth.values(), 99]
-BY_HEALTH = {"decided_by": "controller:c", "previous_phase": Stage.ACTIVE.phase}
+BY_HEALTH: dict[str, Any] = {"decided_by": "controller:c", "previous_phase": Stage.ACTIVE.phase}
 
 
 def known(
