@@ -17,6 +17,9 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from controller.attention_duty import MarkEnding
+from controller.attention_feed import AttentionFeed
+from controller.attention_links import SeenLinks
 from controller.bootstrap import bootstrap
 from controller.config import ConfigError, ControllerConfig
 from controller.duties import Duties
@@ -31,6 +34,7 @@ from controller.maintenance import MaintenanceExpiry
 from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
+from controller.services.attention import AttentionService
 from controller.services.audit import AuditService
 from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.command import CommandService
@@ -45,6 +49,7 @@ from controller.sync.peer_links import PeerLinkRecorder
 from controller.sync.service import SyncService
 from controller.tasks import end
 from controller.values import ValueStore
+from souverix.attention.v1 import attention_service_pb2, attention_service_pb2_grpc
 from souverix.audit.v1 import audit_service_pb2, audit_service_pb2_grpc
 from souverix.command.v1 import command_service_pb2, command_service_pb2_grpc
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc
@@ -94,25 +99,27 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
         application = Application(config, replica, links)
         life = asyncio.create_task(replica.run(), name="replica")
         serving = asyncio.create_task(application.serve_when_replayed(), name="serving")
+        attention = asyncio.create_task(application.attention.run(), name="attention")
         body = asyncio.current_task()
 
         def end_body(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and task.exception() is not None and body is not None:
                 body.cancel()
 
-        life.add_done_callback(end_body)
-        serving.add_done_callback(end_body)
+        tasks = (life, serving, attention)
+        for task in tasks:
+            task.add_done_callback(end_body)
         try:
             yield replica
         except asyncio.CancelledError:
-            for task in (life, serving):
+            for task in tasks:
                 if task.done() and not task.cancelled() and task.exception() is not None:
                     task.result()
             raise
         finally:
-            for task in (life, serving):
+            for task in tasks:
                 task.remove_done_callback(end_body)
-            await end(serving)
+            await end(serving, attention)
             await application.stop()
             await end(life)
 
@@ -194,6 +201,12 @@ class Application:
         nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(nodes, server)
         self._name(nodelink_pb2.DESCRIPTOR)
         self._nodes = nodes
+        seen = SeenLinks(replica, self._links.peers, nodes.second_agents.standing)
+        self.attention = AttentionFeed(replica, seen)
+        replica.add_duty(MarkEnding(replica, self.attention).run)
+        attention = AttentionService(replica, self.attention)
+        attention_service_pb2_grpc.add_AttentionServiceServicer_to_server(attention, server)
+        self._name(attention_service_pb2.DESCRIPTOR, attention)
         self._relays = RelayLinkService(replica, self.values, nodes)
         relay_pb2_grpc.add_RelayLinkServiceServicer_to_server(self._relays, server)
         self._name(relay_pb2.DESCRIPTOR)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from controller.attention_settings import AttentionSection, attention_problems
 from controller.connectivity import thresholds
 from federation.identifiers import is_valid_id
 
@@ -198,6 +199,7 @@ class ControllerConfig:
     children: tuple[ChildSection, ...] = ()
     agents: AgentsSection = field(default_factory=AgentsSection)
     connectivity: ConnectivitySection = field(default_factory=ConnectivitySection)
+    attention: AttentionSection = field(default_factory=AttentionSection)
     #: Directory of large values; replicas of one controller share it. Empty: below data_dir.
     values_dir: str = ""
 
@@ -298,6 +300,8 @@ def _check(config: ControllerConfig, where: str) -> None:
     _check_children(config, where)
     _check_numbers(config, where)
     _check_connectivity(config.connectivity, where)
+    for problem in attention_problems(config.attention):
+        raise ConfigError(f"{where}: {problem}")
     _check_keys(config, where)
     _check_addresses(config, where)
 

@@ -54,6 +54,7 @@ class Duties:
         self._state = replica.state
         self._me = replica.config.controller.id
         self._observed = ObservedFacts(replica.state)
+        replica.store.keep("untold", self._observed)
         self._due = asyncio.Event()
         self._next_observed_s = 0.0
         self._listening = contextlib.ExitStack()

@@ -15,6 +15,7 @@ from controller.config import ConfigError, load_config
 from controller.genesis import make_genesis
 from controller.log.errors import LogError
 from controller.signing import Ed25519Signer
+from controller.store.errors import StoreError
 
 #: Allocations between collections of the youngest generation, and collections between those of the older ones. Writes
 #: and twins are tuples and bytes without cycles: at the interpreter's default (700) a fifth of the time of batch writes
@@ -74,6 +75,9 @@ def run(path: Path, etcd_binary: str | None, log_level: str) -> None:
         sys.exit(EXIT_CONFIG)
     except LogError as error:
         click.echo(f"souverix-controller: the event log: {error}", err=True)
+        sys.exit(1)
+    except StoreError as error:
+        click.echo(f"souverix-controller: the store: {error}", err=True)
         sys.exit(1)
     except OSError as error:
         click.echo(f"souverix-controller: {error}", err=True)

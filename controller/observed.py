@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from federation.state import Applied, State
 from souverix.audit.v1 import audit_pb2
+from souverix.checkpoint.v1 import checkpoint_pb2
 
 SUPERSEDED_WRITE = "superseded.write"
 RUN_QUARANTINED = "run.quarantined"
@@ -84,6 +85,20 @@ class ObservedFacts:
             )
             for fact, tally in islice(self.untold.items(), most)
         ]
+
+    def stored(self) -> bytes:
+        """As `Fold.stored`."""
+        facts = [
+            checkpoint_pb2.UntoldFact(**fact._asdict(), count=tally.count, example=tally.example)
+            for fact, tally in self.untold.items()
+        ]
+        return checkpoint_pb2.UntoldFacts(facts=facts).SerializeToString()
+
+    def restore(self, data: bytes) -> None:
+        """As `Fold.restore`."""
+        for each in checkpoint_pb2.UntoldFacts.FromString(data).facts:
+            fact = Fact(each.action, each.domain, each.controller, each.reason)
+            self.untold[fact] = Tally(each.count, each.example)
 
     def _count(self, fact: Fact, example: str) -> None:
         if fact not in self.untold and len(self.untold) >= MAX_FACTS:

@@ -24,10 +24,11 @@ from controller.connectivity.table import ConnectivityTable
 from controller.durability import Durability
 from controller.journal import Journal, JournalClosed
 from controller.log.errors import LogError, LogUnavailable
-from controller.log.port import Head, Log, MastershipLease
+from controller.log.port import EMPTY_HASH, Head, Log, MastershipLease, hash_after
 from controller.log.witness import Continuity, Witness, WitnessFile, check_continuity
 from controller.query.live import LiveColumns
 from controller.signing import Ed25519Signer, Ed25519Verifier
+from controller.store.store import Store
 from controller.tasks import end
 from controller.twin.history import Histories
 from controller.twin.sight import Sight
@@ -78,7 +79,9 @@ class Replica:
             config.connectivity.of_all(), config.connectivity.of_domains()
         )
         #: What nodes went through; follows the log.
-        self.histories = Histories()
+        self.histories = Histories(self.state)
+        #: What is kept beside the log.
+        self.store = Store(config.controller.data_dir / "store.sqlite", self.state, self.histories)
         #: All nodes in columns, for lists, filters and counts; follow the log.
         self.nodes = LiveColumns(self.state, self.changes)
         self._forwarder = forwarder
@@ -95,6 +98,8 @@ class Replica:
         self._duties: list[Duty] = []
         self._recent: deque[tuple[event_pb2.Commit, int]] = deque()
         self._recent_bytes = 0
+        #: The log's, after the last commit that was applied.
+        self._log_hash = EMPTY_HASH
         self._witness = WitnessFile(config.controller.data_dir / "witness.json")
         self._replayed = asyncio.Event()
 
@@ -167,8 +172,14 @@ class Replica:
     # Its life.
 
     async def run(self) -> None:
-        """Lives until cancelled. Raises `LogError` when an operator must act on the log."""
-        await self._open()
+        """Lives until cancelled. Raises `LogError` when an operator must act on the log, `StoreError`."""
+        try:
+            await self._open()
+            await self._live()
+        finally:
+            await self.store.close()
+
+    async def _live(self) -> None:
         witness = asyncio.create_task(self._keep_witness(), name="witness")
         nodes = asyncio.create_task(self.nodes.run(), name="nodes")
         try:
@@ -189,6 +200,9 @@ class Replica:
         witness = await asyncio.to_thread(self._witness.load)
         if witness is not None:
             continuity = await check_continuity(witness, self.log)
+        cut = await self.store.open(self.log_nonce, self.log.hash_before)
+        if cut is not None:
+            self._log_hash = cut.log_hash
         await self._replay()
         self._incarnation = self._choose_incarnation(continuity)
         self._replayed.set()
@@ -216,12 +230,17 @@ class Replica:
             for offset, data in commits:
                 self._apply(offset, data)
             await asyncio.sleep(0)
+            await self.store.relieve()
 
     def _apply(self, offset: int, data: bytes) -> None:
         commit = event_pb2.Commit.FromString(data)
-        self._applied(self.state.apply(offset, commit), commit, len(data))
+        applied = self.state.apply(offset, commit)
+        self._applied(applied, commit, len(data), hash_after(self._log_hash, data))
 
-    def _applied(self, applied: Applied, commit: event_pb2.Commit, size: int) -> None:
+    def _applied(
+        self, applied: Applied, commit: event_pb2.Commit, size: int, log_hash: bytes
+    ) -> None:
+        self._log_hash = log_hash
         self._recent.append((commit, size))
         self._recent_bytes += size
         while len(self._recent) > MAX_RECENT_COMMITS or (
@@ -229,6 +248,7 @@ class Replica:
         ):
             self._recent_bytes -= self._recent.popleft()[1]
         self.histories.take_note(applied)
+        self.store.take_note(applied, log_hash)
         self.changes.publish(applied)
 
     async def _stand_by(self) -> MastershipLease:
@@ -265,6 +285,7 @@ class Replica:
             async for commits in pages:
                 for offset, data in commits:
                     self._apply(offset, data)
+                await self.store.relieve()
 
     async def _be_master(self, lease: MastershipLease) -> None:
         """Writes until the lease is lost or the journal fails."""
@@ -290,7 +311,7 @@ class Replica:
             identity,
             self.signer,
             self.config.controller.replica,
-            self._applied,
+            lambda applied, commit, size: self._applied(applied, commit, size, journal.head.hash),
         )
         self._journal = journal
         _log.info("mastership is held", extra={"fencing_token": journal.fencing_token})

@@ -8,7 +8,7 @@ whenever control facts change. What can never become right is QUARANTINED: kept,
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from federation.authority import AuthorityTable
@@ -49,11 +49,11 @@ class KeyRing:
     nothing away elsewhere, in whatever order grants come.
     """
 
-    __slots__ = ("_domains", "_domains_of_key", "_keys", "_root_key", "_verifier")
+    __slots__ = ("_domains", "_domains_of_key", "_keys", "root_key", "verifier")
 
     def __init__(self, verifier: Verifier, root_key: bytes) -> None:
-        self._verifier = verifier
-        self._root_key = root_key
+        self.verifier = verifier
+        self.root_key = root_key
         self._keys: dict[tuple[str, str], bytes] = {}
         self._domains_of_key: dict[tuple[str, str], frozenset[str]] = {}
         self._domains: dict[str, frozenset[str]] = {}
@@ -66,6 +66,14 @@ class KeyRing:
         self._keys[key] = grant.public_key
         self._domains_of_key[key] = self._domains_of_key.get(key, frozenset()) | {grant.domain}
         self._domains[grant.controller] = self.domains_of(grant.controller) | {grant.domain}
+
+    def grants(self) -> Iterator[authority_pb2.KeyGrant]:
+        """All keys, once for each domain they were granted in."""
+        for (controller, key_id), public_key in self._keys.items():
+            for domain in sorted(self._domains_of_key[controller, key_id]):
+                yield authority_pb2.KeyGrant(
+                    controller=controller, domain=domain, key_id=key_id, public_key=public_key
+                )
 
     def domain_of(self, controller: str) -> str | None:
         """The domain a controller serves, the first by name of several; None when no grant is known."""
@@ -93,11 +101,11 @@ class KeyRing:
         if key is None:
             return False
         message = seal_message(stream, seal.sequence, seal.chain_hash)
-        return self._verifier.verify(key, message, seal.signature)
+        return self.verifier.verify(key, message, seal.signature)
 
     def genesis_is_good(self, genesis: authority_pb2.Genesis) -> bool:
         """Tells whether the root key this controller was given signed the genesis."""
-        return self._verifier.verify(self._root_key, genesis_message(genesis), genesis.signature)
+        return self.verifier.verify(self.root_key, genesis_message(genesis), genesis.signature)
 
 
 def genesis_message(genesis: authority_pb2.Genesis) -> bytes:

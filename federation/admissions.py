@@ -59,10 +59,11 @@ def stands_above(
 class Admissions:
     """Recorded admissions, by the stream they speak of, and what waits for one."""
 
-    __slots__ = ("_ranges", "unadmitted")
+    __slots__ = ("ranges", "unadmitted")
 
     def __init__(self) -> None:
-        self._ranges: dict[StreamId, list[tuple[int, int, int]]] = {}
+        #: (first, last, stamp) of what was recorded.
+        self.ranges: dict[StreamId, list[tuple[int, int, int]]] = {}
         #: Received ahead of time and not capped yet; whether that is this controller's to do may not be known yet.
         self.unadmitted: dict[StreamId, list[authority_pb2.Admission]] = {}
 
@@ -70,7 +71,7 @@ class Admissions:
         """Takes a record in; returns the stream whose events it caps."""
         stream = StreamId(domain, Origin(record.controller, record.incarnation), Lane(record.lane))
         entry = (record.first_sequence, record.last_sequence, record.received_stamp)
-        ranges = self._ranges.setdefault(stream, [])
+        ranges = self.ranges.setdefault(stream, [])
         if entry not in ranges:
             ranges.append(entry)
         self._settle(stream, *entry)
@@ -99,9 +100,9 @@ class Admissions:
 
     def effective_stamp(self, domain: str, lane: Lane, write: Write) -> int:
         """The write's stamp, capped by every admission that covers it."""
-        if not self._ranges:
+        if not self.ranges:
             return write.stamp
-        ranges = self._ranges.get(StreamId(domain, write.origin, lane))
+        ranges = self.ranges.get(StreamId(domain, write.origin, lane))
         if not ranges:
             return write.stamp
         return min(

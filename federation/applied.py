@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from federation.codec import Write
+from federation.codec import EventDecoder, Write
+from federation.errors import CorruptStore
 from federation.identifiers import Key, StreamId
 
 #: Aspects whose writes are each a transition: what they were one after the other matters, beside what they are.
@@ -15,10 +16,22 @@ TRANSITION_ASPECTS = frozenset({"link_state", "lifecycle"})
 
 
 class AuditItem(NamedTuple):
-    """An audit event with its place."""
+    """An audit event with its place, as bytes: a hundred thousand are kept at hand."""
 
     stream: StreamId
-    write: Write
+    sequence: int
+    raw: bytes
+
+    @property
+    def write(self) -> Write:
+        """The event as a write."""
+        write = _DECODER.decode_stored(self.stream.origin, self.sequence, self.raw)
+        if write is None:
+            raise CorruptStore(f"audit entry {self.sequence} of {self.stream} is none")
+        return write
+
+
+_DECODER = EventDecoder()
 
 
 #: Makes an `AuditItem` of a tuple of its parts.

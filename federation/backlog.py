@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +34,20 @@ class StreamIndex:
         self._time_ms.append(time_ms)
         for kind, counts in self._counts.items():
             counts.append((counts[-1] if counts else 0) + kinds.get(kind, 0))
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def columns(self, first: int, end: int) -> tuple[Sequence[int], ...]:
+        """Runs from `first` to before `end` (places from 0): last numbers, offsets, times, then counts by kind."""
+        held = (self._last, self._offset, self._time_ms, *self._counts.values())
+        return tuple(column[first:end] for column in held)
+
+    def extend(self, columns: Sequence[Sequence[int]]) -> None:
+        """Appends runs as `columns` gave them."""
+        held = (self._last, self._offset, self._time_ms, *self._counts.values())
+        for column, further in zip(held, columns, strict=True):
+            column.extend(further)
 
     def offset_of(self, sequence: int) -> int | None:
         """Offset of the commit that holds an event; None when it is not held."""

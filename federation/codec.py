@@ -52,6 +52,7 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "lifecycle": AspectRule(Lane.STATE, True, "config"),
     "conflict": AspectRule(Lane.STATE, False, "message"),
     "drift_waiver": AspectRule(Lane.STATE, True, "config"),
+    "attention_mark": AspectRule(Lane.STATE, False, "message"),
     "peer_link": AspectRule(Lane.STATE, False, "message"),
     "inventory": AspectRule(Lane.TELEMETRY, False, "message"),
     "audit": AspectRule(Lane.AUDIT, False, "message"),
@@ -121,8 +122,26 @@ class EventDecoder:
             raise InvalidWrite(
                 f"aspect {aspect} belongs in lane {rule.lane.name}, not {stream.lane.name}"
             )
+        return self._write(stream[1], sequence, event, aspect, raw)
+
+    def decode_stored(self, origin: Origin, sequence: int, raw: bytes) -> Write | None:
+        """As `decode`, for an event that came into effect before."""
+        event = _parse(raw)
+        aspect = event.WhichOneof("body")
+        return self._write(origin, sequence, event, aspect, raw) if aspect in ASPECTS else None
+
+    def origin(self, controller: str, incarnation: int) -> Origin:
+        """The one object that stands for an origin."""
+        name = (controller, incarnation)
+        known = self._origins.get(name)
+        if known is None:
+            known = self._origins[name] = Origin(*name)
+        return known
+
+    def _write(
+        self, origin: Origin, sequence: int, event: event_pb2.Event, aspect: str, raw: bytes
+    ) -> Write:
         others, own_seen, resolves = event.context, event.own_seen, event.resolves
-        origin = stream[1]
         context = self._dots(others) if others else EMPTY
         if own_seen:
             own = as_dot((origin, own_seen))

@@ -42,14 +42,24 @@ class DueConflict:
 class ConflictLedger:
     """Conflicts due and recorded, by id."""
 
-    __slots__ = ("_awaited", "_due_of_key", "_recorded_dots", "due", "open_keys", "recorded")
+    __slots__ = (
+        "_awaited",
+        "_due_of_key",
+        "_recorded_dots",
+        "due",
+        "open_keys",
+        "recorded",
+        "records_seen",
+    )
 
     def __init__(self) -> None:
         self.due: dict[str, DueConflict] = {}
-        #: conflict id -> the write that records it.
+        #: conflict id -> the write that records it, the newest last.
         self.recorded: dict[str, tuple[Key, Write]] = {}
         #: keys whose rivals still stand, with the conflict's id.
         self.open_keys: dict[Key, str] = {}
+        #: Records that ever came into effect.
+        self.records_seen = 0
         self._awaited: dict[tuple[Key, Dot], set[str]] = {}
         self._due_of_key: dict[Key, set[str]] = {}
         self._recorded_dots: dict[Key, list[frozenset[Dot]]] = {}
@@ -97,12 +107,22 @@ class ConflictLedger:
 
     def saw_record(self, conflict_id: str, key: Key, write: Write, dots: Collection[Dot]) -> None:
         """A record that lists these siblings is in effect."""
+        self.recorded.pop(conflict_id, None)
         self.recorded[conflict_id] = (key, write)
+        self.records_seen += 1
         listed = frozenset(dots)
         self._recorded_dots.setdefault(key, []).append(listed)
         for due_id in list(self._due_of_key.get(key, ())):
             if due_id == conflict_id or listed.issuperset(self.due[due_id].dots):
                 self._settle(self.due[due_id])
+
+    def restore_due(self, due: DueConflict) -> None:
+        """Takes in a conflict that was due when this ledger was stored."""
+        self.due[due.conflict_id] = due
+        self._due_of_key.setdefault(due.key, set()).add(due.conflict_id)
+        for dot in due.dots:
+            if dot not in due.siblings and dot not in due.gone:
+                self._awaited.setdefault((due.key, dot), set()).add(due.conflict_id)
 
     def _due(self, key: Key, conflict_id: str, dots: Collection[Dot]) -> DueConflict | None:
         """The due conflict of these siblings; None when a record speaks for them already."""

@@ -73,6 +73,12 @@ class PeerError(FederationError):
     reason = "PEER_PROTOCOL_ERROR"
 
 
+class CorruptStore(FederationError):
+    """What was kept beside the log cannot be read; it is made anew from the log."""
+
+    reason = "CORRUPT_STORE"
+
+
 class CorruptLog(FederationError):
     """The log contradicts itself; an operator must look."""
 

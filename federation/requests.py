@@ -8,6 +8,7 @@ import hashlib
 import struct
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final, NamedTuple
 
 from federation.identifiers import StreamId
@@ -77,11 +78,19 @@ class RememberedRequests:
         if digest not in self._outcomes:
             self._put(digest, RequestOutcome(subject, aspect, stream, sequence, offset))
 
-    def entries(self, first: int = 0) -> Iterator[tuple[bytes, RequestOutcome]]:
-        """Digests and outcomes, the oldest first, from the `first` that is still remembered on."""
-        for at in range(first, len(self._order)):
-            digest = self._order[at]
+    def newest(self, count: int) -> Iterator[tuple[bytes, RequestOutcome]]:
+        """Digests and outcomes of so many of the newest requests, the oldest of them first."""
+        for digest in [*islice(reversed(self._order), count)][::-1]:
             yield digest, self._unpacked(self._outcomes[digest])
+
+    @property
+    def seen(self) -> int:
+        """Requests that were ever remembered."""
+        return self.forgotten + len(self._order)
+
+    def restore(self, digest: bytes, outcome: RequestOutcome) -> None:
+        """Takes in what `newest` gave, in its order."""
+        self._put(digest, outcome)
 
     def _put(self, digest: bytes, outcome: RequestOutcome) -> None:
         place = (outcome.stream, outcome.aspect)

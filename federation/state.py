@@ -57,6 +57,8 @@ class State:
         #: subject -> domains something was written of it in.
         self.domains_of_subject = self.table.domains_of_subject
         self.audits: deque[AuditItem] = deque(maxlen=MAX_AUDIT_AT_HAND)
+        #: Audit entries that ever came into effect.
+        self.audits_seen = 0
         self.decoder = EventDecoder()
         self.next_offset = 0
         #: Hybrid clock of the log's writers, for the next one to go on from. Peers' stamps count only as far as a
@@ -64,10 +66,12 @@ class State:
         self.clock = 0
         #: Offsets of commits that hold runs of the control lane, in order.
         self.control_offsets = array("Q")
-        self._evidence: dict[StreamId, set[bytes]] = {}
+        #: stream -> chain hashes of refused runs that the log holds.
+        self.evidence: dict[StreamId, set[bytes]] = {}
         #: domain -> stamp of the record by which its present master's unbroken mastership began.
-        self._mastery_began: dict[str, int] = {}
-        self._blocked: set[StreamId] = set()
+        self.mastery_began: dict[str, int] = {}
+        #: Streams that are judged again whenever control facts change.
+        self.blocked: set[StreamId] = set()
         #: A control fact came into effect that blocked streams may have waited for.
         self._judge_again = False
 
@@ -115,7 +119,7 @@ class State:
 
     def wants_evidence(self, refused: event_pb2.Run) -> bool:
         """Tells whether a refused run is to be kept: not when it is held already, nor without bound."""
-        held = self._evidence.get(stream_from_message(refused.stream), ())
+        held = self.evidence.get(stream_from_message(refused.stream), ())
         return len(held) < MAX_EVIDENCE_A_STREAM and refused.seal.chain_hash not in held
 
     def own_incarnation(self) -> int:
@@ -152,6 +156,10 @@ class State:
             for record in waiting
         ]
 
+    def take_over(self, other: State) -> None:
+        """Becomes what another state of the same controller holds, which is not to be used any more."""
+        vars(self).update(vars(other))
+
     # Folding.
 
     def apply(
@@ -175,7 +183,7 @@ class State:
             self._take(stream, run, ready, commit, applied)
         for refused in commit.quarantined:
             stream = stream_from_message(refused.run.stream)
-            self._evidence.setdefault(stream, set()).add(refused.run.seal.chain_hash)
+            self.evidence.setdefault(stream, set()).add(refused.run.seal.chain_hash)
             state = self.streams.get(stream)
             if state is not None:
                 state.quarantined_runs += 1
@@ -226,7 +234,7 @@ class State:
         self._advance(stream, state, offset, applied)
         while self._judge_again:
             self._judge_again = False
-            for blocked in sorted(self._blocked, key=lambda s: (s.lane, s)):
+            for blocked in sorted(self.blocked, key=lambda s: (s.lane, s)):
                 self._advance(blocked, self.streams[blocked], offset, applied)
 
     def _advance(self, stream: StreamId, state: StreamState, offset: int, applied: Applied) -> None:
@@ -248,13 +256,13 @@ class State:
             state.waiting_reason = verdict.reason
             if verdict.outcome is Outcome.ACCEPTED:
                 state.waiting.popleft()
-                self._blocked.discard(stream)
+                self.blocked.discard(stream)
             elif verdict.outcome is Outcome.PENDING:
-                self._blocked.add(stream)
+                self.blocked.add(stream)
                 return
             else:
                 state.quarantine_reason = verdict.reason
-                self._blocked.discard(stream)
+                self.blocked.discard(stream)
                 applied.quarantined.append((stream, verdict.reason))
         if state.quarantine_reason:
             state.quarantined_runs += len(state.waiting)
@@ -289,8 +297,9 @@ class State:
     def _merge(self, stream: StreamId, write: Write, offset: int, applied: Applied) -> None:
         aspect = write[4]
         if aspect == "audit":
-            item = as_audit_item((stream, write))
+            item = as_audit_item((stream, write[1], write[11]))
             self.audits.append(item)
+            self.audits_seen += 1
             applied.audits.append(item)
             return
         key = as_key((stream[0], write[3], aspect))
@@ -355,7 +364,7 @@ class State:
         term = self.authority.term_of(key.domain)
         if self.authority.rank_term(
             key.domain, write
-        ) < term and write.stamp > self._mastery_began.get(key.domain, 0):
+        ) < term and write.stamp > self.mastery_began.get(key.domain, 0):
             applied.superseded.append((key, write))
 
     def _is_applied(self, key: Key, dot: Dot) -> bool:
@@ -396,7 +405,7 @@ class State:
         record = winner.body()
         before = self.authority.records.get(record.domain)
         if before is None or before.since != record.since:
-            self._mastery_began[record.domain] = winner.stamp
+            self.mastery_began[record.domain] = winner.stamp
         self.authority.put(record)
         applied.keys.extend(
             open_key

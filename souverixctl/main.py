@@ -20,6 +20,7 @@ import grpc
 from click.shell_completion import get_completion_class
 
 from souverixctl import (
+    attention,
     audit,
     authority,
     commands,
@@ -46,6 +47,7 @@ Examples:
   export SOUVERIX_SERVER=127.0.0.1:7400
   souverixctl federation status
   souverixctl overview
+  souverixctl attention --domain region-a --subtree
   souverixctl get nodes --domain region-a --subtree
   souverixctl set desired-state a1-gw-1 --version 2.1.0 --wait-durable global
   souverixctl command ping --domain edge-zone-a1 --wait
@@ -80,7 +82,7 @@ def program() -> None:
 
 
 for group in (
-    overview.overview, verbs.get, verbs.describe, verbs.watch, verbs.create, verbs.set_, verbs.delete,
+    overview.overview, attention.group, verbs.get, verbs.describe, verbs.watch, verbs.create, verbs.set_, verbs.delete,
     verbs.move, lifecycle.transition, lifecycle.history, commands.group, drift.group, conflicts.group,
     audit.group, federation.group, authority.group, observations.values,
 ):  # fmt: skip

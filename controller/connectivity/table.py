@@ -298,6 +298,15 @@ class ConnectivityTable:
             float(done / elapsed_s) if done and elapsed_s > 0 else None,
         )
 
+    def backlogs(self, least: int) -> list[tuple[str, int, float | None]]:
+        """Linked nodes at which at least so many reports wait: with how many, and when nothing waited last."""
+        columns = self._columns
+        waiting = (columns["backlog"] >= least) & ~np.isnan(columns["linked_at"])
+        return [
+            (self._nodes[row], int(columns["backlog"][row]), _number(columns["level_at"][row]))
+            for row in np.flatnonzero(waiting).tolist()
+        ]
+
     # Rows.
 
     def _round_trips(

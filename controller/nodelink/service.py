@@ -18,6 +18,7 @@ from controller.journal import Journal
 from controller.log.errors import LogError
 from controller.nodelink.connectivity import ConnectivityRecorder
 from controller.nodelink.dispatch import Dispatcher
+from controller.nodelink.duplicates import SecondAgents
 from controller.nodelink.greeting import (
     ENROLMENTS_BURST,
     ENROLMENTS_PER_S,
@@ -66,6 +67,7 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
         self._values = values
         self._controller = replica.config.controller.id
         self.links = Links(agents.max_links, agents.heartbeat_interval_s)
+        self.second_agents = SecondAgents(self.links.silence_limit_s)
         self._dispatcher = Dispatcher(replica, self.links)
         self._connectivity = ConnectivityRecorder(replica, self.links)
         self._enrolment = Enrolment(
@@ -147,11 +149,13 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
         now_s = time.monotonic()
         if home is None:
             home = await self._enrolment.enrol(journal, hello, context.peer(), now_s)
-        self._make_room(hello, relay, now_s)
+        self._make_room(hello, relay, context.peer(), now_s)
         link, intake = self._open(journal, hello, home, relay, now_s)
         return link, intake, journal
 
-    def _make_room(self, hello: nodelink_pb2.AgentHello, relay: str, now_s: float) -> None:
+    def _make_room(
+        self, hello: nodelink_pb2.AgentHello, relay: str, caller: str, now_s: float
+    ) -> None:
         """Refuses a second link of a node while the first lives, and any link when there are too many.
 
         An agent that comes by another path has left the first: it keeps one stream at a time, and nobody else has its
@@ -163,6 +167,7 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
             if self._is_handed_over(held, hello.source, relay, now_s):
                 _hand_over(held, relay)
             elif self.links.is_alive(held, now_s):
+                self.second_agents.refused(node, relay or caller, now_s)
                 wait_s = self.links.silence_limit_s - (now_s - held.heard_s)
                 raise NotWelcome(
                     nodelink_pb2.LINK_END_DUPLICATE,

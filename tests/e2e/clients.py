@@ -10,6 +10,7 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from souverix.attention.v1 import attention_service_pb2_grpc
 from souverix.audit.v1 import audit_service_pb2_grpc
 from souverix.command.v1 import command_service_pb2_grpc
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc
@@ -34,6 +35,7 @@ class Clients:
         self.policies = policy_service_pb2_grpc.PolicyServiceStub(self._channel)
         self.commands = command_service_pb2_grpc.CommandServiceStub(self._channel)
         self.federation = federation_service_pb2_grpc.FederationServiceStub(self._channel)
+        self.attention = attention_service_pb2_grpc.AttentionServiceStub(self._channel)
         self.audit = audit_service_pb2_grpc.AuditServiceStub(self._channel)
 
     def __enter__(self) -> Self:

@@ -190,6 +190,7 @@ def test_every_service_is_served_and_told_of_by_reflection_and_health(
         told = [each.name for each in next(reflected).list_services_response.service]
         ours = [name for name in told if name.startswith("souverix.")]
         assert [name.split(".")[1] for name in ours] == [
+            "attention",
             "audit",
             "command",
             "federation",

@@ -17,7 +17,7 @@ def audit_item(controller: str, record: audit_pb2.AuditRecord) -> AuditItem:
     origin = Origin(controller, 1)
     raw = event_pb2.Event(audit=record).SerializeToString()
     write = Write(origin, 1, 0, "audit/x", "audit", (), (), "", "", False, (), raw)
-    return AuditItem(StreamId("global", origin, Lane.AUDIT), write)
+    return AuditItem(StreamId("global", origin, Lane.AUDIT), write.sequence, write.raw)
 
 
 def test_facts_are_untold_until_this_controllers_own_audit_entry_is_applied() -> None:
@@ -42,3 +42,12 @@ def test_invented_streams_are_counted_together_beyond_a_bound() -> None:
     assert len(facts.untold) == MAX_FACTS + 1
     rest = facts.records(MAX_FACTS + 1)[-1]
     assert (rest.reason, rest.suppressed_count) == ("MANY_STREAMS", 50)
+
+
+def test_what_is_untold_outlasts_a_restart() -> None:
+    facts = ObservedFacts(root_controller().state)
+    facts.take_note(Applied(1, quarantined=[(stream_of(1), "SEAL_INVALID")] * 3))
+    again = ObservedFacts(root_controller().state)
+    again.restore(facts.stored())
+    assert again.untold == facts.untold
+    assert again.records(10) == facts.records(10)

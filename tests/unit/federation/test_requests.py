@@ -34,5 +34,5 @@ def test_beyond_the_bound_the_oldest_are_forgotten() -> None:
     assert len(requests) == 2
     assert requests.forgotten == 2
     assert (USER, "r2") not in requests
-    assert [outcome.sequence for _, outcome in requests.entries()] == [3, 4]
-    assert [outcome.sequence for _, outcome in requests.entries(1)] == [4]
+    assert [outcome.sequence for _, outcome in requests.newest(5)] == [3, 4]
+    assert [outcome.sequence for _, outcome in requests.newest(1)] == [4]

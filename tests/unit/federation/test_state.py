@@ -51,7 +51,7 @@ def facts(state: State) -> object:
         state.conflicts.due.keys(),
         state.conflicts.recorded,
         state.conflicts.open_keys,
-        list(state.requests.entries()),
+        list(state.requests.newest(len(state.requests))),
         list(state.audits),
         state.next_offset,
         state.clock,

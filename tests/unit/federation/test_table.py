@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from federation.codec import Write
-from federation.errors import CorruptLog
+from federation.errors import CorruptStore
 from federation.identifiers import Key, Origin
 from federation.scan import Scan
 from federation.table import Aspects, Table
@@ -69,8 +69,10 @@ def test_cooled_subject_is_read_from_the_store_once_and_hot_again(
 ) -> None:
     put(table, write(1), write(2, "lifecycle"))
     store(table, shelf)
-    assert table.cool(ZONE, NODE)
+    assert table.mark(ZONE, NODE) is None
+    assert table.cool(ZONE, NODE, mark=5)
     assert table.hot(ZONE, NODE) is None
+    assert table.mark(ZONE, NODE) == 5
 
     assert table.siblings(SPEC) == (write(1),)
     assert table.siblings(SPEC._replace(aspect="lifecycle")) == (write(2, "lifecycle"),)
@@ -111,7 +113,7 @@ def test_subject_that_was_never_met_cannot_be_cooled(table: Table) -> None:
 def test_without_a_store_a_cooled_subject_is_reported_as_lost() -> None:
     table = Table()
     table.put_cold(ZONE, NODE)
-    with pytest.raises(CorruptLog, match="nodes/n1 of edge-a1 was cooled"):
+    with pytest.raises(CorruptStore, match="nodes/n1 of edge-a1 was cooled"):
         table.siblings(SPEC)
 
 

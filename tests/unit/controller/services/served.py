@@ -16,19 +16,25 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from controller.attention_duty import MarkEnding
+from controller.attention_feed import AttentionFeed
+from controller.attention_links import SeenLinks
 from controller.config import ControllerConfig, ControllerSection, TrustSection
 from controller.journal import Journal
 from controller.log.sqlite_log import SqliteLog
 from controller.maintenance import MaintenanceExpiry
 from controller.replica import Replica
+from controller.services.attention import AttentionService
 from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.fleet import FleetService
 from controller.services.fleet_moves import LateWrites
 from controller.services.policy import PolicyService
 from controller.signing import Ed25519Signer
+from controller.sync.links import PeerView
 from controller.values import ValueStore
 from controller.writes import Caller
 from federation.proposal import Proposal, Receipt
+from souverix.attention.v1 import attention_service_pb2_grpc
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2
 from souverix.fleet.v1 import fleet_service_pb2_grpc
@@ -65,9 +71,12 @@ class Served:
     replica: Replica
     fleet: Any
     policies: Any
+    attention: Any
     values: ValueStore
     forwarder: ScriptedForwarder
     root_key: bytes
+    #: Links to other controllers, as the attention queue sees them.
+    peers: list[PeerView]
 
 
 @contextlib.asynccontextmanager
@@ -85,6 +94,9 @@ async def served(
     replica = Replica(config, log, signer, forwarder)
     replica.add_duty(LateWrites(replica).run)
     replica.add_duty(MaintenanceExpiry(replica).run)
+    peers: list[PeerView] = []
+    feed = AttentionFeed(replica, SeenLinks(replica, lambda: peers, lambda now_s: {}))
+    replica.add_duty(MarkEnding(replica, feed).run)
     master = asyncio.Event()
 
     async def tell(_: Journal) -> None:
@@ -92,11 +104,14 @@ async def served(
         await asyncio.Event().wait()
 
     replica.add_duty(tell)
-    life = asyncio.create_task(replica.run())
+    tasks = [asyncio.create_task(replica.run()), asyncio.create_task(feed.run())]
     values = ValueStore(directory / "values")
     server = grpc.aio.server(interceptors=[CallInterceptor(RefusalAudit(replica))])
     fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(replica, values), server)
     policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyService(replica), server)
+    attention_service_pb2_grpc.add_AttentionServiceServicer_to_server(
+        AttentionService(replica, feed), server
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
@@ -107,15 +122,18 @@ async def served(
             replica,
             fleet_service_pb2_grpc.FleetServiceStub(channel),
             policy_service_pb2_grpc.PolicyServiceStub(channel),
+            attention_service_pb2_grpc.AttentionServiceStub(channel),
             values,
             forwarder,
             root_key,
+            peers,
         )
     finally:
         await channel.close()
         await server.stop(None)
-        life.cancel()
-        await asyncio.gather(life, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await log.close()
 
 

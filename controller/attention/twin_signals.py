@@ -1,0 +1,185 @@
+"""What is known of nodes, read from the twins' facts. Owns the reading of them as signals; judges nothing.
+
+Made for one slice of work and then dropped: policies along a domain's path are looked up once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from controller.attention.conditions import Severity
+from controller.attention.nodes import DriftSignal, NodeSignals, WaiverSignal
+from controller.connectivity.spectrum import Mode
+from controller.lifecycle.stages import stage_of
+from controller.twin.drift import WEIGHTS, DriftAnalyzer, NodeDrift
+from controller.twin.effective import policies_of_node
+from controller.twin.facts import Facts, effective_ms
+from controller.twin.node import NodeAt, find_node
+from federation.codec import Write
+from federation.identifiers import Key
+from federation.scan import Scan
+from federation.state import State
+from souverix.fleet.v1 import lifecycle_pb2, node_pb2
+
+#: Changes of connectivity looked at: more than any window asks for makes no difference.
+RECENT_CHANGES = 32
+
+_MODES = frozenset(Mode)
+
+
+class NodeHistories(Protocol):
+    """What nodes went through."""
+
+    def of(self, subject: str, aspect: str) -> list[Write]:
+        """The transitions of a subject's aspect, in order."""
+
+
+class TwinSignals:
+    """Signals from the state of one log (`NodeSource`)."""
+
+    def __init__(self, state: State, histories: NodeHistories, now_ms: int) -> None:
+        self._state = state
+        #: In passing: that a node is looked at is no reason to keep it in memory.
+        self._facts: Facts = Scan(state)
+        self._histories = histories
+        self._analyzer = DriftAnalyzer(self._facts, now_ms)
+
+    def subjects(self) -> Iterator[str]:
+        """All nodes something is known of."""
+        for domain in list(self._state.authority.records):
+            yield from self._state.subjects_of(domain, "nodes")
+
+    def subjects_in(self, domain: str) -> Iterator[str]:
+        """Nodes of which something is known in a domain, or below it."""
+        for at in self._state.authority.subtree_of(domain):
+            yield from self._state.subjects_of(at, "nodes")
+
+    def signals(self, subject: str, now_ms: int) -> NodeSignals | None:
+        """What is known of a node; None for one that does not exist."""
+        at = find_node(self._facts, subject)
+        if at is None:
+            return None
+        domain = at.home.domain
+        mode, mode_since_ms, mode_words, backlog = self._connectivity(domain, subject)
+        lifecycle_key = Key(domain, subject, "lifecycle")
+        lived = self._facts.winner(lifecycle_key)
+        lifecycle: lifecycle_pb2.LifecycleState = (
+            lived.body() if lived is not None else lifecycle_pb2.LifecycleState()
+        )
+        stage_since_ms = lifecycle.last_transition_time.ToMilliseconds()
+        if lived is not None and not lifecycle.HasField("last_transition_time"):
+            stage_since_ms = effective_ms(self._facts, lifecycle_key, lived)
+        report_key = Key(domain, subject, "actual_state")
+        reported = self._facts.winner(report_key)
+        report: node_pb2.ActualState = (
+            reported.body() if reported is not None else node_pb2.ActualState()
+        )
+        drift = self._analyzer.drift_of(at)
+        health = report.runtime.health
+        has_end = lifecycle.HasField("expire_time")
+        return NodeSignals(
+            subject=subject,
+            domain=domain,
+            mode=mode,
+            mode_since_ms=mode_since_ms,
+            mode_words=mode_words,
+            backlog=backlog,
+            mode_changes_ms=self._mode_changes(domain, subject),
+            stage=stage_of(lifecycle),
+            stage_since_ms=stage_since_ms,
+            stage_reason=lifecycle.reason,
+            exit_condition=lifecycle.exit_condition,
+            stage_end_ms=lifecycle.expire_time.ToMilliseconds() if has_end else None,
+            degraded=health == node_pb2.RUNTIME_HEALTH_DEGRADED,
+            failed=health == node_pb2.RUNTIME_HEALTH_FAILED,
+            health_reason=report.runtime.health_reason,
+            report_ms=drift.report_ms,
+            node_clock_ms=(
+                report.report_time.ToMilliseconds() if report.HasField("report_time") else None
+            ),
+            drift=self._drift(at, drift, report),
+            waiver=_next_to_end(drift),
+            claimed_twice_ms=self._claimed_twice_ms(subject) if at.home.disputed else None,
+        )
+
+    def _connectivity(self, domain: str, subject: str) -> tuple[Mode, int, str, int]:
+        key = Key(domain, subject, "link_state")
+        write = self._facts.winner(key)
+        if write is None:
+            return Mode.UNKNOWN, 0, "", 0
+        link = write.body()
+        since_ms = (
+            link.since.ToMilliseconds()
+            if link.HasField("since")
+            else effective_ms(self._facts, key, write)
+        )
+        mode = Mode(link.mode) if link.mode in _MODES else Mode.UNKNOWN
+        told = ", ".join(part for part in (link.reason, link.evidence) if part)
+        return mode, since_ms, told or "no reason was recorded", link.backlog_messages
+
+    def _mode_changes(self, domain: str, subject: str) -> Sequence[int]:
+        key = Key(domain, subject, "link_state")
+        return [
+            effective_ms(self._facts, key, write)
+            for write in self._histories.of(subject, "link_state")[-RECENT_CHANGES:]
+        ]
+
+    def _drift(
+        self, at: NodeAt, drift: NodeDrift, report: node_pb2.ActualState
+    ) -> DriftSignal | None:
+        if not drift.objects:
+            return None
+        worst_first = sorted(drift.objects, key=lambda each: (-each.severity, each.field))
+        severity = worst_first[0].severity
+        return DriftSignal(
+            # An unspecified severity weighs nothing as drift, and is to be known all the same.
+            Severity(max(severity, Severity.LOW)),
+            drift.score,
+            WEIGHTS.get(severity, 0.0),
+            len(drift.objects),
+            tuple(each.field for each in worst_first),
+            self._drift_since_ms(at, drift, report),
+        )
+
+    def _drift_since_ms(self, at: NodeAt, drift: NodeDrift, report: node_pb2.ActualState) -> int:
+        """Since when the drift can stand, by facts that do not move with every report: what governs the node was
+        declared, and the node last applied something.
+        """
+        facts, domain, subject = self._facts, at.home.domain, at.subject
+        keys = [Key(domain, subject, "desired_state")]
+        along = self._analyzer.policies_along(domain)
+        keys += [
+            Key(each.domain, f"policies/{each.policy}", "policy")
+            for each in policies_of_node(facts, domain, subject, along)
+        ]
+        times = [
+            effective_ms(facts, key, write)
+            for key in keys
+            if (write := facts.winner(key)) is not None
+        ]
+        reported_ms = drift.report_ms or 0
+        if report.HasField("last_applied_time"):
+            # By the node's own clock, which may be wrong: never after its report took effect.
+            times.append(min(reported_ms, report.last_applied_time.ToMilliseconds()))
+        return max(times, default=reported_ms)
+
+    def _claimed_twice_ms(self, subject: str) -> int:
+        placements = [
+            effective_ms(self._facts, key, write)
+            for domain in self._state.domains_of_subject.get(subject, ())
+            if (write := self._facts.winner(key := Key(domain, subject, "placement"))) is not None
+        ]
+        return max(placements, default=0)
+
+
+def _next_to_end(drift: NodeDrift) -> WaiverSignal | None:
+    """The waiver that ends first, of those whose drift stands."""
+    ends = [
+        (waiver.expire_time.ToMilliseconds(), waiver.field, waiver.reason)
+        for _, waiver in drift.waived
+    ]
+    if not ends:
+        return None
+    expire_ms, field, reason = min(ends)
+    return WaiverSignal(field, expire_ms, reason)

@@ -1,0 +1,363 @@
+"""Keeps the attention queue current: from commits, and by looks at what time and links change. Owns when what is looked
+at; what is the matter is `controller.attention`'s to judge.
+
+A commit only leaves notes of what it touched; the work is done in slices beside the calls. At the start all nodes are
+looked at once, slowly: until then the queue is not complete, and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from controller.attention.authority import (
+    SUPERSEDED_WRITE,
+    judge_conflict,
+    judge_late_write,
+    judge_transfer,
+)
+from controller.attention.conditions import Condition, Judgement, Kind
+from controller.attention.links import (
+    BacklogSignal,
+    DuplicateSignal,
+    judge_backlog,
+    judge_duplicate,
+    judge_hop,
+    judge_streams,
+)
+from controller.attention.marks import STANDING
+from controller.attention.nodes import NodeSource, judge_node
+from controller.attention.outcomes import CommandAt, CommandOutcomes
+from controller.attention.queue import AttentionQueue
+from controller.attention.rules import Limits, Weights
+from controller.attention.twin_signals import TwinSignals
+from controller.replica import Replica
+from controller.twin.facts import home_of
+from federation.clock import wall_ms_of
+from federation.codec import Write
+from federation.identifiers import Key
+from federation.state import Applied
+
+_log = logging.getLogger(__name__)
+
+#: Between two looks at what commits touched: an operator who looks at the screen sees no delay.
+PAUSE_S = 0.2
+
+#: Between two looks at links, streams and measurements.
+SWEEP_S = 5.0
+
+#: Work without a break: shorter than a call notices.
+SLICE_S = 0.004
+
+#: The break after a slice of a look at all nodes, so that it takes a fifth of the loop at most.
+SCAN_PAUSE_S = 0.016
+
+#: Nodes a call waits for so that it sees what was written just before it; the rest is looked at in its turn.
+MAX_SETTLED = 256
+
+#: Aspects of a node that tell of no condition.
+SILENT_ASPECTS = frozenset({"inventory"})
+
+#: Aspects of other subjects that tell of one.
+NOTED_ASPECTS = frozenset({"delivery", "attention_mark", "conflict", "peer_link"})
+
+#: Late writes that are looked at; the audit log has them all.
+MAX_LATE_WRITES = 1024
+
+
+class Links(Protocol):
+    """What this controller sees of others and of its nodes' agents."""
+
+    def conditions(self, limits: Limits, now_ms: int) -> Iterable[Condition]:
+        """What is the matter with the links to other controllers."""
+
+    def duplicates(self, now_ms: int) -> Sequence[DuplicateSignal]:
+        """Nodes for which two agents speak."""
+
+
+class AttentionFeed:
+    """The queue of one replica. `run` is its life."""
+
+    def __init__(self, replica: Replica, links: Links) -> None:
+        self._replica = replica
+        self._state = replica.state
+        self._links = links
+        self.limits: Limits = replica.config.attention.limits()
+        self.weights: Weights = replica.config.attention.weights()
+        self.queue = AttentionQueue(self._describe, replica.config.attention.group_above)
+        self._outcomes = CommandOutcomes()
+        #: What commits touched and is not looked at yet.
+        self._nodes: dict[str, None] = {}
+        self._keys: dict[Key, None] = {}
+        self._policies: set[str] = set()
+        self._late: deque[tuple[str, Write]] = deque(maxlen=MAX_LATE_WRITES)
+        self._authority = False
+        self._shown_conflicts: set[Key] = set()
+        #: Marks that say something, for whoever ends them.
+        self.standing_marks: dict[tuple[str, str], None] = {}
+        self._scans: deque[Iterator[str]] = deque()
+        self._again: list[tuple[int, str]] = []
+        self._again_at: dict[str, int] = {}
+        self._changed = asyncio.Event()
+        self._begun = False
+
+    @property
+    def complete(self) -> bool:
+        """Tells whether everything known has been looked at since the start."""
+        return self._begun and not self._scans
+
+    def kind_matters(self, kind: Kind) -> bool:
+        """Tells whether a kind makes items: one of weight 0 makes none."""
+        return self.weights.kinds[kind] > 0
+
+    async def run(self) -> None:
+        """Lives until cancelled; begins once the log is read."""
+        await self._replica.replayed()
+        with self._replica.changes.listen(self._take_note):
+            self._look_at_everything()
+            next_sweep_s = 0.0
+            while True:
+                now_s = asyncio.get_running_loop().time()
+                try:
+                    if now_s >= next_sweep_s:
+                        next_sweep_s = now_s + SWEEP_S
+                        self._sweep(_wall_ms())
+                    await self._work_off()
+                except Exception as error:  # noqa: BLE001 what is wrong with one cause must not hide all others
+                    _log.exception("a look at what needs attention failed", exc_info=error)
+                await asyncio.sleep(SCAN_PAUSE_S if self._scans else PAUSE_S)
+
+    async def settle(self) -> None:
+        """Brings the items up to date with what was committed before, as far as that is not too much for a call."""
+        self._step(_wall_ms(), MAX_SETTLED)
+
+    async def changed(self, timeout_s: float) -> None:
+        """Waits until an item changes, at most so long."""
+        changed = self._changed
+        try:
+            async with asyncio.timeout(timeout_s):
+                await changed.wait()
+        except TimeoutError:
+            return
+
+    # Taking note, in the way of commits: nothing is read here.
+
+    def _take_note(self, applied: Applied) -> None:
+        open_keys = self._state.conflicts.open_keys
+        for key in applied.keys:
+            if key.subject.startswith("nodes/"):
+                if key.aspect not in SILENT_ASPECTS:
+                    self._nodes[key.subject] = None
+            elif key.subject.startswith("policies/"):
+                self._policies.add(key.domain)
+            elif key.aspect in NOTED_ASPECTS:
+                self._keys[key] = None
+            if key in open_keys or key in self._shown_conflicts:
+                self._keys[key] = None
+        if applied.authority_changed:
+            self._authority = True
+        for item in applied.audits:
+            if SUPERSEDED_WRITE.encode() in item.write.raw:
+                self._late.append((item.stream.domain, item.write))
+
+    def _look_at_everything(self) -> None:
+        state = self._state
+        self._scans.append(self._signals(_wall_ms()).subjects())
+        for domain in list(state.authority.records):
+            for subject in state.subjects_of(domain, "commands"):
+                if subject.count("/") == 2:
+                    self._keys[Key(domain, subject, "delivery")] = None
+            for subject in state.subjects_of(domain, "attention"):
+                self._keys[Key(domain, subject, "attention_mark")] = None
+        self._keys |= dict.fromkeys(state.conflicts.open_keys)
+        for item in state.audits:
+            if SUPERSEDED_WRITE.encode() in item.write.raw:
+                self._late.append((item.stream.domain, item.write))
+        self._authority = True
+        self._begun = True
+
+    # Working off.
+
+    async def _work_off(self) -> None:
+        """Works off what is noted, in slices; of a look at all nodes, one slice."""
+        while True:
+            end_s = time.monotonic() + SLICE_S
+            now_ms = _wall_ms()
+            self._due_again(now_ms)
+            self._step(now_ms, MAX_SETTLED, end_s)
+            if not self._nodes and not self._keys:
+                break
+            await asyncio.sleep(0)
+        if self._scans:
+            self._scan(_wall_ms(), time.monotonic() + SLICE_S)
+
+    def _step(self, now_ms: int, most: int, end_s: float = float("inf")) -> None:
+        before = self.queue.revision
+        if self._authority:
+            self._authority = False
+            for domain in list(self._state.authority.records):
+                for source in (f"transfer/{domain}", f"hop/{domain}"):
+                    self._put(source, self._judge(source, now_ms))
+        for domain in self._policies:
+            self._scans.append(self._signals(now_ms).subjects_in(domain))
+        self._policies.clear()
+        while self._late:
+            domain, write = self._late.popleft()
+            judged = judge_late_write(domain, write, self.limits, now_ms)
+            for condition in judged.conditions:
+                self._put(f"late/{condition.domain}/{condition.subject}", judged)
+        self._look_at_keys(now_ms, most, end_s)
+        self._look_at_nodes(self._nodes, now_ms, most, end_s)
+        self.queue.refresh()
+        if self.queue.revision != before:
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    def _look_at_keys(self, now_ms: int, most: int, end_s: float) -> None:
+        for _ in range(min(most, len(self._keys))):
+            key = next(iter(self._keys))
+            del self._keys[key]
+            match key.aspect:
+                case "delivery":
+                    self._look_at_delivery(key, now_ms)
+                case "attention_mark":
+                    self._look_at_mark(key)
+                case "peer_link":
+                    self._put(f"hop/{key.domain}", self._judge(f"hop/{key.domain}", now_ms))
+                case "conflict":
+                    recorded = self._state.conflicts.recorded.get(key.subject.partition("/")[2])
+                    if recorded is not None:
+                        self._look_at_conflict(recorded[0])
+            if key in self._state.conflicts.open_keys or key in self._shown_conflicts:
+                self._look_at_conflict(key)
+            if time.monotonic() >= end_s:
+                return
+
+    def _look_at_nodes(self, nodes: dict[str, None], now_ms: int, most: int, end_s: float) -> None:
+        if not nodes:
+            return
+        source = self._signals(now_ms)
+        for _ in range(min(most, len(nodes))):
+            subject = next(iter(nodes))
+            del nodes[subject]
+            self._put(subject, self._judge_node(source, subject, now_ms))
+            if time.monotonic() >= end_s:
+                return
+
+    def _scan(self, now_ms: int, end_s: float) -> None:
+        """Goes on with the looks at all nodes of some scope."""
+        source = self._signals(now_ms)
+        while self._scans and time.monotonic() < end_s:
+            subject = next(self._scans[0], None)
+            if subject is None:
+                self._scans.popleft()
+            elif subject not in self._nodes:
+                self._put(subject, self._judge_node(source, subject, now_ms))
+        self._step(now_ms, 0)
+
+    def _look_at_delivery(self, key: Key, now_ms: int) -> None:
+        write = self._state.winner(key)
+        _, command_id, node = key.subject.split("/", 2)
+        if write is None:
+            return
+        at = CommandAt(key.domain, command_id)
+        self._outcomes.take_note(at, node, write.body(), wall_ms_of(write.stamp))
+        source = f"command/{at.domain}/{at.command_id}"
+        self._put(source, self._judge(source, now_ms))
+
+    def _look_at_mark(self, key: Key) -> None:
+        write = self._state.winner(key)
+        id_ = key.subject.partition("/")[2]
+        if write is None:
+            return
+        if write.body().state in STANDING:
+            self.standing_marks[key.domain, id_] = None
+        else:
+            self.standing_marks.pop((key.domain, id_), None)
+        self.queue.touch(id_)
+
+    def _look_at_conflict(self, key: Key) -> None:
+        judged = judge_conflict(self._state, key)
+        self._put("conflict/" + "\0".join(key), judged)
+        if key in self._state.conflicts.open_keys:
+            self._shown_conflicts.add(key)
+        else:
+            self._shown_conflicts.discard(key)
+
+    # What time and links change.
+
+    def _due_again(self, now_ms: int) -> None:
+        while self._again and self._again[0][0] <= now_ms:
+            at_ms, source = heapq.heappop(self._again)
+            if self._again_at.get(source) != at_ms:
+                continue
+            del self._again_at[source]
+            if source.startswith("nodes/"):
+                self._nodes[source] = None
+            else:
+                self._put(source, self._judge(source, now_ms))
+
+    def _judge(self, source: str, now_ms: int) -> Judgement:
+        """Judges a source that time changes, other than a node."""
+        kind, _, name = source.partition("/")
+        if kind == "transfer":
+            return judge_transfer(self._state, name, self.limits, now_ms)
+        if kind == "hop":
+            return judge_hop(self._state, self._replica.config.controller.domain, name, now_ms)
+        if kind == "command":
+            at = CommandAt(*name.split("/", 1))
+            return self._outcomes.judge(at, self.limits, now_ms)
+        # Late writes are shown for a time, which is over.
+        return Judgement()
+
+    def _judge_node(self, source: NodeSource, subject: str, now_ms: int) -> Judgement:
+        signals = source.signals(subject, now_ms)
+        return judge_node(signals, self.limits, now_ms) if signals is not None else Judgement()
+
+    def _put(self, source: str, judged: Judgement) -> None:
+        again_ms = judged.look_again_ms
+        if again_ms is None:
+            self._again_at.pop(source, None)
+        elif self._again_at.get(source) != again_ms:
+            self._again_at[source] = again_ms
+            heapq.heappush(self._again, (again_ms, source))
+        self.queue.put(source, self._that_matter(judged.conditions))
+
+    def _that_matter(self, conditions: Iterable[Condition]) -> list[Condition]:
+        return [each for each in conditions if self.kind_matters(each.kind)]
+
+    def _sweep(self, now_ms: int) -> None:
+        """Looks at links, streams and measurements. A standby holds no links, and says nothing of them."""
+        domain = self._replica.config.controller.domain
+        links: list[Condition] = []
+        if self._replica.is_master:
+            links.extend(self._links.conditions(self.limits, now_ms))
+            links.extend(map(judge_duplicate, self._links.duplicates(now_ms)))
+            links.extend(judge_backlog(each, self.limits) for each in self._backlogs(now_ms))
+        links.extend(judge_streams(self._state, domain, self.limits, now_ms))
+        self.queue.put("links", self._that_matter(links))
+
+    def _backlogs(self, now_ms: int) -> Iterator[BacklogSignal]:
+        now_s = time.monotonic()
+        for node, reports, level_s in self._replica.connectivity.backlogs(self.limits.node_backlog):
+            home = home_of(self._state, f"nodes/{node}")
+            if home is not None:
+                age_ms = int((now_s - level_s) * 1000) if level_s is not None else 0
+                level_ms = (now_ms - age_ms) // 1000 * 1000
+                yield BacklogSignal(node, home.domain, reports, level_ms)
+
+    def _signals(self, now_ms: int) -> NodeSource:
+        return TwinSignals(self._state, self._replica.histories, now_ms)
+
+    def _describe(self, subject: str) -> Sequence[Condition]:
+        now_ms = _wall_ms()
+        return self._judge_node(self._signals(now_ms), subject, now_ms).conditions
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
