@@ -8,11 +8,13 @@ from typing import Any
 from google.protobuf import struct_pb2
 from google.protobuf.json_format import MessageToDict
 
+from deploy.demo.attention import await_end, show_item
 from deploy.demo.client import Client
 from deploy.demo.command import run_command
 from deploy.demo.display import duration
 from deploy.demo.questions import node_at
 from deploy.demo.stage import GLOBAL, ZONE_A2, Seen, Stage, expect, new_request_id
+from souverix.attention.v1 import attention_pb2
 from souverix.command.v1 import command_pb2
 from souverix.fleet.v1 import drift_pb2, fleet_service_pb2, node_pb2
 
@@ -43,6 +45,8 @@ async def drift_and_heal(stage: Stage) -> str:
     sums = await _sums(top)
     expect(sums.drifting_node_count >= 1, f"{GLOBAL} counts no drifting node in {ZONE_A2}: {sums}")
 
+    await show_item(stage, top, ZONE_A2, attention_pb2.ATTENTION_KIND_NODE_DRIFT, f"nodes/{NODE}")
+
     document = struct_pb2.Struct()
     document.update(DOCUMENT)
     apply = command_pb2.Action(
@@ -54,6 +58,7 @@ async def drift_and_heal(stage: Stage) -> str:
         f"{NODE} in spec at {GLOBAL}", lambda: _in_state(top, drift_pb2.DRIFT_STATE_IN_SPEC)
     )
     stage.display.happened(f"{NODE} is in spec again, seen at {GLOBAL}", healed_s)
+    await await_end(stage, top, ZONE_A2, attention_pb2.ATTENTION_KIND_NODE_DRIFT, f"nodes/{NODE}")
     return f"{len(rows)} fields out of spec after {duration(appeared_s)}, healed by a command"
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from deploy.demo.attention import await_end, show_item
 from deploy.demo.client import Client
 from deploy.demo.display import duration
 from deploy.demo.questions import follow, issue, node_at
@@ -22,6 +23,7 @@ from deploy.demo.stage import (
     expect,
     new_request_id,
 )
+from souverix.attention.v1 import attention_pb2
 from souverix.command.v1 import command_pb2, command_service_pb2
 from souverix.fleet.v1 import connectivity_pb2, fleet_service_pb2
 
@@ -35,6 +37,8 @@ LIVE = connectivity_pb2.CONNECTIVITY_MODE_LIVE
 AUTONOMOUS = connectivity_pb2.CONNECTIVITY_MODE_AUTONOMOUS
 RETURNING = connectivity_pb2.CONNECTIVITY_MODE_RETURNING
 REPLAYING = connectivity_pb2.CONNECTIVITY_MODE_REPLAYING
+
+CUT_OFF = attention_pb2.ATTENTION_KIND_NODE_AUTONOMOUS
 
 
 async def go_off_and_return(stage: Stage) -> str:
@@ -57,6 +61,7 @@ async def go_off_and_return(stage: Stage) -> str:
         f"{FIELD_NODE} cut off, at {GLOBAL}", lambda: _in_mode(top, AUTONOMOUS)
     )
     stage.display.happened(f"its link is cut: AUTONOMOUS at {GLOBAL}", took_s)
+    await show_item(stage, top, ZONE_A2, CUT_OFF, f"nodes/{FIELD_NODE}")
     ping = command_pb2.Action(ping=command_pb2.Ping(payload="for when you are back"))
     targets = command_pb2.Targets(nodes=[FIELD_NODE])
     command = await issue(top, targets, ping, new_request_id("ping"))
@@ -85,6 +90,7 @@ async def go_off_and_return(stage: Stage) -> str:
     replayed = node.connectivity.sync_debt.replayed_messages
     await _check_command(top, command.name, after=_moment(moves[-1].since))
     stage.display.happened("the command was delivered after the replay, not before")
+    await await_end(stage, top, ZONE_A2, CUT_OFF, f"nodes/{FIELD_NODE}")
     return f"replayed {replayed} reports, LIVE {duration(returned_s)} after its link was back"
 
 
