@@ -51,6 +51,7 @@ _COLUMNS: dict[str, tuple[Any, float]] = {
     "replay_at": (np.float64, _NAN),
     "mode": (np.uint8, Mode.UNKNOWN),
     "profile": (np.uint16, 0),
+    "domain": (np.int32, 0),
 }
 
 
@@ -92,6 +93,7 @@ class ConnectivityTable:
         self._nodes.clear()
         self._gone.clear()
         self._free.clear()
+        self._domains: dict[str, int] = {"": 0}
         self._columns = {n: np.full(FIRST_ROWS, v, k) for n, (k, v) in _COLUMNS.items()}
 
     def known(
@@ -298,6 +300,11 @@ class ConnectivityTable:
             float(done / elapsed_s) if done and elapsed_s > 0 else None,
         )
 
+    def waiting(self) -> dict[str, int]:
+        """Reports that wait at the nodes of each domain, as they told when they were last heard."""
+        sums = np.bincount(self._columns["domain"], self._columns["backlog"], len(self._domains))
+        return {domain: int(sums[code]) for domain, code in self._domains.items() if sums[code]}
+
     def backlogs(self, least: int) -> list[tuple[str, int, float | None]]:
         """Linked nodes at which at least so many reports wait: with how many, and when nothing waited last."""
         columns = self._columns
@@ -414,6 +421,7 @@ class ConnectivityTable:
             self._rows[node] = row
             self._nodes[row] = node
         self._columns["profile"][row] = self._profile_of.get(domain, 0)
+        self._columns["domain"][row] = self._domains.setdefault(domain, len(self._domains))
         return row
 
     def _new_row(self) -> int:

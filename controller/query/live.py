@@ -19,6 +19,7 @@ from typing import NamedTuple
 from controller.changes import Changes
 from controller.query.columns import NodeColumns
 from controller.query.summary import summarise
+from controller.query.sums import OldestReports
 from controller.query.tree import DomainTree
 from controller.twin.drift import DriftAnalyzer
 from controller.twin.node import find_node
@@ -60,6 +61,7 @@ class LiveColumns:
     ) -> None:
         self._now_ms = wall_ms or _wall_ms
         self.columns = NodeColumns()
+        self.oldest_reports = OldestReports(self.columns)
         self.tree = DomainTree(state)
         self._state = state
         self._changes = changes

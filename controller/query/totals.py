@@ -72,14 +72,16 @@ class Sums:
 
 
 class Totals:
-    """The sums of all domains."""
+    """The sums of all domains. `changes` counts what was counted, for whoever remembers what follows from it."""
 
     def __init__(self) -> None:
+        self.changes = 0
         self._matrix = np.zeros((16, _WIDTH), np.float64)
         self._distributions: dict[int, dict[str, Counter[Any]]] = {}
 
     def count(self, domain: int, node: NodeSummary, by: int) -> None:
         """Adds a node (`by` 1) or takes it away (-1)."""
+        self.changes += 1
         if domain >= len(self._matrix):
             more = np.zeros((max(domain + 1, 2 * len(self._matrix)), _WIDTH), np.float64)
             more[: len(self._matrix)] = self._matrix

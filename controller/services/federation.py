@@ -55,6 +55,7 @@ class FederationService(federation_service_pb2_grpc.FederationServiceServicer):
         self, request: service.GetTopologyRequest, context: Any
     ) -> service.GetTopologyResponse:
         """The tree of domains."""
+        await self._replica.nodes.caught_up()
         return views.topology(self._replica)
 
     async def GetAuthority(  # noqa: N802

@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 
 from controller.replica import Replica
 from controller.services.fleet_rules import freshness_of
+from controller.services.fleet_sums import sums_of
 from controller.sync.links import PeerView
-from controller.twin.domain import nodes_in
 from controller.twin.facts import timestamp
 from federation.backlog import SyncDebt
 from federation.session_phases import Phase
@@ -30,18 +30,19 @@ _STATES = {
 
 
 def topology(replica: Replica) -> service.GetTopologyResponse:
-    """The domains known here, parents before children. Takes time in proportion to the nodes known."""
+    """The domains known here, parents before children."""
     state = replica.state
     own = replica.config.controller.domain
     conflicts = Counter(key.domain for key in state.conflicts.open_keys)
     received = _last_received_ms(state)
     freshness = freshness_of(replica)
+    sums = sums_of(replica.nodes, freshness)
     response = service.GetTopologyResponse(controller=replica.config.controller.id)
     for domain in _domains(state):
         shown = response.domains.add(
             domain=domain,
             own=domain == own,
-            node_count=sum(1 for _ in nodes_in(state, domain)),
+            node_count=sums.of([domain]).sums.nodes,
             open_conflicts=conflicts[domain],
         )
         record = state.authority.records.get(domain)

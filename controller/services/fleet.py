@@ -12,13 +12,14 @@ from controller.replica import Replica
 from controller.services import (
     fleet_histories,
     fleet_observations,
+    fleet_overviews,
     fleet_queries,
     fleet_reads,
     fleet_watches,
 )
 from controller.services.fleet_batches import NodeBatches
 from controller.services.fleet_domains import DomainWrites
-from controller.services.fleet_drift import WaiverWrites, list_domain_drifts
+from controller.services.fleet_drift import WaiverWrites
 from controller.services.fleet_lifecycle import LifecycleWrites
 from controller.services.fleet_nodes import NodeWrites
 from controller.values import ValueStore
@@ -95,7 +96,20 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
 
     async def ListDomainDrifts(self, request: Any, context: Any) -> fleet.ListDomainDriftsResponse:
         """Returns a page of domains with their drift."""
-        return list_domain_drifts(self._replica, request)
+        return await fleet_overviews.list_domain_drifts(self._replica, request)
+
+    async def ListDomainOverviews(
+        self, request: Any, context: Any
+    ) -> fleet.ListDomainOverviewsResponse:
+        """Returns a page of overviews."""
+        return await fleet_overviews.list_overviews(self._replica, request)
+
+    async def WatchDomainOverviews(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[fleet.WatchDomainOverviewsResponse]:
+        """Follows overviews."""
+        async for reply in fleet_overviews.watch_overviews(self._replica, request):
+            yield reply
 
     async def TransitionNode(self, request: Any, context: Any) -> fleet.TransitionNodeResponse:
         """Moves a node on in its life."""
@@ -131,11 +145,11 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
 
     async def GetDomain(self, request: Any, context: Any) -> fleet.GetDomainResponse:
         """Returns one domain."""
-        return fleet_reads.get_domain(self._replica, request)
+        return await fleet_reads.get_domain(self._replica, request)
 
     async def ListDomains(self, request: Any, context: Any) -> fleet.ListDomainsResponse:
         """Returns a page of domains."""
-        return fleet_reads.list_domains(self._replica, request)
+        return await fleet_reads.list_domains(self._replica, request)
 
     async def UpdateDomain(self, request: Any, context: Any) -> fleet.UpdateDomainResponse:
         """Changes a domain's declared description."""

@@ -13,6 +13,7 @@ from controller.services.fleet_fields import check_domain_spec, check_id, check_
 from controller.services.fleet_masks import apply_update_mask
 from controller.services.fleet_nodes import SERVICE, check_domain
 from controller.services.fleet_rules import check_etag, freshness_of
+from controller.services.fleet_sums import fill_sums
 from controller.twin.domain import compose_domain, domain_etag, has_nodes, is_known
 from controller.twin.facts import Facts, body_of, state_of, timestamp
 from controller.writes import Draft, Forwarded, WriteCall
@@ -164,7 +165,7 @@ class DomainWrites:
         def decide_and_preview(draft: Draft) -> None:
             decide(draft)
             if request.validate_only and shows_domain:
-                previews.append(compose_domain(draft.proposal, domain, freshness_of(self._replica)))
+                previews.append(self._shown(draft.proposal, domain))
 
         result = await self._replica.writer.execute(
             WriteCall(
@@ -189,11 +190,15 @@ class DomainWrites:
         if previews:
             reply.domain.CopyFrom(previews[0])
         elif shows_domain:
-            reply.domain.CopyFrom(
-                compose_domain(self._replica.state, domain, freshness_of(self._replica))
-            )
+            reply.domain.CopyFrom(self._shown(self._replica.state, domain))
         written: R = reply
         return written
+
+    def _shown(self, facts: Facts, domain: str) -> domain_pb2.Domain:
+        freshness = freshness_of(self._replica)
+        resource = compose_domain(facts, domain, freshness)
+        fill_sums(self._replica, resource, freshness)
+        return resource
 
 
 def _refuse_optimistic(draft: Draft, parent: str) -> None:

@@ -10,12 +10,8 @@ from controller.replica import Replica
 from controller.services.calls import caller_of
 from controller.services.fleet_fields import check_text, id_in_name
 from controller.services.fleet_nodes import NodeWrites
-from controller.services.fleet_reads import domains_at, path_key
-from controller.services.fleet_rules import freshness_of, required_node
-from controller.services.paging import cut, page_of
-from controller.twin.domain import live_subtree, nodes_in
+from controller.services.fleet_rules import required_node
 from controller.twin.drift import DriftAnalyzer
-from controller.twin.drift_sums import DriftTotals, totals_of
 from controller.twin.drift_waivers import check_waiver, with_waiver, without_waiver
 from controller.twin.facts import body_of
 from controller.writes import Draft
@@ -110,41 +106,6 @@ class WaiverWrites:
             fleet_service_pb2.RevokeDriftWaiverResponse,
             with_drift=True,
         )
-
-
-def list_domain_drifts(
-    replica: Replica, request: Any
-) -> fleet_service_pb2.ListDomainDriftsResponse:
-    """As `FleetService.ListDomainDrifts`: parents before children."""
-    state = replica.state
-    page = page_of(request)
-    freshness = freshness_of(replica)
-    asked = domains_at(state, request.domain, request.include_subtree)
-    found, token = cut(asked, page, lambda domain: path_key(state, domain))
-    analyzer = DriftAnalyzer(state, freshness.now_ms)
-    totals: dict[str, DriftTotals] = {}
-
-    def own(domain: str) -> DriftTotals:
-        if domain not in totals:
-            totals[domain] = totals_of(analyzer, nodes_in(state, domain))
-        return totals[domain]
-
-    response = fleet_service_pb2.ListDomainDriftsResponse(
-        next_page_token=token, as_of_time=freshness.oldest(asked)
-    )
-    for domain in found:
-        subtree = DriftTotals()
-        for below in live_subtree(state, domain):
-            subtree.merge(own(below))
-        record = state.authority.records.get(domain)
-        response.domains.add(
-            domain=domain,
-            parent=record.parent if record is not None else "",
-            own=own(domain).message(freshness.now_ms),
-            subtree=subtree.message(freshness.now_ms),
-            as_of_time=freshness.as_of(domain),
-        )
-    return response
 
 
 def _is_time(time: Any) -> bool:

@@ -12,8 +12,9 @@ from controller.services.fleet_masks import apply_read_mask, check_mask
 from controller.services.fleet_nodes import check_domain
 from controller.services.fleet_queries import MAX_FILTER_VALUES, wants_drift
 from controller.services.fleet_rules import freshness_of, required_node
+from controller.services.fleet_sums import fill_sums
 from controller.services.paging import cut, page_of
-from controller.twin.domain import compose_domain, is_known, live_subtree
+from controller.twin.domain import compose_domain, is_known
 from controller.twin.drift import DriftAnalyzer
 from controller.twin.effective import effective_state
 from controller.twin.node import compose_node
@@ -38,18 +39,20 @@ def get_node(replica: Replica, request: Any) -> fleet_service_pb2.GetNodeRespons
     return fleet_service_pb2.GetNodeResponse(node=apply_read_mask(request.read_mask, node))
 
 
-def get_domain(replica: Replica, request: Any) -> fleet_service_pb2.GetDomainResponse:
+async def get_domain(replica: Replica, request: Any) -> fleet_service_pb2.GetDomainResponse:
     """As `FleetService.GetDomain`."""
     domain = id_in_name(request.name, "domains")
     check_mask(request.read_mask, domain_pb2.Domain, "read_mask")
     check_domain(replica.state, domain)
-    resource = compose_domain(
-        replica.state, domain, freshness_of(replica), with_sums=wants_sums(request.read_mask)
-    )
+    freshness = freshness_of(replica)
+    resource = compose_domain(replica.state, domain, freshness)
+    if wants_sums(request.read_mask):
+        await replica.nodes.caught_up()
+        fill_sums(replica, resource, freshness)
     return fleet_service_pb2.GetDomainResponse(domain=apply_read_mask(request.read_mask, resource))
 
 
-def list_domains(replica: Replica, request: Any) -> fleet_service_pb2.ListDomainsResponse:
+async def list_domains(replica: Replica, request: Any) -> fleet_service_pb2.ListDomainsResponse:
     """As `FleetService.ListDomains`: parents before children."""
     check_mask(request.read_mask, domain_pb2.Domain, "read_mask")
     for name in ("tags", "kinds"):
@@ -58,36 +61,38 @@ def list_domains(replica: Replica, request: Any) -> fleet_service_pb2.ListDomain
     state = replica.state
     page = page_of(request)
     freshness = freshness_of(replica)
-    asked = domains_at(state, request.domain, request.include_subtree)
+    asked = domains_at(replica, request.domain, request.include_subtree)
     tags, kinds = frozenset(request.tags), frozenset(request.kinds)
     fitting = []
     for domain in asked:
-        resource = compose_domain(state, domain, freshness, with_sums=False)
+        resource = compose_domain(state, domain, freshness)
         if tags <= set(resource.spec.tags) and (not kinds or resource.spec.kind in kinds):
             fitting.append(domain)
     found, token = cut(fitting, page, lambda domain: path_key(state, domain))
     with_sums = wants_sums(request.read_mask)
-    return fleet_service_pb2.ListDomainsResponse(
-        domains=[
-            apply_read_mask(
-                request.read_mask, compose_domain(state, d, freshness, with_sums=with_sums)
-            )
-            for d in found
-        ],
-        next_page_token=token,
-        as_of_time=freshness.oldest(asked),
+    if with_sums:
+        await replica.nodes.caught_up()
+    reply = fleet_service_pb2.ListDomainsResponse(
+        next_page_token=token, as_of_time=freshness.oldest(asked)
     )
+    for domain in found:
+        resource = compose_domain(state, domain, freshness)
+        if with_sums:
+            fill_sums(replica, resource, freshness)
+        reply.domains.append(apply_read_mask(request.read_mask, resource))
+    return reply
 
 
-def domains_at(state: State, domain: str, include_subtree: bool) -> list[str]:
+def domains_at(replica: Replica, domain: str, include_subtree: bool) -> list[str]:
     """The domains a query asks for; without a domain it begins at the root. Raises `InvalidWrite`, `NotFound`."""
+    state = replica.state
     if not domain:
         roots = [d for d, record in state.authority.records.items() if not record.parent]
-        return [at for root in sorted(roots) for at in domains_at(state, root, include_subtree)]
+        return [at for root in sorted(roots) for at in domains_at(replica, root, include_subtree)]
     check_id(domain, "domain")
     check_domain(state, domain)
     if include_subtree:
-        return live_subtree(state, domain)
+        return replica.nodes.tree.subtree(domain)
     children = sorted(c for c in state.authority.children_of(domain) if is_known(state, c))
     return [domain, *children]
 

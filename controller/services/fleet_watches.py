@@ -12,8 +12,9 @@ import numpy as np
 from controller.replica import Replica
 from controller.services.fleet_masks import apply_read_mask, check_mask
 from controller.services.fleet_queries import NodeQuery, drift_message, moment_of
-from controller.services.fleet_reads import domains_at, path_key
+from controller.services.fleet_reads import domains_at, path_key, wants_sums
 from controller.services.fleet_rules import freshness_of
+from controller.services.fleet_sums import fill_sums
 from controller.services.watching import Step, StepKind, Watch
 from controller.twin.domain import DOMAIN_ASPECTS, compose_domain, is_known
 from controller.twin.facts import domains_of, home_of
@@ -106,7 +107,7 @@ class DomainView:
         self._replica = replica
         self._state = replica.state
         self._request = request
-        domains_at(self._state, request.domain, request.include_subtree)
+        domains_at(replica, request.domain, request.include_subtree)
 
     def items(self) -> list[str]:
         """All domains ever known in the scope, parents first."""
@@ -140,7 +141,11 @@ class DomainView:
         """The domain, if it is in the scope and not deleted."""
         if not self._holds(item) or not is_known(self._state, item):
             return None
-        return compose_domain(self._state, item, freshness_of(self._replica))
+        freshness = freshness_of(self._replica)
+        resource = compose_domain(self._state, item, freshness)
+        if wants_sums(self._request.read_mask):
+            fill_sums(self._replica, resource, freshness)
+        return resource
 
     def scope(self) -> list[str]:
         """The domains now in the scope."""
@@ -184,6 +189,7 @@ async def watch_domains(
 ) -> AsyncIterator[fleet_service_pb2.WatchDomainsResponse]:
     """As `FleetService.WatchDomains`."""
     check_mask(request.read_mask, domain_pb2.Domain, "read_mask")
+    await replica.nodes.caught_up()
     view = DomainView(replica, request)
     watch = Watch(replica.state, replica.changes, view, request, log_of(replica))
     async for step in watch.steps(request.resume_token):

@@ -1,14 +1,10 @@
-"""A domain as clients see it. Owns the composition of `Domain` and the sums over its nodes."""
+"""A domain as clients see it. Owns the composition of `Domain`; the sums over its nodes are `controller/query`'s."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from controller.twin.authority import authority_view
-from controller.twin.connectivity import controller_mode, domain_debt, mode_now
-from controller.twin.drift import DriftAnalyzer
-from controller.twin.drift_sums import ClusterTotals
 from controller.twin.facts import (
     Facts,
     body_of,
@@ -19,15 +15,15 @@ from controller.twin.facts import (
     state_of,
 )
 from controller.twin.freshness import Freshness
+from controller.twin.marks import LIVES_HERE, may_be
 from controller.twin.node import NodeAt, find_node
 from federation.identifiers import Key
-from souverix.fleet.v1 import domain_pb2, node_pb2
+from federation.scan import Scan
+from souverix.fleet.v1 import domain_pb2
 
 #: Aspects of a domain; the etag is made of those that clients write.
 ETAG_ASPECTS = ("domain_spec", "existence")
 DOMAIN_ASPECTS = (*ETAG_ASPECTS, "authority")
-
-UNHEALTHY = (node_pb2.RUNTIME_HEALTH_DEGRADED, node_pb2.RUNTIME_HEALTH_FAILED)
 
 
 def domain_etag(facts: Facts, domain: str) -> str:
@@ -49,9 +45,13 @@ def is_known(facts: Facts, domain: str) -> bool:
 
 
 def nodes_in(facts: Facts, domain: str) -> Iterator[NodeAt]:
-    """The nodes that live in a domain itself, in no order."""
-    for subject in state_of(facts).subjects_of(domain, "nodes"):
-        at = find_node(facts, subject)
+    """The nodes that live in a domain itself, in no order. Of committed state, what is cold stays cold."""
+    state = state_of(facts)
+    read: Facts = Scan(state) if facts is state else facts
+    for subject in state.subjects_of(domain, "nodes"):
+        if not may_be(state, domain, subject, LIVES_HERE):
+            continue
+        at = find_node(read, subject)
         if at is not None and at.home.domain == domain:
             yield at
 
@@ -61,10 +61,8 @@ def live_subtree(facts: Facts, domain: str) -> list[str]:
     return [at for at in state_of(facts).authority.subtree_of(domain) if is_known(facts, at)]
 
 
-def compose_domain(
-    facts: Facts, domain: str, freshness: Freshness, *, with_sums: bool = True
-) -> domain_pb2.Domain:
-    """A domain. `with_sums` counts the nodes of its subtree, which takes time in proportion to them."""
+def compose_domain(facts: Facts, domain: str, freshness: Freshness) -> domain_pb2.Domain:
+    """A domain, without the sums over its nodes."""
     state = state_of(facts)
     subject = f"domains/{domain}"
     record = state.authority.records.get(domain) or body_of(
@@ -90,44 +88,9 @@ def compose_domain(
     existence = body_of(facts, Key(domain, subject, "existence"))
     if existence is not None and existence.HasField("time"):
         resource.create_time.CopyFrom(existence.time)
-    if with_sums:
-        _fill_sums(facts, resource, freshness)
     return resource
 
 
 def has_nodes(facts: Facts, domain: str) -> bool:
     """Tells whether a node lives in the domain itself."""
     return next(nodes_in(facts, domain), None) is not None
-
-
-def _fill_sums(facts: Facts, resource: domain_pb2.Domain, freshness: Freshness) -> None:
-    now_ms = freshness.now_ms
-    modes: Counter[int] = Counter()
-    phases: Counter[int] = Counter()
-    unhealthy = 0
-    analyzer, cluster = DriftAnalyzer(facts, now_ms), ClusterTotals()
-    for domain in live_subtree(facts, resource.id):
-        here = 0
-        for at in nodes_in(facts, domain):
-            here += 1
-            cluster.add(facts, analyzer, at)
-            modes[mode_now(facts, domain, at.subject, freshness)] += 1
-            lifecycle = body_of(facts, Key(domain, at.subject, "lifecycle"))
-            phases[lifecycle.phase if lifecycle is not None else 0] += 1
-            actual = body_of(facts, Key(domain, at.subject, "actual_state"))
-            unhealthy += actual is not None and actual.runtime.health in UNHEALTHY
-        resource.subtree_node_count += here
-        if domain == resource.id:
-            resource.node_count = here
-    summary = resource.summary
-    for mode, count in sorted(modes.items()):
-        summary.modes.add(mode=mode, node_count=count)
-    for phase, count in sorted(phases.items()):
-        summary.phases.add(phase=phase, node_count=count)
-    summary.unhealthy_node_count = unhealthy
-    summary.mode = controller_mode(resource.id, freshness)
-    debt = domain_debt(resource.id, freshness)
-    if debt is not None:
-        summary.sync_debt.CopyFrom(debt)
-    summary.drift_objects = cluster.totals.objects
-    summary.cluster_state.CopyFrom(cluster.message(analyzer, resource.id, now_ms))

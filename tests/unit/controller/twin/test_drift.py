@@ -7,9 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.twin.configuration_hash import configuration_hash
-from controller.twin.domain import nodes_in
 from controller.twin.drift import MAX_DETAILS, DriftAnalyzer, NodeDrift
-from controller.twin.drift_sums import ClusterTotals, DriftTotals, totals_of
 from controller.twin.node import find_node
 from federation.clock import wall_ms_of
 from federation.identifiers import Key
@@ -303,39 +301,6 @@ def test_lists_get_counts_without_details(tree: MemoryController) -> None:
     assert (found.state, found.score, found.objects_out_of_spec) == (DRIFTING, 7.0, 2)
     assert not found.version_drifts
     assert not found.HasField("config_drift")
-
-
-def test_sums_count_drifting_and_unknown_nodes(tree: MemoryController) -> None:
-    put_policy(tree, ROOT, version="v1", target_version="2.0.0")
-    for name, version in (("n2", "2.0.0"), ("n3", "1.0.0"), ("n4", "1.0.0")):
-        add_node(tree, f"nodes/{name}")
-        report(tree, subject=f"nodes/{name}", reported_version=version, policy_version="v1")
-    analyzer = DriftAnalyzer(tree.state, tree.now_ms)
-    totals = totals_of(analyzer, nodes_in(tree.state, ZONE))
-    summed = totals.message(tree.now_ms)
-    assert (summed.node_count, summed.drifting_node_count, summed.unknown_node_count) == (4, 2, 1)
-    assert (summed.objects_out_of_spec, summed.severity) == (2, HIGH)
-    assert (summed.score, summed.highest_score) == (10.0, 5.0)
-    assert totals.as_drift(tree.now_ms).state == DRIFTING
-    cluster = ClusterTotals()
-    for at in nodes_in(tree.state, ZONE):
-        cluster.add(tree.state, analyzer, at)
-    state = cluster.message(analyzer, ZONE, tree.now_ms)
-    assert (state.desired.version, state.desired.policy_version) == ("2.0.0", "v1")
-    assert (state.actual.version, state.actual.policy_version) == ("1.0.0", "v1")
-    assert state.drift.objects_out_of_spec == 2
-
-
-def test_sums_of_parts_make_the_sum_of_the_whole(tree: MemoryController) -> None:
-    desire(tree, target_version="1.0.0")
-    report(tree, reported_version="0.1.0")
-    add_node(tree, "nodes/n2")
-    nodes = list(nodes_in(tree.state, ZONE))
-    analyzer = DriftAnalyzer(tree.state, tree.now_ms)
-    merged = DriftTotals()
-    for at in nodes:
-        merged.merge(totals_of(analyzer, [at]))
-    assert merged == totals_of(analyzer, nodes)
 
 
 def test_age_is_that_of_the_report(tree: MemoryController) -> None:
