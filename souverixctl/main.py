@@ -27,14 +27,17 @@ from souverixctl import (
     conflicts,
     drift,
     federation,
+    graph,
     lifecycle,
     observations,
     overview,
+    replays,
     verbs,
 )
 from souverixctl import desired_state as desired_state  # adds its verb to `set`
 from souverixctl import domains as domains  # adds its verbs
 from souverixctl import policies as policies  # adds its verbs
+from souverixctl import relationships as relationships  # adds its verbs
 from souverixctl.errors import EXIT_CODE_MEANINGS, CtlError, ExitCode
 from souverixctl.output import Format, Output
 from souverixctl.session import Verbs, global_options, session_of
@@ -83,7 +86,8 @@ def program() -> None:
 
 for group in (
     overview.overview, attention.group, verbs.get, verbs.describe, verbs.watch, verbs.create, verbs.set_, verbs.delete,
-    verbs.move, lifecycle.transition, lifecycle.history, commands.group, drift.group, conflicts.group,
+    verbs.move, lifecycle.transition, lifecycle.history, replays.replay, replays.reset_key, commands.group,
+    drift.group, graph.group, conflicts.group,
     audit.group, federation.group, authority.group, observations.values,
 ):  # fmt: skip
     program.add_command(group)
