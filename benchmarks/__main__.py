@@ -18,6 +18,9 @@ BENCHMARKS = {
     "watch": "benchmarks.watch",
     "writes": "benchmarks.writes",
     "batch-writes": "benchmarks.batch_writes",
+    "twins": "benchmarks.twins",
+    "heartbeats": "benchmarks.heartbeats",
+    "heartbeat-streams": "benchmarks.heartbeat_streams",
 }
 
 

@@ -212,7 +212,7 @@ class Application:
         replays = ReplayService(replica, nodes.desk)
         replay_service_pb2_grpc.add_ReplayServiceServicer_to_server(replays, server)
         self._name(replay_service_pb2.DESCRIPTOR, replays)
-        seen = SeenLinks(replica, self._links.peers, nodes.second_agents.standing)
+        seen = SeenLinks(replica, self._links.peers)
         self.attention = AttentionFeed(replica, seen)
         replica.add_duty(MarkEnding(replica, self.attention).run)
         attention = AttentionService(replica, self.attention)
