@@ -18,6 +18,7 @@ BENCHMARKS = {
     "watch": "benchmarks.watch",
     "writes": "benchmarks.writes",
     "batch-writes": "benchmarks.batch_writes",
+    "return-storm": "benchmarks.return_storm",
     "twins": "benchmarks.twins",
     "heartbeats": "benchmarks.heartbeats",
     "heartbeat-streams": "benchmarks.heartbeat_streams",
