@@ -16,6 +16,8 @@ from controller.attention_settings import AttentionSection, attention_problems
 from controller.connectivity import thresholds
 from controller.lifecycle_settings import LifecycleSection, lifecycle_problems
 from federation.identifiers import is_valid_id
+from telemetry import settings
+from telemetry.settings import TelemetrySettings
 
 T = TypeVar("T")
 
@@ -206,6 +208,7 @@ class ControllerConfig:
     children: tuple[ChildSection, ...] = ()
     agents: AgentsSection = field(default_factory=AgentsSection)
     connectivity: ConnectivitySection = field(default_factory=ConnectivitySection)
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     attention: AttentionSection = field(default_factory=AttentionSection)
     lifecycle: LifecycleSection = field(default_factory=LifecycleSection)
     #: Directory of large values; replicas of one controller share it. Empty: below data_dir.
@@ -312,6 +315,9 @@ def _check(config: ControllerConfig, where: str) -> None:
         raise ConfigError(f"{where}: {problem}")
     _check_keys(config, where)
     _check_addresses(config, where)
+    complaint = settings.check(config.telemetry)
+    if complaint:
+        raise ConfigError(f"{where}: telemetry.{complaint}")
 
 
 def _check_choices(config: ControllerConfig, where: str) -> None:
