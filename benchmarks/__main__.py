@@ -17,6 +17,7 @@ BENCHMARKS = {
     "convergence": "benchmarks.convergence",
     "writes": "benchmarks.writes",
     "batch-writes": "benchmarks.batch_writes",
+    "return-storm": "benchmarks.return_storm",
     "twins": "benchmarks.twins",
     "heartbeats": "benchmarks.heartbeats",
     "heartbeat-streams": "benchmarks.heartbeat_streams",
