@@ -41,6 +41,7 @@ from controller.services.command import CommandService
 from controller.services.federation import FederationService
 from controller.services.fleet import FleetService
 from controller.services.fleet_moves import LateWrites
+from controller.services.graph import GraphService
 from controller.services.policy import PolicyService
 from controller.signing import Ed25519Signer
 from controller.sync.dialer import Dialer
@@ -54,6 +55,7 @@ from souverix.audit.v1 import audit_service_pb2, audit_service_pb2_grpc
 from souverix.command.v1 import command_service_pb2, command_service_pb2_grpc
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc
 from souverix.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
+from souverix.graph.v1 import graph_service_pb2, graph_service_pb2_grpc
 from souverix.nodelink.v1 import (
     nodelink_pb2,
     nodelink_pb2_grpc,
@@ -191,6 +193,9 @@ class Application:
         policies = PolicyService(replica)
         policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
         self._name(policy_service_pb2.DESCRIPTOR, policies)
+        graph = GraphService(replica, self._links.peers)
+        graph_service_pb2_grpc.add_GraphServiceServicer_to_server(graph, server)
+        self._name(graph_service_pb2.DESCRIPTOR, graph)
         audit = AuditService(replica)
         audit_service_pb2_grpc.add_AuditServiceServicer_to_server(audit, server)
         self._name(audit_service_pb2.DESCRIPTOR, audit)

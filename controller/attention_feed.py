@@ -1,8 +1,9 @@
 """Keeps the attention queue current: from commits, and by looks at what time and links change. Owns when what is looked
 at; what is the matter is `controller.attention`'s to judge.
 
-A commit only leaves notes of what it touched; the work is done in slices beside the calls. At the start all nodes are
-looked at once, slowly: until then the queue is not complete, and says so.
+A commit only leaves notes of what it touched; the work is done in slices beside the calls. What a policy changes of
+many nodes is told by the read model's columns. At the start they also tell which nodes may be in trouble; these are
+looked at one after the other, and until that is done the queue is not complete, and says so.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from controller.attention.nodes import NodeSource, judge_node
 from controller.attention.outcomes import CommandAt, CommandOutcomes
 from controller.attention.queue import AttentionQueue
 from controller.attention.rules import Limits, Weights
+from controller.attention.suspects import suspects
 from controller.attention.twin_signals import TwinSignals
 from controller.replica import Replica
 from controller.twin.facts import home_of
@@ -49,16 +51,19 @@ _log = logging.getLogger(__name__)
 PAUSE_S = 0.2
 
 #: Between two looks at links, streams and measurements.
-SWEEP_S = 5.0
+SWEEP_S = 2.0
 
 #: Work without a break: shorter than a call notices.
 SLICE_S = 0.004
 
-#: The break after a slice of a look at all nodes, so that it takes a fifth of the loop at most.
+#: The break after a slice of a look at many nodes, so that it takes a fifth of the loop at most.
 SCAN_PAUSE_S = 0.016
 
-#: Nodes a call waits for so that it sees what was written just before it; the rest is looked at in its turn.
-MAX_SETTLED = 256
+#: Nodes a call looks at so that it sees what was written just before it, some five milliseconds; the rest has its turn.
+MAX_SETTLED = 32
+
+#: Nodes looked at before the items are brought up to date, unless the slice ends before.
+MAX_AT_ONCE = 256
 
 #: Aspects of a node that tell of no condition.
 SILENT_ASPECTS = frozenset({"inventory"})
@@ -100,16 +105,18 @@ class AttentionFeed:
         self._shown_conflicts: set[Key] = set()
         #: Marks that say something, for whoever ends them.
         self.standing_marks: dict[tuple[str, str], None] = {}
-        self._scans: deque[Iterator[str]] = deque()
+        #: Looks at all there is of something: nodes by subject, others by key.
+        self._scans: deque[Iterator[str | Key]] = deque()
         self._again: list[tuple[int, str]] = []
         self._again_at: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._begun = False
+        self._awaits_columns = True
 
     @property
     def complete(self) -> bool:
         """Tells whether everything known has been looked at since the start."""
-        return self._begun and not self._scans
+        return self._begun and not self._awaits_columns and not self._scans
 
     def kind_matters(self, kind: Kind) -> bool:
         """Tells whether a kind makes items: one of weight 0 makes none."""
@@ -118,7 +125,7 @@ class AttentionFeed:
     async def run(self) -> None:
         """Lives until cancelled; begins once the log is read."""
         await self._replica.replayed()
-        with self._replica.changes.listen(self._take_note):
+        with self._replica.changes.listen(self._take_note, views=True):
             self._look_at_everything()
             next_sweep_s = 0.0
             while True:
@@ -167,11 +174,8 @@ class AttentionFeed:
 
     def _look_at_everything(self) -> None:
         state = self._state
-        self._scans.append(self._signals(_wall_ms()).subjects())
+        self._scans.append(self._deliveries())
         for domain in list(state.authority.records):
-            for subject in state.subjects_of(domain, "commands"):
-                if subject.count("/") == 2:
-                    self._keys[Key(domain, subject, "delivery")] = None
             for subject in state.subjects_of(domain, "attention"):
                 self._keys[Key(domain, subject, "attention_mark")] = None
         self._keys |= dict.fromkeys(state.conflicts.open_keys)
@@ -181,20 +185,36 @@ class AttentionFeed:
         self._authority = True
         self._begun = True
 
+    def _deliveries(self) -> Iterator[Key]:
+        for domain in list(self._state.authority.records):
+            for subject in self._state.subjects_of(domain, "commands"):
+                if subject.count("/") == 2:
+                    yield Key(domain, subject, "delivery")
+
     # Working off.
 
     async def _work_off(self) -> None:
-        """Works off what is noted, in slices; of a look at all nodes, one slice."""
+        """Works off what is noted, in slices; of a look at many nodes, one slice."""
         while True:
             end_s = time.monotonic() + SLICE_S
             now_ms = _wall_ms()
             self._due_again(now_ms)
-            self._step(now_ms, MAX_SETTLED, end_s)
+            self._step(now_ms, MAX_AT_ONCE, end_s)
             if not self._nodes and not self._keys:
                 break
             await asyncio.sleep(0)
+        if self._awaits_columns:
+            self._begin_with_columns(_wall_ms())
         if self._scans:
             self._scan(_wall_ms(), time.monotonic() + SLICE_S)
+
+    def _begin_with_columns(self, now_ms: int) -> None:
+        """Looks at the nodes that may be in trouble, once every node was read into the columns."""
+        nodes = self._replica.nodes
+        pending = nodes.pending()
+        if pending is not None:
+            self._awaits_columns = False
+            self._scans += [pending, suspects(nodes.columns, self.limits.flap_window_s, now_ms)]
 
     def _step(self, now_ms: int, most: int, end_s: float = float("inf")) -> None:
         before = self.queue.revision
@@ -203,9 +223,11 @@ class AttentionFeed:
             for domain in list(self._state.authority.records):
                 for source in (f"transfer/{domain}", f"hop/{domain}"):
                     self._put(source, self._judge(source, now_ms))
-        for domain in self._policies:
-            self._scans.append(self._signals(now_ms).subjects_in(domain))
-        self._policies.clear()
+        while self._policies:
+            # Of nodes that begin or cease to drift the columns tell; here are those that go on, by another policy.
+            for domain in self._state.authority.subtree_of(self._policies.pop()):
+                for kind in (Kind.NODE_DRIFT, Kind.WAIVER_EXPIRING):
+                    self._scans.append(iter(self.queue.subjects_of(kind, domain)))
         while self._late:
             domain, write = self._late.popleft()
             judged = judge_late_write(domain, write, self.limits, now_ms)
@@ -250,14 +272,16 @@ class AttentionFeed:
                 return
 
     def _scan(self, now_ms: int, end_s: float) -> None:
-        """Goes on with the looks at all nodes of some scope."""
+        """Goes on with the looks at many nodes."""
         source = self._signals(now_ms)
         while self._scans and time.monotonic() < end_s:
-            subject = next(self._scans[0], None)
-            if subject is None:
+            found = next(self._scans[0], None)
+            if found is None:
                 self._scans.popleft()
-            elif subject not in self._nodes:
-                self._put(subject, self._judge_node(source, subject, now_ms))
+            elif isinstance(found, Key):
+                self._look_at_delivery(found, now_ms)
+            elif found not in self._nodes:
+                self._put(found, self._judge_node(source, found, now_ms))
         self._step(now_ms, 0)
 
     def _look_at_delivery(self, key: Key, now_ms: int) -> None:
@@ -352,7 +376,8 @@ class AttentionFeed:
                 yield BacklogSignal(node, home.domain, reports, level_ms)
 
     def _signals(self, now_ms: int) -> NodeSource:
-        return TwinSignals(self._state, self._replica.histories, now_ms)
+        histories, window_s = self._replica.histories, self.limits.flap_window_s
+        return TwinSignals(self._state, histories, window_s, now_ms)
 
     def _describe(self, subject: str) -> Sequence[Condition]:
         now_ms = _wall_ms()

@@ -59,6 +59,7 @@ class Changes:
         self._subscriptions: set[Subscription] = set()
         self._of_views: set[Subscription] = set()
         self._listeners: set[Callable[[Applied], None]] = set()
+        self._view_listeners: set[Callable[[Applied], None]] = set()
 
     def publish(self, applied: Applied) -> None:
         """Tells every watcher and listener."""
@@ -68,19 +69,25 @@ class Changes:
             subscription.offer(applied)
 
     def recomputed(self, applied: Applied) -> None:
-        """Tells those who subscribed to views of keys that no commit wrote, and whose computed value is another."""
+        """Tells those who asked for views of keys that no commit wrote, and whose computed value is another."""
+        for listener in self._view_listeners:
+            listener(applied)
         for subscription in self._of_views:
             subscription.offer(applied)
 
     @contextmanager
-    def listen(self, listener: Callable[[Applied], None]) -> Iterator[None]:
+    def listen(self, listener: Callable[[Applied], None], *, views: bool = False) -> Iterator[None]:
         """Calls a function of this process with every commit, until the block ends. It must be quick, never raise,
-        and neither add nor end listeners."""
+        and neither add nor end listeners. With `views` it also hears of values computed anew, as `recomputed`.
+        """
         self._listeners.add(listener)
+        if views:
+            self._view_listeners.add(listener)
         try:
             yield
         finally:
             self._listeners.discard(listener)
+            self._view_listeners.discard(listener)
 
     @contextmanager
     def subscribe(self, *, views: bool = False) -> Iterator[Subscription]:

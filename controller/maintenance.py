@@ -8,18 +8,24 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
+from itertools import islice
 
 from controller.journal import Journal
 from controller.lifecycle.transitions import expired
 from controller.nodelink.commits import MAX_SUBMISSION_FACTS, commit
 from controller.replica import Replica
-from controller.twin.facts import body_of, exists, home_of
+from controller.twin.facts import Facts, body_of, exists, home_of
+from controller.twin.marks import EXPIRES, may_be
 from federation.identifiers import Key
 from federation.proposal import Proposal
+from federation.scan import Scan
 from federation.state import Applied
 
 #: Longest sleep: a wall clock that was set forward is noticed within it.
 LONGEST_WAIT_S = 30.0
+
+#: Nodes looked through at a time: some milliseconds, since hardly one of them has to be read.
+NODES_IN_A_SLICE = 10_000
 
 
 class MaintenanceExpiry:
@@ -29,13 +35,16 @@ class MaintenanceExpiry:
         self._replica = replica
         self._due: list[tuple[int, Key]] = []
         self._wake = asyncio.Event()
+        self._look_at_all = True
 
     async def run(self, journal: Journal) -> None:
         """Ends what is over, until cancelled."""
         with self._replica.changes.listen(self._take_note):
-            self._look_at_all()
+            self._look_at_all = True
             while True:
                 self._wake.clear()
+                if self._look_at_all:
+                    await self._look_through()
                 while due := self._take_due():
                     await commit(journal, lambda p, due=due: self._write(p, due))  # type: ignore[misc]
                 wait_s = LONGEST_WAIT_S
@@ -49,23 +58,30 @@ class MaintenanceExpiry:
 
     def _take_note(self, applied: Applied) -> None:
         if applied.authority_changed:
-            self._look_at_all()
+            self._look_at_all = True
+            self._wake.set()
         for key in applied.keys:
             if key.aspect == "lifecycle":
-                self._look_at(key)
+                self._look_at(self._replica.state, key)
 
-    def _look_at_all(self) -> None:
+    async def _look_through(self) -> None:
+        """Looks at every node, some at a time."""
         state = self._replica.state
+        self._look_at_all = False
         self._due.clear()
-        for domain in state.authority.records:
-            for subject in state.subjects_of(domain, "nodes"):
-                self._look_at(Key(domain, subject, "lifecycle"))
+        every = state.subjects_everywhere("nodes")
+        while subjects := list(islice(every, NODES_IN_A_SLICE)):
+            scan = Scan(state)
+            for domain, subject in subjects:
+                if may_be(state, domain, subject, EXPIRES):
+                    self._look_at(scan, Key(domain, subject, "lifecycle"))
+            await asyncio.sleep(0)
 
-    def _look_at(self, key: Key) -> None:
+    def _look_at(self, facts: Facts, key: Key) -> None:
         record = self._replica.state.authority.records.get(key.domain)
         if record is None or record.master_of_record != self._replica.config.controller.id:
             return
-        recorded = body_of(self._replica.state, key)
+        recorded = body_of(facts, key)
         if recorded is not None and recorded.HasField("expire_time"):
             heapq.heappush(self._due, (recorded.expire_time.ToMilliseconds(), key))
             self._wake.set()

@@ -53,6 +53,7 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "conflict": AspectRule(Lane.STATE, False, "message"),
     "drift_waiver": AspectRule(Lane.STATE, True, "config"),
     "attention_mark": AspectRule(Lane.STATE, False, "message"),
+    "relationship": AspectRule(Lane.STATE, True, "config"),
     "peer_link": AspectRule(Lane.STATE, False, "message"),
     "inventory": AspectRule(Lane.TELEMETRY, False, "message"),
     "audit": AspectRule(Lane.AUDIT, False, "message"),

@@ -140,7 +140,7 @@ class State:
 
     def subjects_everywhere(self, kind: str) -> Iterator[tuple[str, str]]:
         """Subjects of one kind in all domains: (domain, subject)."""
-        for (domain, its_kind), subjects in self.table.subjects.items():
+        for (domain, its_kind), subjects in list(self.table.subjects.items()):
             if its_kind == kind:
                 for subject in subjects:
                     yield domain, subject

@@ -17,7 +17,7 @@ from nodeagent.backlog import Backlog
 from nodeagent.clock import Clock, duration, timestamp
 from nodeagent.commands import Commands
 from nodeagent.configuration import ConfigurationStore
-from nodeagent.connection import Connection
+from nodeagent.connection import Connection, Dialler, dial
 from nodeagent.dialling import DialPlan
 from nodeagent.errors import NumberingBegunAnew
 from nodeagent.identity import Identity
@@ -74,6 +74,7 @@ class Agent:
         clock: Clock,
         chance: Callable[[], float],
         describe: Callable[[node_pb2.ActualState], None] = lambda state: None,
+        dialler: Dialler = dial,
     ) -> None:
         node = settings.node
         self._settings = settings
@@ -99,7 +100,7 @@ class Agent:
         self._commands = Commands(self._ledger, tools, finished=self._result_ready)
         plan = DialPlan(settings.controllers, chance)
         self._link = Link(plan, self._identity.fence, settings.heartbeat_s)
-        self._connection = Connection(self._link, self, clock)
+        self._connection = Connection(self._link, self, clock, dialler)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Be this node's agent until `stop` is set. Needs no controller to start. Raises StateUnavailable."""
@@ -117,6 +118,10 @@ class Agent:
             tasks.create_task(self._commands.run(stop))
             tasks.create_task(self._reporter.run(stop, self._settings.report_interval_s))
         self._log.info("agent_stopped", backlog=self._backlog.waiting)
+
+    def report(self) -> None:
+        """Have the node's state reported now: something changed. Raises StateUnavailable."""
+        self._reporter.report_actual_state()
 
     def apply(self, effect: Effect) -> None:
         """Carry out one effect of the link. Raises StateUnavailable, NumberingBegunAnew."""

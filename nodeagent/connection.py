@@ -7,7 +7,8 @@ at a time; a stream that is left is cancelled before the next is dialled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
 import grpc
@@ -44,13 +45,48 @@ class Correspondent(Protocol):
         ...
 
 
+class Call(Protocol):
+    """A stream to a controller, as gRPC's client has it."""
+
+    async def read(self) -> Any:
+        """The next frame, or grpc.aio.EOF. Raises grpc.aio.AioRpcError when the stream broke."""
+        ...
+
+    async def write(self, request: nodelink_pb2.ConnectRequest) -> None:
+        """Send a frame. Raises grpc.aio.AioRpcError, asyncio.InvalidStateError when the stream is over."""
+        ...
+
+    async def done_writing(self) -> None:
+        """Nothing more is sent."""
+        ...
+
+    def cancel(self) -> Any:
+        """Leave the stream."""
+        ...
+
+
+Dialler = Callable[[str], AbstractAsyncContextManager[Call]]
+"""Opens a stream to an address."""
+
+
+@asynccontextmanager
+async def dial(address: str) -> AsyncIterator[Call]:
+    """A stream on a connection of its own, which ends with it."""
+    async with grpc.aio.insecure_channel(address, options=list(CHANNEL_OPTIONS)) as channel:
+        call: Call = nodelink_pb2_grpc.NodeLinkServiceStub(channel).Connect()
+        yield call
+
+
 class Connection:
     """One node's connection to its controller, kept up until told to stop."""
 
-    def __init__(self, link: Link, correspondent: Correspondent, clock: Clock) -> None:
+    def __init__(
+        self, link: Link, correspondent: Correspondent, clock: Clock, dialler: Dialler = dial
+    ) -> None:
         self._link = link
         self._correspondent = correspondent
         self._now_s = clock.monotonic_s
+        self._dial = dialler
         self._to_send = asyncio.Event()
         self._moved = asyncio.Event()
 
@@ -78,8 +114,7 @@ class Connection:
         self._moved.set()
 
     async def _stream(self, address: str) -> None:
-        async with grpc.aio.insecure_channel(address, options=list(CHANNEL_OPTIONS)) as channel:
-            call = nodelink_pb2_grpc.NodeLinkServiceStub(channel).Connect()
+        async with self._dial(address) as call:
             reader = asyncio.create_task(self._read(call))
             writer = asyncio.create_task(self._write(call))
             watcher = asyncio.create_task(self._watch())
@@ -96,7 +131,7 @@ class Connection:
             if isinstance(end, Exception):
                 raise end
 
-    async def _read(self, call: Any) -> None:
+    async def _read(self, call: Call) -> None:
         """Hand frames to the link until the stream ends or is left."""
         detail = "the controller closed the stream"
         try:
@@ -110,7 +145,7 @@ class Connection:
             detail = f"{error.code().name} {error.details()}"
         self._leave(Trigger.STREAM_ENDED, detail)
 
-    async def _write(self, call: Any) -> None:
+    async def _write(self, call: Call) -> None:
         """Send what the link permits until it is left. How a stream ended is for the reader to tell."""
         try:
             while self._link.state not in (LinkState.DISCONNECTED, LinkState.STOPPED):

@@ -24,7 +24,7 @@ from nodeagent.agent import NodeSettings
 from nodeagent.errors import OperatorMustAct, SettingsInvalid, StateUnavailable
 from nodeagent.link import DEFAULT_HEARTBEAT_S
 from nodeagent.logs import set_up_logs
-from nodeagent.process import run_node, run_simulated
+from nodeagent.process import run_node
 from nodeagent.relay import RelaySettings, run_relay
 from nodeagent.reporter import DEFAULT_INTERVAL_S
 from nodeagent.settings import (
@@ -36,10 +36,18 @@ from nodeagent.settings import (
     node_settings,
     read_file,
 )
+from nodeagent.simulated_fleet import FleetSettings, run_fleet
+from nodeagent.simulated_temper import SCENARIOS
 from nodeagent.status import lines, read_status
 
-MAX_SIMULATED = 2000
+MAX_SIMULATED = 20_000
 """Simulated nodes in one process: one event loop serves no more in good time."""
+
+MAX_SIMULATED_RELAYS = 100
+"""Relays of a simulated fleet: hundreds of nodes each."""
+
+MAX_LOGGED = 100
+"""Simulated nodes whose log lines people can still read."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -117,7 +125,7 @@ def main() -> None:
     Carry many nodes to their controller over one stream:
       souverix-node relay --node relay-7 --listen 127.0.0.1:7600 --controller 127.0.0.1:7443 --state-dir /var/lib/relay
     Sixty made-up nodes for a demonstration:
-      souverix-node simulate --count 60 --prefix edge-a1- --controller 127.0.0.1:7443 --state-dir /tmp/fleet
+      souverix-node simulate --nodes 60 --prefix edge-a1- --controller 127.0.0.1:7443
     """
 
 
@@ -192,29 +200,96 @@ def relay(
 
 @main.command()
 @click.option(
-    "--count", type=click.IntRange(1, MAX_SIMULATED), required=True, help="How many nodes."
+    "--nodes",
+    "--count",
+    "count",
+    type=click.IntRange(1, MAX_SIMULATED),
+    required=True,
+    help="How many nodes.",
 )
 @click.option("--prefix", default="sim-", show_default=True, help="What their ids begin with.")
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Same seed, same made-up hosts."
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Same seed, same made-up hosts and behaviour.",
+)
+@click.option(
+    "--scenario",
+    type=click.Choice(list(SCENARIOS)),
+    default="calm",
+    show_default=True,
+    help="How they behave; see above.",
+)
+@click.option(
+    "--relays", type=click.IntRange(1, MAX_SIMULATED_RELAYS), help="Go through so many relays."
+)
+@click.option("--streams", is_flag=True, help="Go by a stream each. [the default]")
+@click.option(
+    "--register",
+    "registers",
+    is_flag=True,
+    help="Register the nodes first: a large fleet is there at once, where enrolment is slow or closed.",
 )
 @_shared_options
 def simulate(
-    count: int, prefix: str, seed: int, config: Path | None, log_level: str, **options: Any
+    count: int,
+    prefix: str,
+    seed: int,
+    scenario: str,
+    relays: int | None,
+    streams: bool,
+    registers: bool,
+    config: Path | None,
+    log_level: str,
+    **options: Any,
 ) -> None:
-    """Be the agents of many made-up nodes, in one process.
+    """Be the agents of many made-up nodes, in one process, until SIGTERM or SIGINT.
 
-    Each has its own stream and its own durable state, and speaks as a real one does; only what it says of its
-    host is made up. Ids are PREFIX and a number, as in edge-a1-01.
+    They are real agents that speak the real protocol to a real controller, and carry out commands; only their hosts
+    are made up. Ids are PREFIX and a number, as in edge-a1-01. A line of progress is printed every two seconds. Up to
+    a hundred nodes each log for themselves; larger fleets log errors only.
+
+    Without --state-dir nothing is kept: a fleet that is started again begins anew. With it, each node has its own
+    durable state, as a real one has.
+
+    \b
+    Scenarios (times and nodes follow from the seed):
+      calm      every node does its duty
+      outages   half of the nodes are cut off now and then, for 5 to 40 s
+      slow      a third of the nodes are a second or more away
+      upgrades  a version that is declared comes into force, and is reported
+      unruly    a tenth break the protocol: late, twice, out of order, garbage;
+                their label "simulated" says which
+      mixed     some of everything
+
+    \b
+    A hundred nodes with outages and upgrades, the same each time:
+      souverix-node simulate --nodes 100 --seed 7 --scenario mixed --controller 127.0.0.1:7443
+    Five thousand nodes through four relays:
+      souverix-node simulate --nodes 5000 --relays 4 --register --controller 127.0.0.1:7443
     """
-    set_up_logs(log_level)
+    set_up_logs("error" if count > MAX_LOGGED and log_level == "info" else log_level)
 
     def start() -> None:
+        if relays and streams:
+            raise SettingsInvalid("--relays and --streams exclude one another: name one of them")
         settings = _gathered(config, options)
         width = len(str(count))
         nodes = [checked_node(f"{prefix}{number:0{width}}") for number in range(1, count + 1)]
-        shared = node_settings(settings, nodes[0])
-        asyncio.run(run_simulated(shared, nodes, seed, _state_dir(settings)))
+        state_dir = settings.get("state_dir")
+        fleet = FleetSettings(
+            shared=node_settings(settings, nodes[0]),
+            nodes=nodes,
+            seed=seed,
+            scenario=scenario,
+            relays=relays or 0,
+            state_dir=Path(str(state_dir)) if state_dir else None,
+            registers=registers,
+            tell=click.echo,
+        )
+        asyncio.run(run_fleet(fleet))
 
     _with_exit_code(start)
 

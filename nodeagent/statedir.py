@@ -190,6 +190,13 @@ def open_to_read(path: Path) -> Database:
     return Database(connection)
 
 
+def in_memory() -> Database:
+    """A database that is gone with the process, for made-up nodes."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.executescript(_SCHEMA)
+    return Database(connection)
+
+
 def _connect(file: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(file, timeout=BUSY_TIMEOUT_S, isolation_level=None)
     file.chmod(0o600)

@@ -34,7 +34,7 @@ from souverixctl.results import (
     present_write,
     word,
 )
-from souverixctl.session import Session, Verbs, pass_session
+from souverixctl.session import SHOW, Session, ShowingVerbs, pass_session
 from souverixctl.times import parse_duration, seconds_of, show_duration, show_exact
 
 DOMAIN_COLUMNS = (
@@ -47,24 +47,9 @@ FIELD_COLUMNS = ("FIELD", "DESIRED", "ACTUAL", "SEVERITY", "NOTE")
 # What is shown of nodes: those that want somebody's eyes.
 SHOWN_STATES = (drift.DRIFT_STATE_DRIFTING, drift.DRIFT_STATE_UNKNOWN)
 NODE_FIELDS = FieldMask(paths=["id", "domain", "drift"])
-DEFAULT_VERB = "show"
 
 
-class DriftVerbs(Verbs):
-    """The group `drift`: what does not name one of its verbs is what to show."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Puts the default verb before a target or an option."""
-        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
-            args = [DEFAULT_VERB, *args]
-        return super().parse_args(ctx, args)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The verb of a name; the default verb for a name that is none."""
-        return self.commands.get(cmd_name, self.commands[DEFAULT_VERB])
-
-
-group = DriftVerbs(
+group = ShowingVerbs(
     "drift",
     help="How domains and nodes differ from what is desired of them.\n\n"
     "souverixctl drift [DOMAIN|NODE] shows it; a target called like a verb below needs `show`.\n\n"
@@ -72,7 +57,7 @@ group = DriftVerbs(
 )
 
 
-@group.command(DEFAULT_VERB, short_help="Show the drift of a domain or a node (the default).")
+@group.command(SHOW, short_help="Show the drift of a domain or a node (the default).")
 @click.argument("target", metavar="[DOMAIN|NODE]", default="")
 @click.option("--subtree", is_flag=True, help="Everything below the domain.")
 @click.option(

@@ -27,6 +27,7 @@ from souverixctl import (
     conflicts,
     drift,
     federation,
+    graph,
     lifecycle,
     observations,
     overview,
@@ -35,6 +36,7 @@ from souverixctl import (
 from souverixctl import desired_state as desired_state  # adds its verb to `set`
 from souverixctl import domains as domains  # adds its verbs
 from souverixctl import policies as policies  # adds its verbs
+from souverixctl import relationships as relationships  # adds its verbs
 from souverixctl.errors import EXIT_CODE_MEANINGS, CtlError, ExitCode
 from souverixctl.output import Format, Output
 from souverixctl.session import Verbs, global_options, session_of
@@ -83,7 +85,7 @@ def program() -> None:
 
 for group in (
     overview.overview, attention.group, verbs.get, verbs.describe, verbs.watch, verbs.create, verbs.set_, verbs.delete,
-    verbs.move, lifecycle.transition, lifecycle.history, commands.group, drift.group, conflicts.group,
+    verbs.move, lifecycle.transition, lifecycle.history, commands.group, drift.group, graph.group, conflicts.group,
     audit.group, federation.group, authority.group, observations.values,
 ):  # fmt: skip
     program.add_command(group)

@@ -23,6 +23,8 @@ Result = TypeVar("Result")
 _SETTINGS = "souverixctl.settings"
 _SESSION = "souverixctl.session"
 DEFAULT_TIMEOUT = "10s"
+# The verb of a group that is meant where none is named.
+SHOW = "show"
 # What controllers take for a principal; they refuse callers of any other name.
 _PRINCIPAL = re.compile(r"[a-z]+:[A-Za-z0-9._@/-]{1,128}")
 
@@ -162,3 +164,17 @@ class Verbs(click.Group):
 
     command_class = Verb
     group_class = type
+
+
+class ShowingVerbs(Verbs):
+    """A group in which what does not name one of its verbs is what to show: its verb `show` is the default."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Puts the default verb before a target or an option."""
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = [SHOW, *args]
+        return super().parse_args(ctx, args)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb of a name; the default verb for a name that is none."""
+        return self.commands.get(cmd_name, self.commands[SHOW])

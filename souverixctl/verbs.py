@@ -26,17 +26,17 @@ watch = Verbs(
 )
 create = Verbs(
     "create",
-    help="Create a domain, a node or a policy.\n\n"
+    help="Create a domain, a node, a policy or a relationship.\n\n"
     "\b\nsouverixctl create node a1-gw-1 --domain edge-zone-a1 --kind gateway",
 )
 set_ = Verbs(
     "set",
-    help="Declare what a node, a domain or a policy should be.\n\n"
+    help="Declare what a node, a domain, a policy or a relationship should be.\n\n"
     "\b\nsouverixctl set desired-state a1-gw-1 --version 2.1.0",
 )
 delete = Verbs(
     "delete",
-    help="Delete a node, a domain or a policy. Ids are never used again.\n\n"
+    help="Delete a node, a domain, a policy or a relationship. Ids of nodes and domains are never used again.\n\n"
     '\b\nsouverixctl delete node a1-gw-1 --reason "scrapped"',
 )
 move = Verbs(

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -81,12 +81,6 @@ class NodeSignals:
 
 class NodeSource(Protocol):
     """What is known of nodes."""
-
-    def subjects(self) -> Iterator[str]:
-        """All nodes, in no order: "nodes/{id}"."""
-
-    def subjects_in(self, domain: str) -> Iterator[str]:
-        """The nodes of a domain and of those below it."""
 
     def signals(self, subject: str, now_ms: int) -> NodeSignals | None:
         """What is known of a node now; None for one that does not exist."""

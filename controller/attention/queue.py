@@ -234,9 +234,10 @@ class AttentionQueue:
         """Tells whether a condition stands, shown by itself or in a group; of a group, whether it is one."""
         return self.since_of(cause) is not None or item_id(cause) in self._items
 
-    def sources(self, prefix: str) -> list[str]:
-        """Sources that have conditions and begin with a word."""
-        return [source for source in self._of_source if source.startswith(prefix)]
+    def subjects_of(self, kind: Kind, domain: str) -> list[str]:
+        """Subjects of which a condition of one kind stands in a domain."""
+        bucket = self._buckets.get((kind, domain))
+        return list(bucket.members) if bucket is not None else []
 
     # Items.
 

@@ -5,7 +5,7 @@ Made for one slice of work and then dropped: policies along a domain's path are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from controller.attention.conditions import Severity
@@ -36,24 +36,19 @@ class NodeHistories(Protocol):
 
 
 class TwinSignals:
-    """Signals from the state of one log (`NodeSource`)."""
+    """Signals from the state of one log (`NodeSource`). Changes of connectivity are looked up where the last one is not
+    older than `flap_window_s`: they may have to be read from a disk.
+    """
 
-    def __init__(self, state: State, histories: NodeHistories, now_ms: int) -> None:
+    def __init__(
+        self, state: State, histories: NodeHistories, flap_window_s: float, now_ms: int
+    ) -> None:
         self._state = state
         #: In passing: that a node is looked at is no reason to keep it in memory.
         self._facts: Facts = Scan(state)
         self._histories = histories
+        self._flaps_from_ms = now_ms - int(flap_window_s * 1000)
         self._analyzer = DriftAnalyzer(self._facts, now_ms)
-
-    def subjects(self) -> Iterator[str]:
-        """All nodes something is known of."""
-        for domain in list(self._state.authority.records):
-            yield from self._state.subjects_of(domain, "nodes")
-
-    def subjects_in(self, domain: str) -> Iterator[str]:
-        """Nodes of which something is known in a domain, or below it."""
-        for at in self._state.authority.subtree_of(domain):
-            yield from self._state.subjects_of(at, "nodes")
 
     def signals(self, subject: str, now_ms: int) -> NodeSignals | None:
         """What is known of a node; None for one that does not exist."""
@@ -85,7 +80,9 @@ class TwinSignals:
             mode_since_ms=mode_since_ms,
             mode_words=mode_words,
             backlog=backlog,
-            mode_changes_ms=self._mode_changes(domain, subject),
+            mode_changes_ms=(
+                self._mode_changes(domain, subject) if mode_since_ms > self._flaps_from_ms else ()
+            ),
             stage=stage_of(lifecycle),
             stage_since_ms=stage_since_ms,
             stage_reason=lifecycle.reason,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from controller.twin.facts import exists, home_of
+from controller.twin.marks import LIVES_HERE
 from federation.authority import AuthorityTable
 from federation.errors import InvalidWrite, NotFound, OutOfReach
+from federation.scan import Scan
 from federation.state import State
 from souverix.command.v1 import command_pb2
 
@@ -103,11 +105,12 @@ def _nodes_of_domain(
             domain=domain,
         )
     placed = {}
+    scan = Scan(state)
     for at in state.authority.subtree_of(domain) if include_subtree else [domain]:
         nodes = sorted(
             subject.partition("/")[2]
             for subject in state.subjects_of(at, "nodes")
-            if _lives_in(state, at, subject)
+            if _lives_in(scan, at, subject)
         )
         if nodes:
             placed[at] = tuple(nodes)
@@ -116,9 +119,15 @@ def _nodes_of_domain(
     return placed
 
 
-def _lives_in(state: State, domain: str, subject: str) -> bool:
-    home = home_of(state, subject)
-    return home is not None and home.domain == domain and exists(state, domain, subject)
+def _lives_in(scan: Scan, domain: str, subject: str) -> bool:
+    mark = scan.state.table.mark(domain, subject)
+    if mark is not None:
+        if not mark & LIVES_HERE:
+            return False
+        if len(scan.state.domains_of_subject[subject]) == 1:
+            return True
+    home = home_of(scan, subject)
+    return home is not None and home.domain == domain and exists(scan, domain, subject)
 
 
 def _named(ids: list[str]) -> str:

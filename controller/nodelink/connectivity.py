@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import islice
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -20,8 +21,11 @@ from controller.nodelink.link import Link
 from controller.nodelink.links import Links
 from controller.replica import Replica
 from controller.twin.facts import body_of, exists, home_of, timestamp
+from controller.twin.marks import HAS_LINK, may_be
 from federation.identifiers import Key
 from federation.proposal import Proposal
+from federation.scan import Scan
+from souverix.event.v1 import event_pb2
 from souverix.fleet.v1 import connectivity_pb2
 
 #: Lease times that nodes get to come back after a change of master: one to leave the old stream, two to back off.
@@ -29,6 +33,11 @@ RETURN_LEASES = 3
 
 #: Least time that nodes get to come back, however short the lease.
 MIN_RETURN_S = 10.0
+
+#: Nodes taken in at a time after a change of master: some ten milliseconds.
+NODES_IN_A_SLICE = 1_000
+
+_MODES: frozenset[int] = frozenset(Mode)
 
 #: Between two sweeps: finer than any threshold means anything, and a small part of a core with a million nodes.
 SWEEP_INTERVAL_S = 1.0
@@ -74,7 +83,7 @@ class ConnectivityRecorder:
         self._queue.clear()
         self._table.clear()
         try:
-            self._read_recorded(journal)
+            await self._read_recorded(journal)
             for link in self._links:
                 self.link_opened(link)
             while True:
@@ -136,18 +145,49 @@ class ConnectivityRecorder:
             link.node, mode, mode, "path_changed", words, now_s, now_s, None, None, measured.backlog
         )
 
-    def _read_recorded(self, journal: Journal) -> None:
+    async def _read_recorded(self, journal: Journal) -> None:
+        """Takes in all nodes as they are recorded: the store's column of links, then what is or has come into memory.
+        Nodes that come meanwhile are further than any record.
+        """
         state = self._replica.state
         lease_ttl_s = self._replica.config.log.lease_ttl_s
         patience_s = max(MIN_RETURN_S, RETURN_LEASES * lease_ttl_s)
-        for domain in delivered_domains(state.authority, journal.identity.controller):
-            for subject in state.subjects_of(domain, "nodes"):
-                self._look_up(subject.partition("/")[2], domain, patience_s)
+        domains = delivered_domains(state.authority, journal.identity.controller)
+        async for page in self._replica.store.links():
+            for at in range(0, len(page), NODES_IN_A_SLICE):
+                for domain, subject, raw in page[at : at + NODES_IN_A_SLICE]:
+                    cold = state.table.mark(domain, subject) is not None
+                    if raw is not None and cold and domain in domains:
+                        self._take_in(
+                            subject, domain, event_pb2.Event.FromString(raw).link_state, patience_s
+                        )
+                await asyncio.sleep(0)
+        for domain in domains:
+            subjects = state.subjects_of(domain, "nodes")
+            while some := list(islice(subjects, NODES_IN_A_SLICE)):
+                scan = Scan(state)
+                for subject in some:
+                    known = subject.partition("/")[2] in self._table
+                    if not known and may_be(state, domain, subject, HAS_LINK):
+                        recorded = body_of(scan, Key(domain, subject, "link_state"))
+                        self._take_in(subject, domain, recorded, patience_s)
+                await asyncio.sleep(0)
 
     def _look_up(self, node: str, domain: str, patience_s: float) -> None:
         """Has the table go on from what is recorded of a node."""
-        recorded = body_of(self._replica.state, Key(domain, f"nodes/{node}", "link_state"))
-        if recorded is None or recorded.mode not in set(Mode):
+        subject = f"nodes/{node}"
+        recorded = body_of(self._replica.state, Key(domain, subject, "link_state"))
+        self._take_in(subject, domain, recorded, patience_s)
+
+    def _take_in(
+        self,
+        subject: str,
+        domain: str,
+        recorded: connectivity_pb2.LinkState | None,
+        patience_s: float,
+    ) -> None:
+        node = subject.partition("/")[2]
+        if node in self._table or recorded is None or recorded.mode not in _MODES:
             return
         now_s = time.monotonic()
         seen = recorded.last_seen_time if recorded.HasField("last_seen_time") else recorded.since

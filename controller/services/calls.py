@@ -43,7 +43,17 @@ REFUSALS_BURST = 20
 MAX_TEXT = 1024
 
 #: Refusals that are answers to a question rather than attempts at a change.
-READING = ("Get", "List", "Watch", "Download", "Verify", "Connect", "ServerReflection", "Check")
+READING = (
+    "Get",
+    "List",
+    "Watch",
+    "Find",
+    "Download",
+    "Verify",
+    "Connect",
+    "ServerReflection",
+    "Check",
+)
 
 
 def caller_of(context: grpc.aio.ServicerContext[Any, Any]) -> Caller:

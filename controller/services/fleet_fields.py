@@ -58,15 +58,20 @@ def id_in_name(name: str, collection: str, field: str = "name") -> str:
 
 def policy_in_name(name: str) -> tuple[str, str]:
     """Domain and policy id of "domains/{domain}/policies/{id}". Raises `InvalidWrite`."""
+    return id_in_domain(name, "policies")
+
+
+def id_in_domain(name: str, collection: str) -> tuple[str, str]:
+    """Domain and id of "domains/{domain}/{collection}/{id}". Raises `InvalidWrite`."""
     parts = name.split("/")
     if (
         len(parts) != 4
         or parts[0] != "domains"
-        or parts[2] != "policies"
+        or parts[2] != collection
         or not (is_valid_id(parts[1]) and is_valid_id(parts[3]))
     ):
         raise InvalidWrite(
-            f'name {name[:160]!r} is not of the form "domains/{{domain}}/policies/{{id}}"',
+            f'name {name[:160]!r} is not of the form "domains/{{domain}}/{collection}/{{id}}"',
             field="name",
         )
     return parts[1], parts[3]
@@ -185,6 +190,28 @@ def _check_size(value: Message, field: str) -> None:
             "them by digest",
             field=field,
         )
+
+
+def check_relationship(spec: node_pb2.Relationship) -> None:
+    """What can be said of a declared edge without looking at the fleet. Raises `InvalidWrite` naming the field."""
+    _check_size(spec, "spec")
+    for end in ("from", "to"):
+        given = [f for f in (f"{end}_node", f"{end}_domain") if getattr(spec, f)]
+        if len(given) != 1:
+            raise InvalidWrite(
+                f"exactly one of spec.{end}_node and spec.{end}_domain is to be given",
+                field=f"spec.{end}_node",
+            )
+        check_id(getattr(spec, given[0]), f"spec.{given[0]}")
+    if (spec.from_node, spec.from_domain) == (spec.to_node, spec.to_domain):
+        raise InvalidWrite("an edge leads from one end to another, not to itself", field="spec")
+    if not spec.type or spec.type not in node_pb2.RelationshipType.values():
+        known = ", ".join(name for name in node_pb2.RelationshipType.keys()[1:])
+        raise InvalidWrite(f"spec.type is required: one of {known}", field="spec.type")
+    if spec.type == node_pb2.RELATIONSHIP_TYPE_MEMBER and not spec.to_domain:
+        raise InvalidWrite("a membership leads to a domain", field="spec.to_domain")
+    check_text(spec.description, "spec.description")
+    _check_tags(spec.tags, "spec")
 
 
 def _check_tags(tags: Sequence[str], field: str) -> None:

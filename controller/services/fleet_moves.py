@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
+from itertools import islice
 
 from controller.changes import SlowWatcher
 from controller.journal import Journal, JournalError
@@ -24,6 +25,9 @@ RETRY_S = 1.0
 
 #: Nodes carried in one submission, so that clients' writes get their turn in between.
 NODES_AT_ONCE = 64
+
+#: Nodes looked through at a time: some milliseconds.
+NODES_IN_A_SLICE = 10_000
 
 
 class LateWrites:
@@ -42,7 +46,7 @@ class LateWrites:
 
     async def _follow(self, journal: Journal) -> None:
         with self._replica.changes.subscribe() as subscription:
-            waiting = {s for s in self._nodes() if late_writes(self._state, self._me, s)}
+            waiting = {s async for s in self._moved() if late_writes(self._state, self._me, s)}
             while True:
                 if waiting:
                     await self._carry(journal, sorted(waiting)[:NODES_AT_ONCE])
@@ -72,8 +76,15 @@ class LateWrites:
                 )
                 write_audit(proposal, record, domain=proposal.identity.domain)
 
-    def _nodes(self) -> Iterator[str]:
-        return (subject for _, subject in self._state.subjects_everywhere("nodes"))
+    async def _moved(self) -> AsyncIterator[str]:
+        """Nodes that are known in several domains. Others get their turn between slices of them."""
+        domains = self._state.domains_of_subject
+        every = self._state.subjects_everywhere("nodes")
+        while subjects := list(islice(every, NODES_IN_A_SLICE)):
+            for _, subject in subjects:
+                if len(domains[subject]) > 1:
+                    yield subject
+            await asyncio.sleep(0)
 
     def _touched(self, applied: Applied) -> Iterator[str]:
         """Nodes a commit wrote to under a key that this controller moved them away from."""

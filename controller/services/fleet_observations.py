@@ -15,6 +15,7 @@ from controller.services.fleet_fields import check_id, check_time
 from controller.services.fleet_rules import freshness_of, required_node
 from controller.services.paging import cut, page_of
 from controller.twin.facts import timestamp
+from controller.twin.marks import NAMES_VALUES, may_be
 from controller.twin.node import observation_id
 from controller.values import DIGEST_PATTERN, ChunkMissing, ValueStore
 from federation.clock import wall_ms_of
@@ -137,6 +138,8 @@ def _reference_to(state: State, digest: str) -> observation_pb2.LargeValueRef | 
     wanted = digest.encode()
     scan = Scan(state)
     for domain, subject in state.subjects_everywhere("nodes"):
+        if not may_be(state, domain, subject, NAMES_VALUES):
+            continue
         for write in scan.siblings(Key(domain, subject, "inventory")):
             # The digest stands in the event as it is; only an event that holds it is worth decoding.
             if wanted in write.raw:

@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 
 from controller.store.compression import MAX_SAMPLES, MIN_SAMPLES, Compression, dictionary_of
 from controller.store.errors import StoreInUse
-from controller.store.marks import mark_of
 from controller.twin.history import Transitions, newest
+from controller.twin.marks import mark_of
 from federation.checkpoint import Parts
 from federation.codec import EventDecoder, Write
 from federation.stored_writes import pack_aspects, pack_history, unpack_history
 from federation.table import Aspects
 
-#: Of the tables below, and of what their blobs mean.
+#: Of the tables below, and of what their blobs and marks mean.
 SCHEMA_VERSION = 1
 
 #: Kinds of subjects that need not be in memory: those there may be a million of.

@@ -19,10 +19,12 @@ from google.protobuf.message import DecodeError
 
 from controller.replica import Replica
 from controller.sync.driver import SessionDriver
+from controller.twin.marks import NAMES_VALUES, may_be
 from controller.values import DIGEST_PATTERN, ValueStore, ValueStoreError
 from federation.codec import stream_from_message
 from federation.errors import InvalidWrite
 from federation.identifiers import Key, Lane, StreamId
+from federation.scan import Scan
 from souverix.event.v1 import event_pb2
 from souverix.fleet.v1 import observation_pb2
 from souverix.sync.v1 import sync_pb2
@@ -110,8 +112,11 @@ class LargeValues:
             subjects = list(state.subjects_of(domain, "nodes"))
             for at in range(0, len(subjects), NODES_COMPARED_AT_ONCE):
                 named = {}
+                scan = Scan(state)
                 for subject in subjects[at : at + NODES_COMPARED_AT_ONCE]:
-                    for write in state.siblings(Key(domain, subject, "inventory")):
+                    if not may_be(state, domain, subject, NAMES_VALUES):
+                        continue
+                    for write in scan.siblings(Key(domain, subject, "inventory")):
                         stream = StreamId(domain, write.origin, Lane.TELEMETRY)
                         named[stream, write.sequence] = digests_of(write.body())
                 missing = await self._values.missing(d for each in named.values() for d in each)

@@ -15,8 +15,10 @@ from controller.twin.facts import (
     state_of,
 )
 from controller.twin.freshness import Freshness
+from controller.twin.marks import LIVES_HERE, may_be
 from controller.twin.node import NodeAt, find_node
 from federation.identifiers import Key
+from federation.scan import Scan
 from souverix.fleet.v1 import domain_pb2
 
 #: Aspects of a domain; the etag is made of those that clients write.
@@ -43,9 +45,13 @@ def is_known(facts: Facts, domain: str) -> bool:
 
 
 def nodes_in(facts: Facts, domain: str) -> Iterator[NodeAt]:
-    """The nodes that live in a domain itself, in no order."""
-    for subject in state_of(facts).subjects_of(domain, "nodes"):
-        at = find_node(facts, subject)
+    """The nodes that live in a domain itself, in no order. Of committed state, what is cold stays cold."""
+    state = state_of(facts)
+    read: Facts = Scan(state) if facts is state else facts
+    for subject in state.subjects_of(domain, "nodes"):
+        if not may_be(state, domain, subject, LIVES_HERE):
+            continue
+        at = find_node(read, subject)
         if at is not None and at.home.domain == domain:
             yield at
 

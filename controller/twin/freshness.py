@@ -43,6 +43,11 @@ class Freshness:
         """The time of the answer, in milliseconds since the epoch."""
         return self._now_ms
 
+    @property
+    def own_domain(self) -> str:
+        """The domain of the controller that answers."""
+        return self._own_domain
+
     def as_of_ms(self, domain: str) -> int | None:
         """Up to when the domain is known; None when nothing of its controller has arrived."""
         if domain not in self._by_domain:

@@ -15,6 +15,7 @@ from souverix.audit.v1 import audit_service_pb2_grpc
 from souverix.command.v1 import command_service_pb2_grpc
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc
 from souverix.fleet.v1 import fleet_service_pb2_grpc
+from souverix.graph.v1 import graph_service_pb2_grpc
 from souverix.policy.v1 import policy_pb2, policy_service_pb2, policy_service_pb2_grpc
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class Clients:
         self.policies = policy_service_pb2_grpc.PolicyServiceStub(self._channel)
         self.commands = command_service_pb2_grpc.CommandServiceStub(self._channel)
         self.federation = federation_service_pb2_grpc.FederationServiceStub(self._channel)
+        self.graph = graph_service_pb2_grpc.GraphServiceStub(self._channel)
         self.attention = attention_service_pb2_grpc.AttentionServiceStub(self._channel)
         self.audit = audit_service_pb2_grpc.AuditServiceStub(self._channel)
 

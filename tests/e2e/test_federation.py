@@ -23,6 +23,7 @@ SERVICES = (
     "souverix.policy.v1.PolicyService",
     "souverix.command.v1.CommandService",
     "souverix.federation.v1.FederationService",
+    "souverix.graph.v1.GraphService",
     "souverix.audit.v1.AuditService",
     "souverix.sync.v1.SyncService",
     "souverix.nodelink.v1.NodeLinkService",

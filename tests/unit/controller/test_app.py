@@ -195,6 +195,7 @@ def test_every_service_is_served_and_told_of_by_reflection_and_health(
             "command",
             "federation",
             "fleet",
+            "graph",
             "nodelink",
             "nodelink",
             "policy",

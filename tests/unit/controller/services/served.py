@@ -28,6 +28,7 @@ from controller.services.attention import AttentionService
 from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.fleet import FleetService
 from controller.services.fleet_moves import LateWrites
+from controller.services.graph import GraphService
 from controller.services.policy import PolicyService
 from controller.signing import Ed25519Signer
 from controller.sync.links import PeerView
@@ -38,6 +39,7 @@ from souverix.attention.v1 import attention_service_pb2_grpc
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2
 from souverix.fleet.v1 import fleet_service_pb2_grpc
+from souverix.graph.v1 import graph_service_pb2_grpc
 from souverix.policy.v1 import policy_service_pb2_grpc
 from tests.federation_fixture import ROOT, MemoryController, genesis_of, root_controller
 
@@ -71,6 +73,7 @@ class Served:
     replica: Replica
     fleet: Any
     policies: Any
+    graph: Any
     attention: Any
     values: ValueStore
     forwarder: ScriptedForwarder
@@ -109,6 +112,8 @@ async def served(
     server = grpc.aio.server(interceptors=[CallInterceptor(RefusalAudit(replica))])
     fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(replica, values), server)
     policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyService(replica), server)
+    graph = GraphService(replica, lambda: peers)
+    graph_service_pb2_grpc.add_GraphServiceServicer_to_server(graph, server)
     attention_service_pb2_grpc.add_AttentionServiceServicer_to_server(
         AttentionService(replica, feed), server
     )
@@ -122,6 +127,7 @@ async def served(
             replica,
             fleet_service_pb2_grpc.FleetServiceStub(channel),
             policy_service_pb2_grpc.PolicyServiceStub(channel),
+            graph_service_pb2_grpc.GraphServiceStub(channel),
             attention_service_pb2_grpc.AttentionServiceStub(channel),
             values,
             forwarder,

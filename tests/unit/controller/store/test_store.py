@@ -12,9 +12,9 @@ import controller.store.store as under_test
 from controller.log.port import EMPTY_HASH, hash_after
 from controller.signing import Ed25519Verifier
 from controller.store.errors import StoreDamaged, StoreInUse
-from controller.store.marks import EXPIRES, LIVES_HERE, NAMES_VALUES
 from controller.store.store import Store
 from controller.twin.history import MAX_TRANSITIONS, Histories
+from controller.twin.marks import EXPIRES, HAS_LINK, LIVES_HERE, NAMES_VALUES
 from federation.identifiers import Key
 from federation.state import State
 from souverix.event.v1 import event_pb2
@@ -331,11 +331,12 @@ async def test_marks_say_what_passes_over_all_nodes_look_for(path: Path, log: Lo
     large.large_values.add(digest="d")
     log.write("nodes/n1", "inventory", large)
     log.write("nodes/n2", "existence", domain_pb2.Existence(exists=False))
+    log.write("nodes/n2", "link_state", connectivity_pb2.LinkState())
     await stored(path, log)
     again = Opened(path, log)
     await again.open()
     marks = [again.state.table.mark(ROOT, f"nodes/n{number}") for number in range(3)]
-    assert marks == [LIVES_HERE | EXPIRES, LIVES_HERE | NAMES_VALUES, 0]
+    assert marks == [LIVES_HERE | EXPIRES, LIVES_HERE | NAMES_VALUES, HAS_LINK]
     await again.store.close()
 
 

@@ -4,6 +4,7 @@ are about. Owns the bits; decides nothing.
 
 from __future__ import annotations
 
+from federation.state import State
 from federation.table import Aspects
 
 #: The node exists in this domain and lives there.
@@ -14,6 +15,9 @@ EXPIRES = 2
 
 #: Its inventory names large values.
 NAMES_VALUES = 4
+
+#: The state of its link is recorded.
+HAS_LINK = 8
 
 
 def mark_of(domain: str, aspects: Aspects) -> int:
@@ -32,4 +36,12 @@ def mark_of(domain: str, aspects: Aspects) -> int:
         mark |= EXPIRES
     if inventory and inventory[0].body().large_values:
         mark |= NAMES_VALUES
+    if "link_state" in aspects:
+        mark |= HAS_LINK
     return mark
+
+
+def may_be(state: State, domain: str, subject: str, wanted: int) -> bool:
+    """Tells whether a subject may bear a mark: a cold one that does not is not worth reading."""
+    mark = state.table.mark(domain, subject)
+    return mark is None or bool(mark & wanted)
