@@ -1,5 +1,5 @@
-"""Latencies of reads over the whole fleet: overviews and filtered pages, on a controller that runs already. Owns the calls
-and their filters; starts nothing.
+"""Latencies of reads over the whole fleet: overviews and filtered pages, on a controller that runs already. Owns the
+calls and their filters; starts nothing.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ STATED: dict[str, tuple[str, ...]] = {
 }
 
 #: Parts that are transitions, each with its aspect.
-TRANSITIONS = {"connectivity": "link_state", "lifecycle": "lifecycle"}
+TRANSITION_PARTS = {"connectivity": "link_state", "lifecycle": "lifecycle"}
 
 #: Short names that stand for no path of the node.
 ELSEWHERE = {
@@ -91,8 +91,8 @@ class _Explainer:
         if part in STATED:
             for aspect in STATED[part]:
                 yield from self._stated(aspect, _ROLES.EXPLANATION_ROLE_DECIDES)
-        elif part in TRANSITIONS:
-            yield from self._transitions(TRANSITIONS[part])
+        elif part in TRANSITION_PARTS:
+            yield from self._transitions(TRANSITION_PARTS[part])
         elif part == "effective_desired_state":
             yield from self._levels(rest)
         elif part == "drift":
