@@ -17,6 +17,9 @@ BENCHMARKS = {
     "convergence": "benchmarks.convergence",
     "writes": "benchmarks.writes",
     "batch-writes": "benchmarks.batch_writes",
+    "twins": "benchmarks.twins",
+    "heartbeats": "benchmarks.heartbeats",
+    "heartbeat-streams": "benchmarks.heartbeat_streams",
 }
 
 

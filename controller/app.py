@@ -43,6 +43,7 @@ from controller.services.fleet import FleetService
 from controller.services.fleet_moves import LateWrites
 from controller.services.graph import GraphService
 from controller.services.policy import PolicyService
+from controller.services.replays import ReplayService
 from controller.signing import Ed25519Signer
 from controller.sync.dialer import Dialer
 from controller.sync.links import Links
@@ -61,6 +62,8 @@ from souverix.nodelink.v1 import (
     nodelink_pb2_grpc,
     relay_pb2,
     relay_pb2_grpc,
+    replay_service_pb2,
+    replay_service_pb2_grpc,
 )
 from souverix.policy.v1 import policy_service_pb2, policy_service_pb2_grpc
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
@@ -206,7 +209,10 @@ class Application:
         nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(nodes, server)
         self._name(nodelink_pb2.DESCRIPTOR)
         self._nodes = nodes
-        seen = SeenLinks(replica, self._links.peers, nodes.second_agents.standing)
+        replays = ReplayService(replica, nodes.desk)
+        replay_service_pb2_grpc.add_ReplayServiceServicer_to_server(replays, server)
+        self._name(replay_service_pb2.DESCRIPTOR, replays)
+        seen = SeenLinks(replica, self._links.peers)
         self.attention = AttentionFeed(replica, seen)
         replica.add_duty(MarkEnding(replica, self.attention).run)
         attention = AttentionService(replica, self.attention)

@@ -138,6 +138,12 @@ class AgentsSection:
     enrolment: str = "known"
     heartbeat_interval_s: float = 2.0
     max_links: int = 10_000
+    #: Nodes with a backlog let in a second. Each costs a handshake, a replay and some commits: a third of a core.
+    returns_per_s: float = 100.0
+    #: Nodes without a backlog let in a second: they cost a handshake.
+    arrivals_per_s: float = 300.0
+    #: Replays that run at once: enough to fill the log's commits, and a bound on what is staged in memory.
+    max_replays: int = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +355,9 @@ def _check_numbers(config: ControllerConfig, where: str) -> None:
         ("log.lease_ttl_s", config.log.lease_ttl_s, 1),
         ("agents.heartbeat_interval_s", config.agents.heartbeat_interval_s, 0.1),
         ("agents.max_links", config.agents.max_links, 0),
+        ("agents.returns_per_s", config.agents.returns_per_s, 0.1),
+        ("agents.arrivals_per_s", config.agents.arrivals_per_s, 0.1),
+        ("agents.max_replays", config.agents.max_replays, 1),
         *((f"{name}.frequency_s", sync.frequency_s, 0) for name, sync in syncs),
         *((f"{name}.batch_size", sync.batch_size, 0) for name, sync in syncs),
     ]

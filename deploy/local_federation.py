@@ -288,9 +288,12 @@ class LocalFederation:
         return self._start(f"{domain}/r{replica}", command)
 
     def start_agent(
-        self, domain: str, node: str, *options: str, server: str = ""
+        self, domain: str, node: str, *options: str, server: str = "", name: str = ""
     ) -> RunningProcess:
-        """Starts the agent of this host as a node of a domain; `server` is dialled instead of the domain's replicas."""
+        """Starts the agent of this host as a node of a domain; `server` is dialled instead of the domain's replicas,
+        and `name` tells a second agent of the node from the first.
+        """
+        name = name or node
         command = [
             sys.executable,
             "-m",
@@ -301,10 +304,10 @@ class LocalFederation:
             "--controller",
             server or self.server(domain),
             "--state-dir",
-            str(self.directory / f"agent-{node}"),
+            str(self.directory / f"agent-{name}"),
             *options,
         ]
-        return self._start(f"agent/{node}", command)
+        return self._start(f"agent/{name}", command)
 
     def start_relay(
         self, domain: str, relay: str, *options: str, server: str = ""

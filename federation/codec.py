@@ -52,6 +52,8 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "lifecycle": AspectRule(Lane.STATE, True, "config"),
     "conflict": AspectRule(Lane.STATE, False, "message"),
     "drift_waiver": AspectRule(Lane.STATE, True, "config"),
+    "agent_key": AspectRule(Lane.STATE, False, "config"),
+    "return_incident": AspectRule(Lane.STATE, False, "message"),
     "attention_mark": AspectRule(Lane.STATE, False, "message"),
     "relationship": AspectRule(Lane.STATE, True, "config"),
     "peer_link": AspectRule(Lane.STATE, False, "message"),

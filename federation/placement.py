@@ -37,6 +37,8 @@ CARRIED_ASPECTS = (
     "lifecycle",
     "actual_state",
     "link_state",
+    "agent_key",
+    "return_incident",
     "inventory",
 )
 

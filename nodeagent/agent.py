@@ -7,6 +7,7 @@ protocol (link), of commands (commands) or of reports (reporter).
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,10 @@ from nodeagent.link_effects import (
     Dial,
     Effect,
     FrameRefused,
+    Isolated,
     KeepFence,
     LinkLeft,
+    LockReleased,
     ReportsAcknowledged,
     ResultAcknowledged,
     Send,
@@ -39,15 +42,23 @@ from nodeagent.link_effects import (
     SendGoodbye,
     SendHeartbeat,
     SendHello,
+    SendProof,
+    SendReplayChunk,
     SendReport,
     SendResult,
+    TurnCame,
     Welcomed,
 )
 from nodeagent.logs import EventLog
+from nodeagent.proof import proof_message
+from nodeagent.replay import Replay
 from nodeagent.reporter import Reporter
 from nodeagent.statedir import Database
 from souverix.fleet.v1 import node_pb2
 from souverix.nodelink.v1 import nodelink_pb2
+
+RUN_BYTES = 8
+"""Random bytes of the id of one run of the agent: no two runs of one node draw the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +92,8 @@ class Agent:
         self._clock = clock
         self._log = EventLog(node)
         self._spec = _described(settings.spec, host)
+        self._run = secrets.token_hex(RUN_BYTES)
+        self._replay: Replay | None = None
         self._identity = Identity(database, node)
         self._backlog = Backlog(database, self._identity)
         self._ledger = Ledger(database, node)
@@ -124,7 +137,7 @@ class Agent:
         self._reporter.report_actual_state()
 
     def apply(self, effect: Effect) -> None:
-        """Carry out one effect of the link. Raises StateUnavailable, NumberingBegunAnew."""
+        """Carry out one effect of the link. Raises StateUnavailable, NumberingBegunAnew, ReplayRefused."""
         match effect:
             case KeepFence():
                 self._identity.keep_fence(effect.fence)
@@ -132,6 +145,17 @@ class Agent:
                 self._log.info("fence_met", fence=effect.fence)
             case Welcomed():
                 self._welcomed(effect)
+            case TurnCame():
+                self._replay = Replay(self._backlog, self._identity, effect.token, effect.turn)
+                self._log.info("replay_begins", waiting=self._backlog.waiting)
+            case LockReleased():
+                self._replay = None
+                self._log.info("lock_released", backlog=self._backlog.waiting)
+                self._announce_results()
+            case Isolated():
+                self._replay = None
+                self._log.error("isolated", reason=effect.reason, cause=effect.message)
+                self._announce_results()
             case ReportsAcknowledged():
                 self._backlog.acknowledge(effect.sequence)
             case CommandArrived():
@@ -144,6 +168,7 @@ class Agent:
                 self._identity.count_refused_frame()
                 self._log.warning("frame_refused", fence=effect.offered, highest=effect.highest)
             case LinkLeft():
+                self._replay = None
                 tell = self._log.warning if effect.stood else self._log.info
                 tell(
                     "link_left" if effect.stood else "dial_failed",
@@ -160,6 +185,20 @@ class Agent:
         match send:
             case SendHello():
                 request.hello.CopyFrom(self._hello())
+            case SendProof():
+                request.proof.signature = self._identity.sign(
+                    proof_message(
+                        send.controller,
+                        self._settings.node,
+                        self._identity.source,
+                        self._run,
+                        send.nonce,
+                    )
+                )
+            case SendReplayChunk():
+                if self._replay is None:
+                    return None
+                request.replay_chunk.CopyFrom(self._replay.next_chunk())
             case SendHeartbeat():
                 request.heartbeat.ping_ms = send.ping_ms
                 request.heartbeat.backlog_reports = self._backlog.waiting
@@ -194,6 +233,8 @@ class Agent:
             backlog_reports=self._backlog.waiting,
             oldest_report=self._backlog.oldest,
             clock=timestamp(self._clock.wall_us()),
+            public_key=self._identity.public_key,
+            run=self._run,
         )
         if self._identity.fence is not None:
             hello.highest_fence.CopyFrom(self._identity.fence.to_message())
@@ -211,15 +252,19 @@ class Agent:
             )
         self._backlog.acknowledge(durable)
         self._identity.keep_domain(welcome.domain)
-        unacknowledged = self._ledger.unacknowledged()
-        for command_id in unacknowledged:
-            self._link.result_ready(command_id)
         self._log.info(
             "linked",
             domain=welcome.domain,
             backlog=self._backlog.waiting,
-            results=len(unacknowledged),
+            results=self._announce_results(),
         )
+
+    def _announce_results(self) -> int:
+        """Has all results sent that the controller does not have, as soon as the link allows it; how many those are."""
+        unacknowledged = self._ledger.unacknowledged()
+        for command_id in unacknowledged:
+            self._link.result_ready(command_id)
+        return len(unacknowledged)
 
     def _something_to_send(self) -> None:
         self._connection.something_to_send()

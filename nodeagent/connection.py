@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 
 from nodeagent.clock import Clock
-from nodeagent.errors import NumberingBegunAnew, StateUnavailable
+from nodeagent.errors import NumberingBegunAnew, ReplayRefused, StateUnavailable
 from nodeagent.link import CLOSING_TIMEOUT_S, Link, LinkState
 from nodeagent.link_effects import Dial, Effect, Send, SendGoodbye, Trigger
 from nodeagent.waiting import first_set
@@ -37,7 +37,7 @@ class Correspondent(Protocol):
     """Who is behind the link: carries out effects and fetches what is to be sent."""
 
     def apply(self, effect: Effect) -> None:
-        """Carry out one effect. Raises StateUnavailable, NumberingBegunAnew."""
+        """Carry out one effect. Raises StateUnavailable, NumberingBegunAnew, ReplayRefused."""
         ...
 
     def fetch(self, send: Send) -> nodelink_pb2.ConnectRequest | None:
@@ -178,7 +178,12 @@ class Connection:
                     self._link.not_there(send)
                     continue
                 if not isinstance(send, SendGoodbye):
-                    self._link.sent(send, now_s, report=frame.report.sequence)
+                    self._link.sent(
+                        send,
+                        now_s,
+                        report=_last_report(frame),
+                        is_end=bool(frame.replay_chunk.signature),
+                    )
                 return frame
         except StateUnavailable as error:
             self._leave(Trigger.OWN_FAILURE, str(error))
@@ -190,7 +195,7 @@ class Connection:
                 self._correspondent.apply(effect)
         except StateUnavailable as error:
             self._leave(Trigger.OWN_FAILURE, str(error))
-        except NumberingBegunAnew as error:
+        except (NumberingBegunAnew, ReplayRefused) as error:
             self._leave(Trigger.PROTOCOL_BROKEN, str(error))
 
     def _leave(self, trigger: Trigger, detail: str) -> None:
@@ -207,3 +212,10 @@ class Connection:
     async def _until(self, event: asyncio.Event, deadline_s: float) -> None:
         left_s = max(deadline_s - self._now_s(), 0.0)
         await first_set(event, timeout_s=None if left_s == float("inf") else left_s)
+
+
+def _last_report(frame: nodelink_pb2.ConnectRequest) -> int:
+    """Number of the last report in a frame; 0 where there is none."""
+    if frame.HasField("replay_chunk") and frame.replay_chunk.reports:
+        return int(frame.replay_chunk.first_sequence + len(frame.replay_chunk.reports) - 1)
+    return int(frame.report.sequence)

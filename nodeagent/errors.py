@@ -30,5 +30,9 @@ class CommandRefused(AgentError):
     """The node will not do what a command says. Its issuer must act; nothing was changed."""
 
 
+class ReplayRefused(AgentError):
+    """The controller asks for a replay of what this node does not have. The link is left and begun anew."""
+
+
 class NumberingBegunAnew(AgentError):
     """The controller's count of reports contradicts ours; the numbering began anew and must be greeted again."""

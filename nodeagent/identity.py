@@ -1,11 +1,14 @@
-"""Who a node is across restarts: its source id, its domain, the highest fence it has met.
+"""Who a node is across restarts: its key, its source id, its domain, the highest fence it has met.
 
-Owns the node's row in the state directory. Must never judge a fence: it keeps what it is told.
+Owns the node's row in the state directory, and the private key in it, which never leaves it. Must never judge a fence:
+it keeps what it is told.
 """
 
 from __future__ import annotations
 
 import secrets
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from nodeagent.fence import Fence
 from nodeagent.statedir import Database
@@ -22,16 +25,26 @@ class Identity:
         self.node = node
         self._database = database
         database.write(
-            "INSERT INTO node (node, source) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO node (node, source, private_key) VALUES (?, ?, ?) ON CONFLICT DO UPDATE "
+            "SET private_key = COALESCE(private_key, excluded.private_key)",
             node,
             _new_source(),
+            Ed25519PrivateKey.generate().private_bytes_raw(),
         )
-        row = database.rows("SELECT source, domain, fence FROM node WHERE node = ?", node)[0]
+        row = database.rows(
+            "SELECT source, private_key, domain, fence FROM node WHERE node = ?", node
+        )[0]
+        self._key = Ed25519PrivateKey.from_private_bytes(row["private_key"])
+        self.public_key = self._key.public_key().public_bytes_raw()
         self.source: str = row["source"]
         self.domain: str = row["domain"]
         self.fence: Fence | None = None
         if row["fence"] is not None:
             self.fence = Fence.from_message(nodelink_pb2.Fence.FromString(row["fence"]))
+
+    def sign(self, message: bytes) -> bytes:
+        """Sign a message with the node's key: Ed25519, 64 bytes."""
+        return self._key.sign(message)
 
     def keep_fence(self, fence: Fence) -> None:
         """Keep the highest fence met; durable on return. Raises StateUnavailable."""

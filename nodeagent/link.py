@@ -24,8 +24,10 @@ from nodeagent.link_effects import (
     Dial,
     Effect,
     FrameRefused,
+    Isolated,
     KeepFence,
     LinkLeft,
+    LockReleased,
     ReportsAcknowledged,
     ResultAcknowledged,
     Send,
@@ -33,9 +35,12 @@ from nodeagent.link_effects import (
     SendGoodbye,
     SendHeartbeat,
     SendHello,
+    SendProof,
+    SendReplayChunk,
     SendReport,
     SendResult,
     Trigger,
+    TurnCame,
     Welcomed,
 )
 from souverix.nodelink.v1 import nodelink_pb2
@@ -80,7 +85,9 @@ class LinkState(Enum):
 
     DISCONNECTED = "DISCONNECTED"
     GREETING = "GREETING"
+    RETURNING = "RETURNING"
     LINKED = "LINKED"
+    ISOLATED = "ISOLATED"
     CLOSING = "CLOSING"
     STOPPED = "STOPPED"
 
@@ -94,7 +101,11 @@ class Edge:
 
 
 _D, _G, _L = LinkState.DISCONNECTED, LinkState.GREETING, LinkState.LINKED
+_R, _I = LinkState.RETURNING, LinkState.ISOLATED
 _C, _S = LinkState.CLOSING, LinkState.STOPPED
+
+STANDING = frozenset({_R, _L, _I})
+"""States in which the controller has welcomed us."""
 
 TRANSITIONS: dict[tuple[LinkState, Trigger], Edge] = {
     (_D, Trigger.DIAL_DUE): Edge(_G, "the pause is over: dial, and say hello"),
@@ -107,21 +118,43 @@ TRANSITIONS: dict[tuple[LinkState, Trigger], Edge] = {
     (_G, Trigger.PROTOCOL_BROKEN): Edge(_D, "what came first was no welcome"),
     (_G, Trigger.OWN_FAILURE): Edge(_D, "we could not keep what we must keep: try again later"),
     (_G, Trigger.STOP_ASKED): Edge(_S, "not welcomed yet, so there is no link to take leave of"),
-    (_L, Trigger.STREAM_ENDED): Edge(_D, "the stream broke or the controller closed it"),
-    (_L, Trigger.SILENCE): Edge(_D, "silent for a lease TTL: another may be master by now"),
-    (_L, Trigger.STALE_FENCE): Edge(_D, "the speaker has been superseded"),
-    (_L, Trigger.SENT_AWAY): Edge(_D, "the controller said goodbye"),
-    (_L, Trigger.PROTOCOL_BROKEN): Edge(
-        _D, "the controller contradicts the contract or our numbering"
+    (_G, Trigger.WELCOMED_LOCKED): Edge(
+        _R, "what waits here must be reconciled before anything else"
     ),
-    (_L, Trigger.OWN_FAILURE): Edge(_D, "we could not keep what we must keep: try again later"),
-    (_L, Trigger.STOP_ASKED): Edge(_C, "say goodbye, then stop"),
+    (_R, Trigger.LOCK_RELEASED): Edge(_L, "the backlog is in effect at the controller"),
+    (_R, Trigger.ISOLATED): Edge(
+        _I, "the backlog was refused: it waits here until people have looked"
+    ),
+    **{
+        (state, trigger): Edge(_D, because)
+        for state in (_R, _L, _I)
+        for trigger, because in (
+            (Trigger.STREAM_ENDED, "the stream broke or the controller closed it"),
+            (Trigger.SILENCE, "silent for a lease TTL: another may be master by now"),
+            (Trigger.STALE_FENCE, "the speaker has been superseded"),
+            (Trigger.SENT_AWAY, "the controller said goodbye"),
+            (Trigger.PROTOCOL_BROKEN, "the controller contradicts the contract or our numbering"),
+            (Trigger.OWN_FAILURE, "we could not keep what we must keep: try again later"),
+        )
+    },
+    **{(state, Trigger.STOP_ASKED): Edge(_C, "say goodbye, then stop") for state in (_R, _L, _I)},
     (_C, Trigger.GOODBYE_SENT): Edge(_S, "all is said"),
     (_C, Trigger.STREAM_ENDED): Edge(_S, "the stream ended before the goodbye left"),
     (_C, Trigger.SILENCE): Edge(_S, "the goodbye could not leave in time"),
     (_C, Trigger.OWN_FAILURE): Edge(_S, "we stop anyway"),
 }
 """Every move there is. A trigger without an edge in a state changes nothing."""
+
+_ANSWERS = frozenset({"heartbeat_ack", "report_ack", "result_ack", "want_values"})
+
+IN_PLACE: dict[LinkState, frozenset[str | None]] = {
+    _G: frozenset({"challenge", "welcome"}),
+    _R: _ANSWERS | {"replay_turn", "lock_released", "isolated"},
+    _L: _ANSWERS | {"command", "cancel", None},
+    _I: _ANSWERS | {"command", "cancel", None},
+}
+"""Frames that may come in each state; None is a kind that this version does not know. Behind the lock no command is
+taken, whoever sends it."""
 
 
 class Link:
@@ -140,6 +173,9 @@ class Link:
         self._heartbeat_s = heartbeat_s
         self._heartbeat_at_s = 0.0
         self._hello_sent = False
+        self._challenge: SendProof | None = None
+        self._token = b""
+        self._has_turn = False
         self._reports_sent = 0
         self._reports_acknowledged = 0
         self._results: deque[str] = deque()
@@ -153,7 +189,7 @@ class Link:
 
     def heartbeat_due_s(self) -> float:
         """When the next heartbeat falls due; never, while no link stands."""
-        return self._heartbeat_at_s if self.state is LinkState.LINKED else float("inf")
+        return self._heartbeat_at_s if self.state in STANDING else float("inf")
 
     def tick(self, now_s: float) -> list[Effect]:
         """Time has passed: dial when the pause is over, leave a stream that is silent for too long."""
@@ -165,6 +201,7 @@ class Link:
             self._address = dialling.address
             self._silent_at_s = now_s + GREETING_TIMEOUT_S
             self._hello_sent = False
+            self._challenge = None
             return [Dial(dialling.address)]
         if now_s > self._silent_at_s:
             return self.leave(Trigger.SILENCE, "nothing was heard for too long", now_s)
@@ -177,7 +214,7 @@ class Link:
         successor was elected. A goodbye is heard under any fence and teaches none, for all it can do is end the
         stream, and replicas that are not the master say it.
         """
-        if self.state not in (LinkState.GREETING, LinkState.LINKED):
+        if self.state is not LinkState.GREETING and self.state not in STANDING:
             return []
         if now_s > self._silent_at_s:
             return self.leave(Trigger.SILENCE, "nothing was heard for too long", now_s)
@@ -186,7 +223,7 @@ class Link:
             return self._sent_away(frame.goodbye, now_s)
         if not frame.HasField("fence"):
             return self.leave(Trigger.PROTOCOL_BROKEN, "a frame without a fence", now_s)
-        if (self.state is LinkState.GREETING) != (kind == "welcome"):
+        if kind not in IN_PLACE[self.state]:
             detail = f"a frame of kind {kind or 'unknown'} while {self.state.value}"
             return self.leave(Trigger.PROTOCOL_BROKEN, detail, now_s)
         offered = Fence.from_message(frame.fence)
@@ -197,15 +234,27 @@ class Link:
         effects: list[Effect] = []
         if stands is Standing.HIGHER:
             effects.append(KeepFence(offered))
-        self._silent_at_s = now_s + self._lease_ttl_s
+        if self.state in STANDING:
+            self._silent_at_s = now_s + self._lease_ttl_s
         return effects + self._take(frame, kind, now_s)
 
     def _take(
         self, frame: nodelink_pb2.ConnectResponse, kind: str | None, now_s: float
     ) -> list[Effect]:
         match kind:
+            case "challenge":
+                self._challenge = SendProof(frame.fence.controller, frame.challenge.nonce)
             case "welcome":
                 return self._welcomed(frame.welcome, now_s)
+            case "replay_turn":
+                self._has_turn = True
+                return [TurnCame(frame.replay_turn, self._token)]
+            case "lock_released":
+                self._move(Trigger.LOCK_RELEASED)
+                return [LockReleased()]
+            case "isolated":
+                self._move(Trigger.ISOLATED)
+                return [Isolated(frame.isolated.reason, frame.isolated.message)]
             case "heartbeat_ack":
                 self.rtt_s = max(0.0, now_s - frame.heartbeat_ack.ping_ms / 1000)
             case "report_ack":
@@ -221,7 +270,7 @@ class Link:
         return []
 
     def _welcomed(self, welcome: nodelink_pb2.Welcome, now_s: float) -> list[Effect]:
-        self._move(Trigger.WELCOMED)
+        self._move(Trigger.WELCOMED_LOCKED if welcome.locked else Trigger.WELCOMED)
         ttl_s = span_s(welcome.lease_ttl) if welcome.HasField("lease_ttl") else DEFAULT_LEASE_TTL_S
         self._lease_ttl_s = min(max(ttl_s, SHORTEST_LEASE_TTL_S), LONGEST_LEASE_TTL_S)
         heartbeat_s = self._default_heartbeat_s
@@ -232,6 +281,8 @@ class Link:
         self._heartbeat_at_s = self._linked_at_s = now_s
         self._silent_at_s = now_s + self._lease_ttl_s
         self._reports_acknowledged = self._reports_sent = welcome.reports_acknowledged
+        self._token = welcome.session_token
+        self._has_turn = False
         self._results.clear()
         self._wanted.clear()
         return [Welcomed(welcome.domain, welcome.reports_acknowledged)]
@@ -267,7 +318,7 @@ class Link:
         self, trigger: Trigger, detail: str, now_s: float, retry_after_s: float | None = None
     ) -> list[Effect]:
         """The stream ends for us, by `trigger`. The next address follows after its pause."""
-        stood = self.state is LinkState.LINKED
+        stood = self.state in STANDING
         if not self._move(trigger):
             return []
         self.rtt_s = None
@@ -281,26 +332,33 @@ class Link:
             self._silent_at_s = now_s + CLOSING_TIMEOUT_S
 
     def result_ready(self, command_id: str) -> None:
-        """A result is recorded and not acknowledged. Ignored while no link stands: a welcome begins with all."""
-        if self.state is LinkState.LINKED and command_id not in self._results:
+        """A result is recorded and not acknowledged. Ignored while none may be sent: what ends that begins with all."""
+        if self.state in (LinkState.LINKED, LinkState.ISOLATED) and command_id not in self._results:
             self._results.append(command_id)
 
     def willing(self, now_s: float) -> Iterator[Send]:
         """What may be sent now, most urgent first. The driver sends the first that it can fetch.
 
-        Signs of life go before results, results before reports, reports before the chunks they name.
+        Signs of life go before results, results before reports, reports before the chunks they name. Behind the lock
+        there are signs of life, and the backlog in its turn.
         """
-        if self.state is LinkState.GREETING and not self._hello_sent:
-            yield SendHello()
+        if self.state is LinkState.GREETING:
+            if not self._hello_sent:
+                yield SendHello()
+            elif self._challenge is not None:
+                yield self._challenge
         if self.state is LinkState.CLOSING:
             yield SendGoodbye()
-        if self.state is not LinkState.LINKED:
+        if self.state not in STANDING:
             return
         if now_s >= self._heartbeat_at_s:
             yield SendHeartbeat(round(now_s * 1000), self.rtt_s)
+        if self._has_turn and self.state is LinkState.RETURNING:
+            yield SendReplayChunk()
         while self._results:
             yield SendResult(self._results[0])
-        if self._reports_sent - self._reports_acknowledged < REPORT_WINDOW:
+        in_flight = self._reports_sent - self._reports_acknowledged
+        if self.state is LinkState.LINKED and in_flight < REPORT_WINDOW:
             yield SendReport(self._reports_sent)
         while self._wanted:
             yield SendChunk(self._wanted[0])
@@ -313,11 +371,16 @@ class Link:
             case SendChunk():
                 self._wanted.popleft()
 
-    def sent(self, send: Send, now_s: float, report: int = 0) -> None:
-        """`send` is on its way. `report` is the number of the report that was sent."""
+    def sent(self, send: Send, now_s: float, report: int = 0, *, is_end: bool = False) -> None:
+        """`send` is on its way. `report` is the number of the last report in it; with `is_end`, it ends the replay."""
         match send:
             case SendHello():
                 self._hello_sent = True
+            case SendProof():
+                self._challenge = None
+            case SendReplayChunk():
+                self._reports_sent = max(self._reports_sent, report)
+                self._has_turn = not is_end
             case SendHeartbeat():
                 self._heartbeat_at_s = now_s + self._heartbeat_s
             case SendResult():

@@ -17,6 +17,9 @@ class Trigger(Enum):
 
     DIAL_DUE = "dial due"
     WELCOMED = "welcomed"
+    WELCOMED_LOCKED = "welcomed, and locked"
+    LOCK_RELEASED = "lock released"
+    ISOLATED = "isolated"
     STREAM_ENDED = "stream ended"
     SILENCE = "silence"
     STALE_FENCE = "stale fence"
@@ -47,6 +50,27 @@ class Welcomed:
 
     domain: str
     reports_acknowledged: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCame:
+    """Effect: prepare to replay what waits. The end is signed over `token`, which names the session."""
+
+    turn: nodelink_pb2.ReplayTurn
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LockReleased:
+    """Effect: the backlog is in effect at the controller; what waited for that may go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Isolated:
+    """Effect: the controller refused the backlog. It stays where it is until people have looked."""
+
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +123,9 @@ Effect = (
     Dial
     | KeepFence
     | Welcomed
+    | TurnCame
+    | LockReleased
+    | Isolated
     | ReportsAcknowledged
     | CommandArrived
     | CancelArrived
@@ -111,6 +138,19 @@ Effect = (
 @dataclass(frozen=True, slots=True)
 class SendHello:
     """Permission: say who we are."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendProof:
+    """Permission: prove to this controller that we hold the node's key."""
+
+    controller: str
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SendReplayChunk:
+    """Permission: the next piece of the backlog."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,4 +187,13 @@ class SendGoodbye:
     """Permission: take leave."""
 
 
-Send = SendHello | SendHeartbeat | SendResult | SendReport | SendChunk | SendGoodbye
+Send = (
+    SendHello
+    | SendProof
+    | SendHeartbeat
+    | SendReplayChunk
+    | SendResult
+    | SendReport
+    | SendChunk
+    | SendGoodbye
+)

@@ -154,6 +154,8 @@ class RelayServer(nodelink_pb2_grpc.NodeLinkServiceServicer):
         frame = Response()
         frame.CopyFrom(known.frame)
         frame.welcome.reports_acknowledged = hello.oldest_report - 1
+        # What the relay keeps is not reconciled here: the lock is the controller's, at the node's next return.
+        frame.welcome.locked = False
         return frame
 
     async def _keep(self, hello: nodelink_pb2.AgentHello, requests: AsyncIterator[Request]) -> None:

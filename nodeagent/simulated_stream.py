@@ -86,6 +86,7 @@ class TemperedCall:
         kind = request.WhichOneof("kind")
         self._tally.heartbeats += kind == "heartbeat"
         self._tally.reports += kind == "report"
+        self._tally.reports += len(request.replay_chunk.reports)
         self._sent += 1
         is_turn = self._linked and self._sent % MISDEED_EVERY == 0
         misbehaviour = self._temper.misbehaviour

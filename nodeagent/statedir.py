@@ -4,7 +4,7 @@ Owns the directory, its lock, its SQLite file and the schema. Knows tables, not 
 ledger each speak for their own rows, keyed by node, so that many simulated nodes share one file.
 
     DIR/lock                      held while an agent runs
-    DIR/agent.db                  identity, fence, backlog, ledger (SQLite, WAL, synchronous=FULL)
+    DIR/agent.db                  identity, key, fence, backlog, ledger (SQLite, WAL, synchronous=FULL)
     DIR/config/NAME.json          configuration documents (DIR/nodes/NODE/config/ for a simulated node)
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from nodeagent.errors import StateDirUnusable, StateUnavailable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 BUSY_TIMEOUT_S = 5.0
 """How long a write waits for a reader such as `souverix-node status`; readers are done in milliseconds."""
@@ -28,6 +28,7 @@ _SCHEMA = """
 CREATE TABLE node (
     node             TEXT PRIMARY KEY,
     source           TEXT NOT NULL,
+    private_key      BLOB,
     domain           TEXT NOT NULL DEFAULT '',
     fence            BLOB,
     frames_refused   INTEGER NOT NULL DEFAULT 0,
@@ -76,6 +77,9 @@ CREATE INDEX command_by_state ON command (node, state, acknowledged);
 """
 
 Row = sqlite3.Row
+
+_FROM_VERSION_1 = "ALTER TABLE node ADD COLUMN private_key BLOB; PRAGMA user_version = 2;"
+"""Agents had no key before: the first start makes one."""
 
 
 class Database:
@@ -206,6 +210,8 @@ def _connect(file: Path) -> sqlite3.Connection:
         connection.executescript(
             f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
+    if connection.execute("PRAGMA user_version").fetchone()[0] == 1:
+        connection.executescript(f"BEGIN IMMEDIATE; {_FROM_VERSION_1} COMMIT;")
     _check_version(connection, file)
     return connection
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from controller.command import delivery
 from controller.connectivity import peer_links, spectrum
 from controller.lifecycle import stages
+from controller.nodelink import session
 from federation import session_phases
 from nodeagent import ledger, link
 
@@ -107,6 +108,16 @@ def machines() -> list[Machine]:
             [
                 Move(before.name, _words(trigger), edge.to.name, edge.because)
                 for (before, trigger), edge in delivery.TRANSITIONS.items()
+            ],
+        ),
+        Machine(
+            "Session of a node",
+            "controller/nodelink/session.py",
+            "A node's return, as the controller that delivers to it sees it: from its greeting to being live.",
+            session.SessionState.GREETED.name,
+            [
+                Move(before.name, _words(step), edge.to.name, edge.because)
+                for (before, step), edge in session.TRANSITIONS.items()
             ],
         ),
         Machine(

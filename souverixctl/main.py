@@ -33,6 +33,7 @@ from souverixctl import (
     nodes,
     observations,
     overview,
+    replays,
     verbs,
 )
 from souverixctl import desired_state as desired_state  # adds its verb to `set`
@@ -88,7 +89,8 @@ def program() -> None:
 for group in (
     overview.overview, nodes.nodes_verb, node.node_verb,
     attention.group, verbs.get, verbs.describe, verbs.watch, verbs.create, verbs.set_, verbs.delete,
-    verbs.move, lifecycle.transition, lifecycle.history, commands.group, drift.group, graph.group, conflicts.group,
+    verbs.move, lifecycle.transition, lifecycle.history, replays.replay, replays.reset_key, commands.group,
+    drift.group, graph.group, conflicts.group,
     audit.group, federation.group, authority.group, observations.values,
 ):  # fmt: skip
     program.add_command(group)

@@ -25,6 +25,7 @@ _STYLES = {
     "green": {"LIVE", "ACTIVE", "OK", "SUCCEEDED", "ALLOWED", "intact", "IN_SPEC"},
     "yellow": {
         "DELAYED", "EDGE_CACHED", "AUTONOMOUS", "RETURNING", "REPLAYING", "CATCHING_UP", "GREETING",
+        "ADMITTED", "RECONCILING",
         "DRIFTING", "MEDIUM", "UPDATING", "DEGRADED", "PENDING", "DISPATCHED", "OBSERVED", "PROVISIONING", "ENROLLED",
     },
     "red": {

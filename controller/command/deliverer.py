@@ -144,7 +144,8 @@ class Deliverer:
 
     `fencing_token` names it. `rewound_ms` is when this log began anew after it was set back: of a command older than
     that, the record of a dispatch may be lost. None: it never was set back. `takes` tells whether a node may be sent a
-    new command, by domain, node and kind of action.
+    new command, by domain, node and kind of action; `is_returning` whether a node has a link that is locked until it is
+    reconciled.
     """
 
     def __init__(
@@ -153,8 +154,10 @@ class Deliverer:
         rewound_ms: int | None,
         chance: Callable[[], float],
         takes: Callable[[str, str, str], bool] = lambda domain, node, action: True,
+        is_returning: Callable[[str], bool] = lambda node: False,
     ) -> None:
         self._takes = takes
+        self._is_returning = is_returning
         self._fencing_token = fencing_token
         self._rewound_ms = rewound_ms
         self._chance = chance
@@ -254,8 +257,12 @@ class Deliverer:
         """A command that cannot leave at once is recorded as arrived, so that its issuer sees where it waits."""
         if held.is_recorded or held.delivery.state is not DeliveryState.PENDING:
             return
-        linked = self._is_linked(held.delivery.target)
-        reason = "WAITS_FOR_EARLIER_COMMANDS" if linked else "NODE_NOT_LINKED"
+        if self._is_linked(held.delivery.target):
+            reason = "WAITS_FOR_EARLIER_COMMANDS"
+        elif self._is_returning(held.delivery.target.node):
+            reason = "NODE_RETURNING"
+        else:
+            reason = "NODE_NOT_LINKED"
         held.delivery = replace(held.delivery, reason=reason)
         held.is_recorded = True
         yield Record(held.delivery)

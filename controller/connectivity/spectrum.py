@@ -30,8 +30,8 @@ class Evidence(enum.Enum):
 
     LINKED = "a link stands, and nothing much waits at the node"
     LINKED_WITH_BACKLOG = "a link stands, and a backlog waits at the node"
-    BACKLOG_ARRIVES = "the first report of the backlog is durable"
-    BACKLOG_REPLAYED = "all reports that waited are durable"
+    BACKLOG_ARRIVES = "the first report of the backlog has arrived"
+    BACKLOG_REPLAYED = "all reports that waited are in effect"
     ROUND_TRIP_LONG = "round trips have been long for a while"
     ROUND_TRIP_SHORT = "round trips have been short for a while"
     VISITS = "the link ended again soon: the node comes by at intervals"
@@ -61,7 +61,7 @@ _STOPPED = Edge(_M.DISCONNECTED, "agent_stopped", "the node itself said that not
 _BACK = Edge(
     _M.RETURNING, "connection_detected", "what waits must be replayed before the node is live again"
 )
-_REPLAYED = Edge(_M.LIVE, "replay_completed", "all that waited has arrived")
+_REPLAYED = Edge(_M.LIVE, "replay_completed", "all that waited has arrived and is in effect")
 
 #: Every move there is.
 TRANSITIONS: Final[Mapping[tuple[Mode, Evidence], Edge]] = {

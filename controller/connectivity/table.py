@@ -191,31 +191,46 @@ class ConnectivityTable:
         columns["backlog"][rows] = waiting
         columns["level_at"][rows[waiting == 0]] = now_s
 
-    def durable(self, node: str, reports: int, now_s: float) -> Change | None:
+    def durable(self, node: str, reports: int, now_s: float) -> None:
         """So many more reports of the node are durable."""
+        row = self._rows.get(node)
+        if row is None:
+            return
+        self._columns["last_seen"][row] = now_s
+        self._note_backlog(row, max(0, int(self._columns["backlog"][row]) - reports), now_s)
+
+    def replay_begins(self, node: str, now_s: float) -> None:
+        """The node's turn to replay has come; the rate is measured from the first one on."""
+        row = self._rows.get(node)
+        if row is not None and not self._columns["replay_done"][row]:
+            self._columns["replay_at"][row] = now_s
+
+    def arrived(self, node: str, reports: int, now_s: float) -> Change | None:
+        """So many reports of the node's backlog, all together, have arrived."""
         row = self._rows.get(node)
         if row is None:
             return None
         columns = self._columns
         columns["last_seen"][row] = now_s
         total = int(columns["replay_total"][row])
-        self._note_backlog(row, max(0, int(columns["backlog"][row]) - reports), now_s)
-        if not total:
+        if not total or not reports:
             return None
-        done = min(total, int(columns["replay_done"][row]) + reports)
+        done = min(total, reports)
         columns["replay_done"][row] = done
-        if done < total:
-            return self._move(
-                row, Evidence.BACKLOG_ARRIVES, f"{done} of {total} reports have arrived", now_s
-            )
+        evidence = f"{done} of {total} reports have arrived"
+        return self._move(row, Evidence.BACKLOG_ARRIVES, evidence, now_s)
+
+    def reconciled(self, node: str, now_s: float) -> Change | None:
+        """All that waited at the node is in effect."""
+        row = self._rows.get(node)
+        if row is None:
+            return None
+        columns = self._columns
+        total = int(columns["replay_total"][row])
         columns["replay_total"][row] = columns["replay_done"][row] = 0
         took_s = max(0.0, now_s - columns["replay_at"][row])
-        return self._move(
-            row,
-            Evidence.BACKLOG_REPLAYED,
-            f"all {total} reports have arrived, in {took_s:.1f} s",
-            now_s,
-        )
+        told = f"all {total} reports are in effect, {took_s:.1f} s after the replay began"
+        return self._move(row, Evidence.BACKLOG_REPLAYED, told, now_s)
 
     def unlinked(self, node: str, gone: Gone, now_s: float, *, stopped: bool) -> Change | None:
         """The link ended. With `stopped`, the agent said that it stops."""

@@ -100,7 +100,14 @@ TRANSITIONS: Final[Mapping[tuple[Stage, Transition], Edge]] = {
     },
     **{
         (stage, _T.QUARANTINE): Edge(_S.QUARANTINED, "it cannot be trusted or has failed badly")
-        for stage in (_S.ACTIVE, _S.DEGRADED, _S.UPDATE, *MAINTENANCE)
+        for stage in (
+            _S.PROVISIONING,
+            _S.ENROLLED,
+            _S.ACTIVE,
+            _S.DEGRADED,
+            _S.UPDATE,
+            *MAINTENANCE,
+        )
     },
     (_S.QUARANTINED, _T.RELEASE_FROM_QUARANTINE): Edge(_S.ACTIVE, "the remediation is complete"),
     **{
@@ -134,7 +141,7 @@ TRANSITIONS: Final[Mapping[tuple[Stage, Transition], Edge]] = {
         (stage, _T.REPLACE_HARDWARE): Edge(
             _S.PROVISIONING, "other hardware must be provisioned and enrolled anew; the twin stays"
         )
-        for stage in (_S.PROVISIONING, _S.ENROLLED, *MAINTENANCE)
+        for stage in (_S.PROVISIONING, _S.ENROLLED, _S.QUARANTINED, *MAINTENANCE)
     },
 }
 

@@ -67,7 +67,19 @@ class ConnectivityRecorder:
 
     def reports_durable(self, link: Link, reports: int) -> None:
         """So many more reports of a node are durable."""
-        self._note(self._table.durable(link.node, reports, time.monotonic()))
+        self._table.durable(link.node, reports, time.monotonic())
+
+    def turn_came(self, link: Link) -> None:
+        """A node begins to replay."""
+        self._table.replay_begins(link.node, time.monotonic())
+
+    def staged(self, link: Link, reports: int) -> None:
+        """So many reports of a node's backlog have arrived."""
+        self._note(self._table.arrived(link.node, reports, time.monotonic()))
+
+    def reconciled(self, link: Link) -> None:
+        """All that waited at a node is in effect."""
+        self._note(self._table.reconciled(link.node, time.monotonic()))
 
     def link_closed(self, link: Link) -> None:
         """A node went, unless its link ended for a reason of this side's."""

@@ -40,8 +40,10 @@ from controller.command.targets import delivered_domains
 from controller.journal import Journal
 from controller.lifecycle.transitions import takes_command
 from controller.nodelink.commits import MAX_SUBMISSION_BYTES, MAX_SUBMISSION_FACTS, commit
+from controller.nodelink.incidents import is_isolated
 from controller.nodelink.link import Link
 from controller.nodelink.links import Links
+from controller.nodelink.session import SessionState
 from controller.replica import Replica
 from controller.twin.facts import body_of, timestamp
 from federation.clock import MAX_AHEAD_MS, wall_ms_of
@@ -80,8 +82,9 @@ class Dispatcher:
     # What the links tell.
 
     def link_opened(self, link: Link) -> None:
-        """A node can be reached."""
-        self._put(LinkOpened(link.node, link.domain))
+        """A node can be reached, or its lock was released; told of a locked one, it waits for that."""
+        if self._may_be_sent(link):
+            self._put(LinkOpened(link.node, link.domain))
 
     def link_closed(self, link: Link) -> None:
         """A node cannot be reached any more."""
@@ -119,7 +122,11 @@ class Dispatcher:
         self._news.clear()
         self._domains = delivered_domains(state.authority, journal.identity.controller)
         deliverer = Deliverer(
-            journal.fencing_token, _rewound_ms(journal, state), random.random, self._takes
+            journal.fencing_token,
+            _rewound_ms(journal, state),
+            random.random,
+            self._takes,
+            self._is_returning,
         )
         effects: list[Effect] = []
         commands = [(w.stamp, key) for key, w in _commands_of(state, self._domains)]
@@ -129,7 +136,7 @@ class Dispatcher:
                 effects += deliverer.step(seen, _wall_ms())
             if number % READ_A_SLICE == 0:
                 await asyncio.sleep(0)
-        for link in self._links:
+        for link in filter(self._may_be_sent, self._links):
             effects += deliverer.step(LinkOpened(link.node, link.domain), _wall_ms())
         _log.info("delivering", extra={"open": deliverer.open_count()})
         await self._carry_out(journal, effects)
@@ -189,6 +196,16 @@ class Dispatcher:
     def _takes(self, domain: str, node: str, action: str) -> bool:
         recorded = body_of(self._replica.state, Key(domain, f"nodes/{node}", "lifecycle"))
         return takes_command(recorded, action)
+
+    def _may_be_sent(self, link: Link) -> bool:
+        """Tells whether commands may go over a link: never before the node is reconciled (design §8)."""
+        if link.session.state is SessionState.QUARANTINED:
+            return is_isolated(self._replica.state, link.domain, link.node)
+        return link.session.is_unlocked
+
+    def _is_returning(self, node: str) -> bool:
+        link = self._links.get(node)
+        return link is not None and not link.session.is_unlocked
 
     def _seen(self, domain: str, command_id: str, journal: Journal) -> CommandSeen | None:
         state = self._replica.state

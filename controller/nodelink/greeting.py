@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 from controller.command.targets import delivering_controller
 from controller.journal import Journal
+from controller.nodelink.agent_keys import draft_pin
 from controller.nodelink.commits import commit
+from controller.nodelink.proof import PUBLIC_KEY_BYTES
 from controller.nodelink.rate import TokenBucket
 from controller.services.fleet_fields import check_node_spec
 from controller.services.fleet_rules import draft_node
@@ -47,17 +50,25 @@ class NotWelcome(Exception):
 
 def check_hello(hello: nodelink_pb2.AgentHello) -> None:
     """Refuses a malformed greeting. Raises `NotWelcome`."""
-    problem = ""
-    if not is_valid_id(hello.node):
-        problem = (
-            f"{hello.node[:80]!r} is no node id (lower-case letters, digits and '-', at most 63)"
-        )
-    elif not hello.source or len(hello.source.encode()) > MAX_WORD_BYTES:
-        problem = f"source must have 1 to {MAX_WORD_BYTES} bytes"
-    elif len(hello.agent_version.encode()) > MAX_WORD_BYTES:
-        problem = f"agent_version is longer than {MAX_WORD_BYTES} bytes"
-    if problem:
-        raise NotWelcome(nodelink_pb2.LINK_END_PROTOCOL_ERROR, problem, UNWELCOME_RETRY_S)
+    check_names(hello.node, hello.source, hello.agent_version)
+    if not hello.run or len(hello.run.encode()) > MAX_WORD_BYTES:
+        _refuse(f"run must have 1 to {MAX_WORD_BYTES} bytes")
+    if len(hello.public_key) != PUBLIC_KEY_BYTES:
+        _refuse(f"public_key must have {PUBLIC_KEY_BYTES} bytes (Ed25519)")
+
+
+def check_names(node: str, source: str, version: str = "") -> None:
+    """Refuses malformed names of a node, its agent's state directory, its agent's version. Raises `NotWelcome`."""
+    if not is_valid_id(node):
+        _refuse(f"{node[:80]!r} is no node id (lower-case letters, digits and '-', at most 63)")
+    if not source or len(source.encode()) > MAX_WORD_BYTES:
+        _refuse(f"source must have 1 to {MAX_WORD_BYTES} bytes")
+    if len(version.encode()) > MAX_WORD_BYTES:
+        _refuse(f"agent_version is longer than {MAX_WORD_BYTES} bytes")
+
+
+def _refuse(problem: str) -> NoReturn:
+    raise NotWelcome(nodelink_pb2.LINK_END_PROTOCOL_ERROR, problem, UNWELCOME_RETRY_S)
 
 
 def find_home(facts: Facts, controller: str, node: str) -> Home | None:
@@ -94,13 +105,8 @@ class Enrolment:
     rate: TokenBucket
     authority: AuthorityTable
 
-    async def enrol(
-        self, journal: Journal, hello: nodelink_pb2.AgentHello, source: str, now_s: float
-    ) -> Home:
-        """Creates the node in the controller's own domain. `source` is where the call comes from, for audit.
-
-        Raises `NotWelcome`.
-        """
+    def check(self, journal: Journal, hello: nodelink_pb2.AgentHello, now_s: float) -> Home:
+        """Where a node would live that is not known yet. Raises `NotWelcome` where it cannot be taken in now."""
         if not self.is_open or not hello.HasField("spec"):
             raise NotWelcome(
                 nodelink_pb2.LINK_END_UNKNOWN_NODE,
@@ -122,6 +128,12 @@ class Enrolment:
                 f"more than {ENROLMENTS_PER_S:g} nodes a second want to enrol; wait for a turn",
                 max(1.0, self.rate.wait_s(now_s)),
             )
+        return Home(journal.identity.domain, 1)
+
+    async def enrol(self, journal: Journal, hello: nodelink_pb2.AgentHello, source: str) -> None:
+        """Creates the node in the controller's own domain, with its key pinned: its agent has proved to hold it.
+        `source` is where the call comes from, for audit. Raises `NotWelcome`.
+        """
         try:
             check_node_spec(hello.spec)
             await commit(journal, lambda proposal: _draft(proposal, hello, source))
@@ -133,7 +145,6 @@ class Enrolment:
             raise NotWelcome(
                 nodelink_pb2.LINK_END_UNKNOWN_NODE, str(error), UNWELCOME_RETRY_S
             ) from error
-        return Home(journal.identity.domain, 1)
 
 
 def _draft(proposal: Proposal, hello: nodelink_pb2.AgentHello, source: str) -> None:
@@ -146,6 +157,7 @@ def _draft(proposal: Proposal, hello: nodelink_pb2.AgentHello, source: str) -> N
     spec = node_pb2.NodeSpec()
     spec.CopyFrom(hello.spec)
     draft_node(draft, identity.domain, f"nodes/{hello.node}", spec, None)
+    draft_pin(proposal, identity.domain, hello.node, hello.public_key)
     write_audit(
         proposal,
         audit_pb2.AuditRecord(

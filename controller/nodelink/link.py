@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
+from controller.nodelink.session import Session
 from souverix.nodelink.v1 import nodelink_pb2
 
 #: Frames that may wait for a slow agent: a window of commands, their cancels, and acknowledgements. Beyond it the agent
@@ -40,6 +41,8 @@ class Link:
         node: str,
         domain: str,
         source: str,
+        run: str,
+        session: Session,
         fence: nodelink_pb2.Fence,
         now_s: float,
         may_speak: Callable[[], bool],
@@ -47,6 +50,8 @@ class Link:
         self.node = node
         self.domain = domain
         self.source = source
+        self.run = run
+        self.session = session
         self.fence = fence
         #: Id of the relay it comes through; empty: none.
         self.relay = ""
@@ -54,6 +59,8 @@ class Link:
         self.heard_s = now_s
         self.rtt_s: float | None = None
         self.backlog_reports = 0
+        #: Where another agent with the node's key called from, while it is not known which of the two is alive.
+        self.contested_from = ""
         #: Set once, by whichever comes first: the agent leaves, the stream breaks, or this side ends it.
         self.end_reason: End | None = None
         self._may_speak = may_speak

@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Callable
 
 from controller.journal import Journal
-from controller.nodelink.greeting import NotWelcome, check_hello, find_home
+from controller.nodelink.greeting import NotWelcome, check_names, find_home
+from controller.nodelink.incidents import is_held
 from controller.nodelink.link import Link
 from controller.nodelink.reports import (
     NodeMoved,
@@ -17,6 +18,7 @@ from controller.nodelink.reports import (
     chunks_of,
     highest_report,
 )
+from controller.nodelink.session import Session
 from controller.replica import Replica
 from controller.twin.facts import body_of
 from controller.values import ValueStore, ValueStoreError
@@ -34,7 +36,9 @@ class _Kept(Link):
     def __init__(
         self, node: str, domain: str, source: str, now_s: float, may_speak: Callable[[], bool]
     ) -> None:
-        super().__init__(node, domain, source, nodelink_pb2.Fence(), now_s, may_speak)
+        super().__init__(
+            node, domain, source, "", Session(b""), nodelink_pb2.Fence(), now_s, may_speak
+        )
         self.acknowledged = 0
         self.told = asyncio.Event()
 
@@ -64,7 +68,7 @@ class Deposits:
             )
         ack = relay_pb2.DepositAck(node=deposit.node, source=deposit.source)
         try:
-            check_hello(nodelink_pb2.AgentHello(node=deposit.node, source=deposit.source))
+            check_names(deposit.node, deposit.source)
             controller = self._replica.config.controller.id
             home = find_home(self._replica.state, controller, deposit.node)
         except NotWelcome as refusal:
@@ -72,6 +76,11 @@ class Deposits:
             return ack
         if home is None:
             ack.problem = f"{deposit.node} is not known here"
+            return ack
+        if is_held(self._replica.state, home.domain, deposit.node):
+            ack.problem = (
+                f"{deposit.node} is isolated: no report of it is taken until it is released"
+            )
             return ack
         key = Key(home.domain, f"nodes/{deposit.node}", "link_state")
         recorded = body_of(self._replica.state, key)

@@ -14,10 +14,11 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 
 from controller.journal import Journal
+from controller.nodelink.conversation import GREETING_TIMEOUT_S
 from controller.nodelink.greeting import (
     UNWELCOME_RETRY_S,
     NotWelcome,
-    check_hello,
+    check_names,
     find_home,
 )
 from controller.nodelink.link import goodbye
@@ -25,7 +26,7 @@ from controller.nodelink.relay_deposits import Deposits
 from controller.nodelink.relay_heartbeats import RelayHeartbeats
 from controller.nodelink.relay_stream import RelayStream
 from controller.nodelink.reports import ProtocolBroken
-from controller.nodelink.service import GREETING_TIMEOUT_S, NodeLinkService
+from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
 from controller.twin.facts import body_of
 from controller.values import ValueStore
@@ -143,11 +144,7 @@ class RelayLinkService(relay_pb2_grpc.RelayLinkServiceServicer):
 
     def _check(self, hello: relay_pb2.RelayHello) -> None:
         """Refuses what is no relay of this controller's."""
-        check_hello(
-            nodelink_pb2.AgentHello(
-                node=hello.relay, source=hello.source, agent_version=hello.relay_version
-            )
-        )
+        check_names(hello.relay, hello.source, hello.relay_version)
         home = find_home(self._replica.state, self._replica.config.controller.id, hello.relay)
         if home is None:
             return

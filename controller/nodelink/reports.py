@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from controller.journal import Journal
@@ -72,30 +72,43 @@ class ReportIntake:
         self._waiting: deque[_Waiting] = deque()
         self._wanted: set[str] = set()
         self._wake = asyncio.Event()
+        self._committed = asyncio.Event()
+
+    @property
+    def highest(self) -> int:
+        """Number of the last report that was taken in."""
+        return self._offered
 
     def offer(self, report: nodelink_pb2.Report) -> None:
         """Takes in a report in its order; one that is durable already is acknowledged. Raises `ProtocolBroken`."""
-        body = report.WhichOneof("body")
-        size = report.ByteSize()
         if report.sequence != self._offered + 1:
             raise ProtocolBroken(
                 f"report {report.sequence} came where {self._offered + 1} was expected"
             )
-        if body is None:
-            raise ProtocolBroken(f"report {report.sequence} says nothing this version knows")
-        if size > MAX_REPORT_BYTES:
-            raise ProtocolBroken(
-                f"report {report.sequence} is {size} bytes; at most {MAX_REPORT_BYTES} are allowed: keep large values "
-                "outside (content-addressed)"
-            )
+        size = report.ByteSize()
+        body = check_report(report, size)
         if len(self._waiting) >= MAX_REPORTS_IN_FLIGHT:
             raise ProtocolBroken(f"more than {MAX_REPORTS_IN_FLIGHT} reports are in flight")
         names_chunks = body == "inventory" and bool(chunks_of(report.inventory))
-        if names_chunks:
-            _check_chunks(report)
         self._waiting.append(_Waiting(report, body, size, None if names_chunks else set()))
         self._offered += 1
         self._wake.set()
+
+    async def replay(self, reports: Iterable[bytes]) -> None:
+        """Puts verified reports of a backlog into effect, in order; returns when all are durable. `run` must run.
+
+        Raises `ProtocolBroken`.
+        """
+        for raw in reports:
+            if len(self._waiting) >= MAX_REPORTS_IN_FLIGHT:
+                await self._all_durable()
+            self.offer(nodelink_pb2.Report.FromString(raw))
+        await self._all_durable()
+
+    async def _all_durable(self) -> None:
+        while self._waiting:
+            self._committed.clear()
+            await self._committed.wait()
 
     async def take_chunk(self, chunk: nodelink_pb2.ValueChunk) -> None:
         """Keeps a chunk that was asked for; any other is dropped. Raises `InvalidChunk`, `StoreFull`, `OSError`."""
@@ -122,6 +135,7 @@ class ReportIntake:
                 ack = nodelink_pb2.ReportAck(sequence=last)
                 self._link.send(nodelink_pb2.ConnectResponse(report_ack=ack))
                 self._durable(len(batch))
+                self._committed.set()
                 await self._look_up_chunks()
 
     async def _look_up_chunks(self) -> None:
@@ -198,6 +212,21 @@ def chunks_of(inventory: observation_pb2.Inventory) -> list[str]:
         elif value.size_bytes:
             found[value.digest] = None
     return list(found)
+
+
+def check_report(report: nodelink_pb2.Report, size: int) -> str:
+    """The aspect that a report of so many bytes writes. Raises `ProtocolBroken` for one that cannot be written."""
+    body = report.WhichOneof("body")
+    if body is None:
+        raise ProtocolBroken(f"report {report.sequence} says nothing this version knows")
+    if size > MAX_REPORT_BYTES:
+        raise ProtocolBroken(
+            f"report {report.sequence} is {size} bytes; at most {MAX_REPORT_BYTES} are allowed: keep large values "
+            "outside (content-addressed)"
+        )
+    if body == "inventory":
+        _check_chunks(report)
+    return str(body)
 
 
 def _check_chunks(report: nodelink_pb2.Report) -> None:

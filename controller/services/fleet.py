@@ -117,6 +117,10 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         """Moves a node on in its life."""
         return await self._lifecycle.transition(request, context)
 
+    async def ResetAgentKey(self, request: Any, context: Any) -> fleet.ResetAgentKeyResponse:
+        """Gives up the key of a node's agent."""
+        return await self._lifecycle.reset_key(request, context)
+
     async def ListLifecycleHistory(
         self, request: Any, context: Any
     ) -> fleet.ListLifecycleHistoryResponse:

@@ -8,17 +8,19 @@ from typing import Any
 
 from controller.lifecycle.stages import Transition
 from controller.lifecycle.transitions import Asked, transit
+from controller.nodelink.agent_keys import pinned_key
+from controller.nodelink.incidents import draft_resolution
 from controller.replica import Replica
 from controller.services.calls import caller_of
 from controller.services.fleet_fields import check_node_spec, check_text, id_in_name
 from controller.services.fleet_nodes import NodeWrites
 from controller.services.fleet_rules import required_node
-from controller.twin.facts import body_of
+from controller.twin.facts import body_of, timestamp
 from controller.writes import Draft
 from federation.authority import Permission
-from federation.errors import InvalidWrite
+from federation.errors import InvalidWrite, WrongState
 from federation.identifiers import Key
-from souverix.fleet.v1 import fleet_service_pb2, node_pb2
+from souverix.fleet.v1 import fleet_service_pb2, node_pb2, return_pb2
 
 
 class LifecycleWrites:
@@ -57,6 +59,7 @@ class LifecycleWrites:
                 spec.hardware.CopyFrom(request.hardware)
                 check_node_spec(spec, "hardware")
                 draft.write(domain, subject, "node_spec", spec)
+                draft_key_given_up(draft, domain, subject, "the node stands on other hardware")
 
         return await self._nodes.write(
             "TransitionNode",
@@ -68,6 +71,45 @@ class LifecycleWrites:
             decide,
             fleet_service_pb2.TransitionNodeResponse,
         )
+
+    async def reset_key(
+        self, request: Any, context: Any
+    ) -> fleet_service_pb2.ResetAgentKeyResponse:
+        """As `FleetService.ResetAgentKey`."""
+        subject = f"nodes/{id_in_name(request.name, 'nodes')}"
+        check_text(request.reason, "reason")
+        if not request.reason:
+            raise InvalidWrite("giving a key up needs a reason", field="reason")
+        domain = required_node(self._replica.state, subject).home.domain
+
+        def decide(draft: Draft) -> None:
+            self._nodes.check(draft, request, subject, domain)
+            if not draft_key_given_up(draft, domain, subject, request.reason):
+                raise WrongState(
+                    f"no key of {subject} is pinned: the next one offered will be", subject=subject
+                )
+
+        return await self._nodes.write(
+            "ResetAgentKey",
+            request,
+            caller_of(context),
+            domain,
+            subject,
+            (Permission.OPERATE,),
+            decide,
+            fleet_service_pb2.ResetAgentKeyResponse,
+        )
+
+
+def draft_key_given_up(draft: Draft, domain: str, subject: str, reason: str) -> bool:
+    """Gives up the key of a node's agent, and with it any incident that stands; False where none is pinned."""
+    proposal, node = draft.proposal, subject.partition("/")[2]
+    if not pinned_key(proposal, domain, node):
+        return False
+    given_up = return_pb2.AgentKey(reason=reason, time=timestamp(proposal.wall_ms))
+    draft.write(domain, subject, "agent_key", given_up)
+    draft_resolution(proposal, domain, node, principal=draft.principal, request_id=draft.request_id)
+    return True
 
 
 def _asked(request: Any, principal: str, spec: node_pb2.NodeSpec) -> Asked:

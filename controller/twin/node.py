@@ -41,6 +41,8 @@ NODE_ASPECTS = (
     "actual_state",
     "link_state",
     "inventory",
+    "agent_key",
+    "return_incident",
 )
 
 
@@ -124,7 +126,7 @@ def _fill_declared(node: node_pb2.Node, winners: dict[str, Write]) -> None:
 
 
 def _fill_reported(node: node_pb2.Node, winners: dict[str, Write]) -> None:
-    for aspect in ("actual_state", "inventory", "lifecycle"):
+    for aspect in ("actual_state", "inventory", "lifecycle", "agent_key", "return_incident"):
         winner = winners.get(aspect)
         if winner is not None:
             getattr(node, aspect).CopyFrom(winner.body())

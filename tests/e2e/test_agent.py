@@ -23,6 +23,7 @@ import pytest
 from google.protobuf import struct_pb2
 
 from controller.log.stored import Chain
+from controller.signing import Ed25519Signer
 from deploy.local_federation import DomainPlan, LocalFederation
 from souverix.command.v1 import command_pb2, command_service_pb2
 from souverix.event.v1 import event_pb2
@@ -258,7 +259,7 @@ def test_an_at_least_once_command_reaches_the_agent_that_comes_back(fleet: Fleet
 def test_a_second_agent_of_the_same_node_is_refused(fleet: Fleet) -> None:
     fleet.wait_for(fleet.issue(), State.DELIVERY_STATE_SUCCEEDED)
     goodbye = _greet(fleet.federation.address(ZONE), NODE)
-    assert goodbye.reason == nodelink_pb2.LINK_END_DUPLICATE
+    assert goodbye.reason == nodelink_pb2.LINK_END_IDENTITY
     assert NODE in goodbye.message
     fleet.wait_for(fleet.issue(), State.DELIVERY_STATE_SUCCEEDED)
 
@@ -266,7 +267,12 @@ def test_a_second_agent_of_the_same_node_is_refused(fleet: Fleet) -> None:
 def _greet(address: str, node: str) -> nodelink_pb2.LinkGoodbye:
     """Greets as an agent; the goodbye that follows at once."""
     hello = nodelink_pb2.AgentHello(
-        node=node, agent_version="0", source=uuid.uuid4().hex, spec=node_pb2.NodeSpec()
+        node=node,
+        agent_version="0",
+        source=uuid.uuid4().hex,
+        spec=node_pb2.NodeSpec(),
+        public_key=Ed25519Signer.generate().public_key,
+        run=uuid.uuid4().hex,
     )
     with grpc.insecure_channel(address) as channel:
         stub = nodelink_pb2_grpc.NodeLinkServiceStub(channel)

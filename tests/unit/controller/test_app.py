@@ -198,6 +198,7 @@ def test_every_service_is_served_and_told_of_by_reflection_and_health(
             "graph",
             "nodelink",
             "nodelink",
+            "nodelink",
             "policy",
             "sync",
         ]

@@ -66,7 +66,8 @@ def test_a_node_never_heard_is_not_measured() -> None:
     table = ConnectivityTable(LIMITS)
     table.heard("n1", 0.1, 0, 1.0)
     assert table.measured("n1", 1.0) is None
-    assert table.durable("n1", 1, 1.0) is None
+    assert table.arrived("n1", 1, 1.0) is None
+    assert table.reconciled("n1", 1.0) is None
     assert table.unlinked("n1", LOST, 1.0, stopped=True) is None
     assert table.sweep(1.0) == []
 
@@ -125,18 +126,23 @@ def test_a_return_with_a_backlog_is_replayed_with_its_progress_rate_and_end() ->
     back = table.linked("n1", "zone", 100, 50.0)
     assert back is not None
     assert (back.mode, back.reason, back.backlog) == (Mode.RETURNING, "connection_detected", 100)
-    first = table.durable("n1", 10, 52.0)
+    table.replay_begins("n1", 51.0)
+    first = table.arrived("n1", 10, 52.0)
     assert first is not None
     assert (first.mode, first.reason) == (Mode.REPLAYING, "replay_started")
-    assert table.durable("n1", 30, 54.0) is None
-    measured = table.measured("n1", 54.0)
+    table.replay_begins("n1", 53.0)
+    assert table.arrived("n1", 40, 55.0) is None
+    table.durable("n1", 40, 55.0)
+    measured = table.measured("n1", 55.0)
     assert measured is not None
     assert (measured.replay_total, measured.replay_done, measured.backlog) == (100, 40, 60)
     assert measured.replay_per_s == 10.0
-    last = table.durable("n1", 60, 60.0)
+    assert table.arrived("n1", 100, 60.0) is None
+    table.durable("n1", 60, 61.0)
+    last = table.reconciled("n1", 61.0)
     assert last is not None
     assert (last.mode, last.reason, last.backlog) == (Mode.LIVE, "replay_completed", 0)
-    assert "in 10.0 s" in last.evidence
+    assert "all 100 reports are in effect, 10.0 s after" in last.evidence
 
 
 def test_a_small_backlog_is_no_replay() -> None:
@@ -146,23 +152,24 @@ def test_a_small_backlog_is_no_replay() -> None:
     back = table.linked("n1", "zone", LIMITS.replay_backlog - 1, 50.0)
     assert back is not None
     assert back.mode is Mode.LIVE
-    assert table.durable("n1", 3, 51.0) is None
+    assert table.arrived("n1", 3, 51.0) is None
+    assert table.reconciled("n1", 51.0) is None
 
 
 def test_a_replay_whose_link_breaks_goes_on_over_the_next() -> None:
     table = linked_table(100)
-    table.durable("n1", 40, 1.0)
+    table.arrived("n1", 40, 1.0)
     table.unlinked("n1", LOST, 2.0, stopped=False)
     assert table.linked("n1", "zone", 60, 3.0) is None
     assert mode_of(table) is Mode.REPLAYING
-    last = table.durable("n1", 60, 4.0)
+    last = table.reconciled("n1", 4.0)
     assert last is not None
     assert last.mode is Mode.LIVE
 
 
 def test_a_replay_that_ended_while_the_link_was_away_is_complete_at_the_next() -> None:
     table = linked_table(100)
-    table.durable("n1", 99, 1.0)
+    table.arrived("n1", 99, 1.0)
     table.unlinked("n1", LOST, 2.0, stopped=False)
     change = table.linked("n1", "zone", 0, 3.0)
     assert change is not None

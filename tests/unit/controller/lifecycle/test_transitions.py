@@ -44,6 +44,7 @@ def test_an_illegal_transition_names_the_legal_ones() -> None:
     assert refused.value.metadata["state"] == "PROVISIONING"
     assert refused.value.metadata["legal"].split(", ") == [
         "ENROL",
+        "QUARANTINE",
         "BEGIN_DECOMMISSION",
         "BEGIN_EMERGENCY_DECOMMISSION",
         "REPLACE_HARDWARE",

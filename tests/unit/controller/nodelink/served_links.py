@@ -21,6 +21,7 @@ from controller.config import (
     TrustSection,
 )
 from controller.log.sqlite_log import SqliteLog
+from controller.nodelink.proof import chain_next, chain_start, end_message, proof_message
 from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
@@ -102,6 +103,14 @@ class Served:
         return winner.body() if winner is not None else None
 
 
+_KEYS: dict[str, Ed25519Signer] = {}
+
+
+def key_of(node: str) -> Ed25519Signer:
+    """The key of a node's agent, the same each time."""
+    return _KEYS.setdefault(node, Ed25519Signer.generate())
+
+
 class Directory:
     """What one controller leaves on disk: served again, it is the same controller under its next master."""
 
@@ -165,19 +174,68 @@ class Directory:
 class ScriptedAgent:
     """An agent's side of one stream, saying what a test has it say."""
 
-    def __init__(self, controller: Served, node: str = "n1", source: str = "s1") -> None:
+    def __init__(
+        self,
+        controller: Served,
+        node: str = "n1",
+        source: str = "s1",
+        *,
+        key: Ed25519Signer | None = None,
+        run: str = "",
+    ) -> None:
         self.node = node
         self.source = source
+        self.key = key or key_of(node)
+        self.run = run or uuid.uuid4().hex
+        self.token = b""
         stub = nodelink_pb2_grpc.NodeLinkServiceStub(controller.channel)
         self.call = stub.Connect()
 
     async def say(self, **frame: Any) -> None:
         await self.call.write(nodelink_pb2.ConnectRequest(**frame))
 
+    def hello(self, **fields: Any) -> nodelink_pb2.AgentHello:
+        fields = {"source": self.source, "run": self.run, **fields}
+        fields.setdefault("public_key", self.key.public_key)
+        return nodelink_pb2.AgentHello(node=self.node, **fields)
+
     async def greet(self, **fields: Any) -> Any:
-        """Says hello; the answer."""
-        await self.say(hello=nodelink_pb2.AgentHello(node=self.node, source=self.source, **fields))
-        return await self.hear()
+        """Says hello, and proves it when asked to; the answer."""
+        await self.say(hello=self.hello(**fields))
+        answer = await self.hear()
+        if answer is None or not answer.HasField("challenge"):
+            return answer
+        await self.say(proof=nodelink_pb2.AgentProof(signature=self.proof(answer)))
+        welcome = await self.hear()
+        self.token = welcome.welcome.session_token if welcome is not None else b""
+        return welcome
+
+    def proof(self, challenge: nodelink_pb2.ConnectResponse) -> bytes:
+        nonce = challenge.challenge.nonce
+        controller = challenge.fence.controller
+        return self.key.sign(proof_message(controller, self.node, self.source, self.run, nonce))
+
+    async def replay(self, first: int, *reports: nodelink_pb2.Report) -> None:
+        """Takes its turn, and replays all in one chunk."""
+        await self.hear("replay_turn")
+        await self.say(replay_chunk=self.chunk(first, *reports))
+
+    def chunk(self, first: int, *reports: nodelink_pb2.Report) -> nodelink_pb2.ReplayChunk:
+        """A replay in one signed chunk, the reports numbered from `first`."""
+        head = chain_start(self.node, self.source, first)
+        raws = []
+        for sequence, report in enumerate(reports, first):
+            report.sequence = sequence
+            raws.append(report.SerializeToString())
+            head = chain_next(head, raws[-1])
+        signed = end_message(self.token, first + len(raws) - 1, 0, head)
+        return nodelink_pb2.ReplayChunk(
+            number=1,
+            first_sequence=first,
+            reports=raws,
+            chain_hash=head,
+            signature=self.key.sign(signed),
+        )
 
     async def report(self, sequence: int, **body: Any) -> None:
         await self.say(report=nodelink_pb2.Report(sequence=sequence, **body))
@@ -238,9 +296,17 @@ class ScriptedRelay:
         await self.say(requests=batch)
 
     async def bring(self, index: int, node: str, source: str = "", **fields: Any) -> Any:
-        """Greets for a node; the answer to it."""
-        hello = nodelink_pb2.AgentHello(node=node, source=source or f"s-{node}", **fields)
+        """Greets for a node, and proves it when asked to; the answer to it."""
+        key = key_of(node)
+        fields = {"run": uuid.uuid4().hex, "source": source or f"s-{node}", **fields}
+        hello = nodelink_pb2.AgentHello(node=node, public_key=key.public_key, **fields)
         await self.request(index, hello=hello)
+        answer = (await self.hear_node(index)).response
+        if not answer.HasField("challenge"):
+            return answer
+        nonce, controller = answer.challenge.nonce, answer.fence.controller
+        signed = proof_message(controller, node, hello.source, hello.run, nonce)
+        await self.request(index, proof=nodelink_pb2.AgentProof(signature=key.sign(signed)))
         return (await self.hear_node(index)).response
 
     async def close(self, index: int) -> None:

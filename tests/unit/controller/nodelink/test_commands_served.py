@@ -363,7 +363,16 @@ async def test_commands_are_refused_at_a_standby(directory: Directory) -> None:
         assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_MASTER")
 
 
+async def known_key(served: Served) -> None:
+    """Has the node's key pinned, so that its next greeting writes nothing."""
+    first = ScriptedAgent(served)
+    await first.greet()
+    first.vanish()
+    await until(lambda: served.service.links.get("n1") is None)
+
+
 async def test_nothing_leaves_before_its_commit_stands(served: Served) -> None:
+    await known_key(served)
     command = await issue(served, "n1", semantics=AT_MOST_ONCE)
     await until(lambda: served.body(ROOT, f"commands/{command.id}/n1", "delivery") is not None)
     log, durable, append = served.replica.log, asyncio.Event(), served.replica.log.append

@@ -12,6 +12,7 @@ from controller.nodelink.history import (
 from controller.nodelink.link import Link
 from controller.nodelink.links import Links
 from controller.nodelink.rate import TokenBucket
+from controller.nodelink.session import Session
 from souverix.nodelink.v1 import nodelink_pb2
 
 DAY_S = 86_400
@@ -23,7 +24,9 @@ def change(number: int, node: str = "n1") -> Transition:
 
 
 def link(node: str, heard_s: float) -> Link:
-    return Link(node, "zone", "s1", nodelink_pb2.Fence(), heard_s, lambda: True)
+    return Link(
+        node, "zone", "s1", "run", Session(b"t"), nodelink_pb2.Fence(), heard_s, lambda: True
+    )
 
 
 def test_a_token_bucket_allows_a_burst_and_then_its_rate() -> None:

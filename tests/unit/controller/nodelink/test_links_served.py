@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from controller.nodelink.link import MAX_OUTBOX_FRAMES
@@ -80,30 +79,6 @@ async def test_a_broken_stream_frees_the_nodes_place_at_once(served: Served) -> 
     assert again.WhichOneof("kind") == "welcome"
     await until(lambda: mode_of(served) == LIVE)
     assert served.body(ROOT, "nodes/n1", "link_state").previous_mode == AUTONOMOUS
-
-
-async def test_a_return_with_a_backlog_is_replayed_to_its_end(served: Served) -> None:
-    first = ScriptedAgent(served)
-    await first.greet()
-    await until(lambda: mode_of(served) == LIVE)
-    first.vanish()
-    await until(lambda: mode_of(served) == AUTONOMOUS)
-    back = ScriptedAgent(served)
-    await back.greet(backlog_reports=8, oldest_report=1)
-    await until(lambda: mode_of(served) == RETURNING)
-    await back.report_version(1, "v1")
-    await until(lambda: mode_of(served) == REPLAYING)
-    measured = served.replica.connectivity.measured("n1", time.monotonic())
-    assert measured is not None
-    assert (measured.replay_total, measured.replay_done, measured.backlog) == (8, 1, 7)
-    assert measured.replay_per_s is not None
-    for number in range(2, 9):
-        await back.report_version(number, f"v{number}")
-    await until(lambda: mode_of(served) == LIVE)
-    assert served.body(ROOT, "nodes/n1", "link_state").reason == "replay_completed"
-    kept = served.replica.histories.of("nodes/n1", "link_state")
-    modes = [write.body().mode for write in kept]
-    assert modes == [LIVE, AUTONOMOUS, RETURNING, REPLAYING, LIVE]
 
 
 async def test_reports_whose_acknowledgement_was_lost_are_no_backlog(served: Served) -> None:

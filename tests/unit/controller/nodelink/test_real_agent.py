@@ -43,7 +43,7 @@ async def test_an_agent_enrols_reports_itself_and_carries_out_commands(tmp_path:
         assert fact(served, "inventory").hostname == NODE
         chunks = chunks_of(fact(served, "inventory"))
         assert chunks
-        assert await served.service._values.missing(chunks) == []
+        assert await served.service.desk.values.missing(chunks) == []
         await until(lambda: fact(served, "link_state").mode == LIVE)
 
         ping = await issue(served, NODE, semantics=AT_MOST_ONCE)

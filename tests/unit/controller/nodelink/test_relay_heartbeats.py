@@ -11,13 +11,15 @@ from controller.connectivity.table import ConnectivityTable
 from controller.nodelink.link import Link
 from controller.nodelink.relay_heartbeats import RelayHeartbeats
 from controller.nodelink.reports import ProtocolBroken
+from controller.nodelink.session import Session
 from souverix.nodelink.v1 import nodelink_pb2, relay_pb2
 
 NODES = 100
 
 
 def link_of(number: int) -> Link:
-    return Link(f"n{number}", "zone", "s", nodelink_pb2.Fence(), 0.0, lambda: True)
+    session = Session(b"t")
+    return Link(f"n{number}", "zone", "s", "r", session, nodelink_pb2.Fence(), 0.0, lambda: True)
 
 
 def linked_table() -> ConnectivityTable:

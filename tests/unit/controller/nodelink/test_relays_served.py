@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from controller.nodelink import service
 from controller.nodelink.relay_deposits import MAX_DEPOSITED_REPORTS
 from controller.nodelink.relay_service import MAX_NODES_A_RELAY
 from controller.nodelink.relay_stream import MAX_BATCH_FRAMES
@@ -172,16 +171,13 @@ async def test_when_the_relay_is_lost_so_are_its_nodes(
 # Hand-over.
 
 
-async def test_an_agent_that_comes_by_another_path_is_handed_over(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service, "MIN_HAND_OVER_S", 0.0)
-    direct = ScriptedAgent(served, source="same")
+async def test_an_agent_that_comes_by_another_path_is_handed_over(served: Served) -> None:
+    direct = ScriptedAgent(served, source="same", run="r")
     await direct.greet()
     await until(lambda: link_state(served, "n1"))
     first = ScriptedRelay(served)
     await first.greet()
-    assert (await first.bring(0, "n1", "same")).HasField("welcome")
+    assert (await first.bring(0, "n1", "same", run="r")).HasField("welcome")
     told = await direct.hear("goodbye")
     assert told.goodbye.reason == nodelink_pb2.LINK_END_HANDED_OVER
     assert "relay relay-1" in told.goodbye.message
@@ -189,26 +185,25 @@ async def test_an_agent_that_comes_by_another_path_is_handed_over(
     assert link_state(served, "n1").reason == "path_changed"
     second = ScriptedRelay(served, "relay-2", "rs2")
     await second.greet()
-    assert (await second.bring(5, "n1", "same")).HasField("welcome")
+    assert (await second.bring(5, "n1", "same", run="r")).HasField("welcome")
     gone = (await first.hear_node(0)).response.goodbye
     assert gone.reason == nodelink_pb2.LINK_END_HANDED_OVER
     assert (await first.hear_node(0)).HasField("closed")
     await until(lambda: link_state(served, "n1").relay == "relay-2")
-    assert (await ScriptedAgent(served, source="same").greet()).HasField("welcome")
+    assert (await ScriptedAgent(served, source="same", run="r").greet()).HasField("welcome")
     await until(lambda: link_state(served, "n1").relay == "")
     assert len(served.service.links) == 1
 
 
 async def test_another_agent_of_the_same_node_is_a_duplicate_by_any_path(
-    served: Served, relay: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
+    served: Served, relay: ScriptedRelay
 ) -> None:
-    monkeypatch.setattr(service, "MIN_HAND_OVER_S", 0.0)
     await ScriptedAgent(served, source="one").greet()
     refused = await relay.bring(0, "n1", "two")
     assert refused.goodbye.reason == nodelink_pb2.LINK_END_DUPLICATE
 
 
-async def test_copies_of_one_agent_do_not_take_the_link_from_each_other_at_once(
+async def test_copies_of_one_agent_do_not_take_the_link_from_each_other(
     served: Served, relay: ScriptedRelay
 ) -> None:
     await ScriptedAgent(served, source="same").greet()

@@ -194,13 +194,13 @@ async def test_an_inventory_waits_for_its_chunks_and_everything_behind_it_waits_
     await agent.say(chunk=nodelink_pb2.ValueChunk(digest=digest_of(CHUNKS[1]), data=CHUNKS[1]))
     assert (await agent.hear("report_ack")).report_ack.sequence == 2
     assert version_of(served) == "2.0"
-    values = served.service._values
+    values = served.service.desk.values
     assert await asyncio.gather(*(values.get(digest_of(c)) for c in CHUNKS)) == list(CHUNKS)
 
 
 async def test_chunks_that_are_here_are_not_wanted_again(served: Served) -> None:
     for chunk in CHUNKS:
-        await served.service._values.put(digest_of(chunk), chunk)
+        await served.service.desk.values.put(digest_of(chunk), chunk)
     agent, _ = await linked(served)
     await agent.report(1, inventory=inventory(*CHUNKS))
     frame = await agent.hear()
@@ -222,7 +222,7 @@ async def test_a_chunk_nobody_asked_for_is_dropped(served: Served) -> None:
     await agent.say(chunk=nodelink_pb2.ValueChunk(digest=digest_of(b"junk"), data=b"junk"))
     await agent.say(heartbeat=nodelink_pb2.AgentHeartbeat(ping_ms=1))
     await agent.hear("heartbeat_ack")
-    assert await served.service._values.missing([digest_of(b"junk")]) == [digest_of(b"junk")]
+    assert await served.service.desk.values.missing([digest_of(b"junk")]) == [digest_of(b"junk")]
 
 
 async def test_more_reports_in_flight_than_allowed_end_the_link(served: Served) -> None:

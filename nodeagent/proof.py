@@ -1,0 +1,38 @@
+"""What the agent signs and hashes: the proof of identity, the chain of a replay, its end.
+
+Owns the signed forms (docs/return.md). Holds no key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+PROOF_TAG = b"souverix.proof.v1\0"
+CHAIN_TAG = b"souverix.replay.v1\0"
+END_TAG = b"souverix.replay-end.v1\0"
+
+
+def proof_message(controller: str, node: str, source: str, run: str, nonce: bytes) -> bytes:
+    """What proves that this agent holds the node's key, to this controller and now."""
+    parts = b"".join(_part(word.encode()) for word in (controller, node, source, run))
+    return PROOF_TAG + parts + nonce
+
+
+def chain_start(node: str, source: str, first: int) -> bytes:
+    """h_0 of a replay that begins with the report numbered `first`."""
+    parts = b"".join(_part(word.encode()) for word in (node, source, str(first)))
+    return hashlib.sha256(CHAIN_TAG + parts).digest()
+
+
+def chain_next(head: bytes, report: bytes) -> bytes:
+    """h_n from h_(n-1) and the n-th serialised report."""
+    return hashlib.sha256(head + report).digest()
+
+
+def end_message(token: bytes, last: int, remaining: int, head: bytes) -> bytes:
+    """What ends a replay: the session, the last report's number, what still waits, and the chain."""
+    return END_TAG + _part(token) + _part(b"%d" % last) + _part(b"%d" % remaining) + head
+
+
+def _part(value: bytes) -> bytes:
+    return len(value).to_bytes(4, "big") + value
