@@ -1,5 +1,5 @@
-"""Queries from end to end: real controllers and real agents. A filter finds them, an overview counts them, their past is
-told, and so is why their values are what they are.
+"""Queries from end to end: real controllers and real agents. A filter finds them, an overview counts them, their past
+is told, and so is why their values are what they are.
 """
 
 from __future__ import annotations
