@@ -15,6 +15,7 @@ BENCHMARKS = {
     "catchup": "benchmarks.catchup",
     "replay": "benchmarks.replay",
     "convergence": "benchmarks.convergence",
+    "watch": "benchmarks.watch",
     "writes": "benchmarks.writes",
     "batch-writes": "benchmarks.batch_writes",
     "return-storm": "benchmarks.return_storm",
