@@ -15,8 +15,11 @@ BENCHMARKS = {
     "catchup": "benchmarks.catchup",
     "replay": "benchmarks.replay",
     "convergence": "benchmarks.convergence",
+    "watch": "benchmarks.watch",
     "writes": "benchmarks.writes",
     "batch-writes": "benchmarks.batch_writes",
+    "return-storm": "benchmarks.return_storm",
+    "twins": "benchmarks.twins",
     "heartbeats": "benchmarks.heartbeats",
     "heartbeat-streams": "benchmarks.heartbeat_streams",
 }

@@ -50,11 +50,11 @@ def facts(count: int, seed: int = 1) -> Iterator[Fact]:
         aspect = MIX[number % len(MIX)]
         node = f"edge-zone-a1-n{chance.randrange(NODES)}"
         if aspect == "actual_state":
-            yield Fact(f"nodes/{node}", aspect, _actual_state(chance, number), f"node:{node}", "")
+            yield Fact(f"nodes/{node}", aspect, actual_state(chance, number), f"node:{node}", "")
         elif aspect == "inventory":
             yield Fact(f"nodes/{node}", aspect, _inventory(chance, node), f"node:{node}", "")
         elif aspect == "desired_state":
-            body = _desired_state(chance)
+            body = declared_state(chance)
             yield Fact(f"nodes/{node}", aspect, body, "user:operator", _request_id(chance))
         elif aspect == "policy":
             subject = f"policies/p{chance.randrange(POLICIES)}"
@@ -86,7 +86,8 @@ def _hash(chance: random.Random) -> str:
     return f"sha256:{chance.getrandbits(256):064x}"
 
 
-def _actual_state(chance: random.Random, number: int) -> node_pb2.ActualState:
+def actual_state(chance: random.Random, number: int) -> node_pb2.ActualState:
+    """What a node reports, the `number`-th of a run."""
     body = node_pb2.ActualState(
         reported_version=f"2.{chance.randrange(10)}.{chance.randrange(30)}",
         policy_bundle=f"p{chance.randrange(POLICIES)}",
@@ -113,7 +114,8 @@ def _actual_state(chance: random.Random, number: int) -> node_pb2.ActualState:
     return body
 
 
-def _desired_state(chance: random.Random) -> node_pb2.DesiredState:
+def declared_state(chance: random.Random) -> node_pb2.DesiredState:
+    """What an operator declares."""
     body = node_pb2.DesiredState(
         policy_bundle=f"p{chance.randrange(POLICIES)}",
         target_version=f"2.{chance.randrange(10)}.{chance.randrange(30)}",

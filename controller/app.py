@@ -50,6 +50,7 @@ from controller.sync.links import Links
 from controller.sync.peer_links import PeerLinkRecorder
 from controller.sync.service import SyncService
 from controller.tasks import end
+from controller.telemetry.gauges import Gauges
 from controller.values import ValueStore
 from souverix.attention.v1 import attention_service_pb2, attention_service_pb2_grpc
 from souverix.audit.v1 import audit_service_pb2, audit_service_pb2_grpc
@@ -67,8 +68,12 @@ from souverix.nodelink.v1 import (
 )
 from souverix.policy.v1 import policy_service_pb2, policy_service_pb2_grpc
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
+from telemetry.started import Telemetry, TelemetryUnavailable, start
 
 _log = logging.getLogger(__name__)
+
+#: Name in traces and metrics, unless it is configured.
+SERVICE_NAME = "souverix-controller"
 
 #: Largest message of any call: one event of the largest size, a page of resources, or a frame of joined runs.
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -98,9 +103,12 @@ async def serve(config: ControllerConfig) -> None:
 async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
     """A replica that lives and serves while the block runs. Raises what ended its life, if anything did."""
     signer = _load_signer(config.trust.signing_key)
-    async with _open_log(config) as log:
+    telling = _start_telemetry(config)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, telling.stop)
+        log = await stack.enter_async_context(_open_log(config))
         links = Links()
-        replica = Replica(config, log, signer, links)
+        replica = Replica(config, log, signer, links, telling)
         application = Application(config, replica, links)
         life = asyncio.create_task(replica.run(), name="replica")
         serving = asyncio.create_task(application.serve_when_replayed(), name="serving")
@@ -111,6 +119,7 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
             if not task.cancelled() and task.exception() is not None and body is not None:
                 body.cancel()
 
+        gauging = asyncio.create_task(application.gauge(), name="gauges")
         tasks = (life, serving, attention)
         for task in tasks:
             task.add_done_callback(end_body)
@@ -124,7 +133,7 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
         finally:
             for task in tasks:
                 task.remove_done_callback(end_body)
-            await end(serving, attention)
+            await end(serving, attention, gauging)
             await application.stop()
             await end(life)
 
@@ -145,7 +154,7 @@ class Application:
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(refusals)],
+            interceptors=[CallInterceptor(refusals, replica.telemetry)],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -165,6 +174,16 @@ class Application:
         replica.add_duty(MaintenanceExpiry(replica).run)
         replica.add_duty(PeerLinkRecorder(replica, links).run)
         self._add_services()
+
+    async def gauge(self) -> None:
+        """Looks at what is gauged, if anything is; until cancelled."""
+        meter = self._replica.telemetry.meter
+        if meter.is_on:
+            interval_s = self._config.telemetry.interval_s
+            nodes = self._nodes
+            await Gauges(
+                meter, self._replica, self._links, lambda: len(nodes.links), interval_s
+            ).run()
 
     async def serve_when_replayed(self) -> None:
         """Begins to serve once the log was read: an answer from half a log would be wrong."""
@@ -212,7 +231,7 @@ class Application:
         replays = ReplayService(replica, nodes.desk)
         replay_service_pb2_grpc.add_ReplayServiceServicer_to_server(replays, server)
         self._name(replay_service_pb2.DESCRIPTOR, replays)
-        seen = SeenLinks(replica, self._links.peers, nodes.second_agents.standing)
+        seen = SeenLinks(replica, self._links.peers)
         self.attention = AttentionFeed(replica, seen)
         replica.add_duty(MarkEnding(replica, self.attention).run)
         attention = AttentionService(replica, self.attention)
@@ -274,6 +293,19 @@ class GenericRegistration:
         self, service_name: str, handlers: Mapping[str, Any]
     ) -> None:
         """Nothing: generated code adds the same handlers as generic ones, too."""
+
+
+def _start_telemetry(config: ControllerConfig) -> Telemetry:
+    identity = config.controller
+    resource = {
+        "service.instance.id": f"{identity.id}/{identity.replica}",
+        "souverix.controller": identity.id,
+        "souverix.domain": identity.domain,
+    }
+    try:
+        return start(config.telemetry, SERVICE_NAME, resource)
+    except TelemetryUnavailable as error:
+        raise ConfigError(str(error)) from error
 
 
 def _load_signer(path: Path) -> Ed25519Signer:

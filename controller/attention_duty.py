@@ -54,7 +54,9 @@ class MarkEnding:
         return list(islice(found, MAX_SUBMISSION_FACTS))
 
     def _is_over(self, domain: str, mark: attention_pb2.AttentionMark) -> bool:
-        if mark.state not in STANDING or mark.kind not in {int(kind) for kind in FROM_FACTS}:
+        known = mark.state in STANDING and mark.kind in {int(kind) for kind in FROM_FACTS}
+        # A kind that makes no items here may make some elsewhere.
+        if not known or not self._feed.kind_matters(Kind(mark.kind)):
             return False
         return not self._feed.queue.stands(Cause(Kind(mark.kind), domain, mark.subject))
 

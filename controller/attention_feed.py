@@ -25,9 +25,7 @@ from controller.attention.authority import (
 from controller.attention.conditions import Condition, Judgement, Kind
 from controller.attention.links import (
     BacklogSignal,
-    DuplicateSignal,
     judge_backlog,
-    judge_duplicate,
     judge_hop,
     judge_streams,
 )
@@ -76,13 +74,10 @@ MAX_LATE_WRITES = 1024
 
 
 class Links(Protocol):
-    """What this controller sees of others and of its nodes' agents."""
+    """What this controller sees of others."""
 
     def conditions(self, limits: Limits, now_ms: int) -> Iterable[Condition]:
         """What is the matter with the links to other controllers."""
-
-    def duplicates(self, now_ms: int) -> Sequence[DuplicateSignal]:
-        """Nodes for which two agents speak."""
 
 
 class AttentionFeed:
@@ -105,18 +100,18 @@ class AttentionFeed:
         self._shown_conflicts: set[Key] = set()
         #: Marks that say something, for whoever ends them.
         self.standing_marks: dict[tuple[str, str], None] = {}
-        #: Looks at all there is of something: nodes by subject, others by key.
+        #: Looks at all there is of something: deliveries by key, the rest by source.
         self._scans: deque[Iterator[str | Key]] = deque()
         self._again: list[tuple[int, str]] = []
         self._again_at: dict[str, int] = {}
         self._changed = asyncio.Event()
-        self._begun = False
         self._awaits_columns = True
+        self._complete = False
 
     @property
     def complete(self) -> bool:
         """Tells whether everything known has been looked at since the start."""
-        return self._begun and not self._awaits_columns and not self._scans
+        return self._complete
 
     def kind_matters(self, kind: Kind) -> bool:
         """Tells whether a kind makes items: one of weight 0 makes none."""
@@ -183,7 +178,6 @@ class AttentionFeed:
             if SUPERSEDED_WRITE.encode() in item.write.raw:
                 self._late.append((item.stream.domain, item.write))
         self._authority = True
-        self._begun = True
 
     def _deliveries(self) -> Iterator[Key]:
         for domain in list(self._state.authority.records):
@@ -207,6 +201,8 @@ class AttentionFeed:
             self._begin_with_columns(_wall_ms())
         if self._scans:
             self._scan(_wall_ms(), time.monotonic() + SLICE_S)
+        elif not self._awaits_columns:
+            self._complete = True
 
     def _begin_with_columns(self, now_ms: int) -> None:
         """Looks at the nodes that may be in trouble, once every node was read into the columns."""
@@ -220,9 +216,8 @@ class AttentionFeed:
         before = self.queue.revision
         if self._authority:
             self._authority = False
-            for domain in list(self._state.authority.records):
-                for source in (f"transfer/{domain}", f"hop/{domain}"):
-                    self._put(source, self._judge(source, now_ms))
+            domains = list(self._state.authority.records)
+            self._scans.append(f"{kind}/{at}" for at in domains for kind in ("transfer", "hop"))
         while self._policies:
             # Of nodes that begin or cease to drift the columns tell; here are those that go on, by another policy.
             for domain in self._state.authority.subtree_of(self._policies.pop()):
@@ -280,6 +275,8 @@ class AttentionFeed:
                 self._scans.popleft()
             elif isinstance(found, Key):
                 self._look_at_delivery(found, now_ms)
+            elif not found.startswith("nodes/"):
+                self._put(found, self._judge(found, now_ms))
             elif found not in self._nodes:
                 self._put(found, self._judge_node(source, found, now_ms))
         self._step(now_ms, 0)
@@ -361,7 +358,6 @@ class AttentionFeed:
         links: list[Condition] = []
         if self._replica.is_master:
             links.extend(self._links.conditions(self.limits, now_ms))
-            links.extend(map(judge_duplicate, self._links.duplicates(now_ms)))
             links.extend(judge_backlog(each, self.limits) for each in self._backlogs(now_ms))
         links.extend(judge_streams(self._state, domain, self.limits, now_ms))
         self.queue.put("links", self._that_matter(links))

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from controller.attention_settings import AttentionSection, attention_problems
 from controller.connectivity import thresholds
 from federation.identifiers import is_valid_id
+from telemetry import settings
+from telemetry.settings import TelemetrySettings
 
 T = TypeVar("T")
 
@@ -205,6 +207,7 @@ class ControllerConfig:
     children: tuple[ChildSection, ...] = ()
     agents: AgentsSection = field(default_factory=AgentsSection)
     connectivity: ConnectivitySection = field(default_factory=ConnectivitySection)
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     attention: AttentionSection = field(default_factory=AttentionSection)
     #: Directory of large values; replicas of one controller share it. Empty: below data_dir.
     values_dir: str = ""
@@ -310,6 +313,9 @@ def _check(config: ControllerConfig, where: str) -> None:
         raise ConfigError(f"{where}: {problem}")
     _check_keys(config, where)
     _check_addresses(config, where)
+    complaint = settings.check(config.telemetry)
+    if complaint:
+        raise ConfigError(f"{where}: telemetry.{complaint}")
 
 
 def _check_choices(config: ControllerConfig, where: str) -> None:

@@ -27,11 +27,14 @@ from controller.log.errors import (
 )
 from controller.log.port import MAX_COMMIT_BYTES, Head, Log, Mastership
 from controller.tasks import end
+from controller.telemetry.commits import CommitTelemetry
 from federation.chain import Signer
 from federation.clock import HybridClock
 from federation.proposal import Identity, Proposal
 from federation.state import Applied, State
 from souverix.event.v1 import event_pb2
+from telemetry.context import TraceContext
+from telemetry.started import OFF, Telemetry
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +88,7 @@ class Committed(NamedTuple, Generic[T]):
 class _Waiting:
     decide: Callable[[Proposal], Any]
     done: asyncio.Future[Committed[Any]]
+    trace: TraceContext | None = None
 
 
 @dataclass(slots=True)
@@ -113,6 +117,7 @@ class Journal:
         signer: Signer,
         replica: str,
         on_applied: Callable[[Applied, event_pb2.Commit, int], None],
+        telemetry: Telemetry = OFF,
     ) -> None:
         self.identity = identity
         self.head = head
@@ -123,6 +128,7 @@ class Journal:
         self._signer = signer
         self._replica = replica
         self._on_applied = on_applied
+        self._telling = CommitTelemetry(telemetry)
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
@@ -139,19 +145,26 @@ class Journal:
         """The mastership under which every append is made."""
         return self._mastership.token
 
-    async def submit(self, decide: Callable[[Proposal], T]) -> Committed[T]:
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a commit to come."""
+        return len(self._waiting)
+
+    async def submit(
+        self, decide: Callable[[Proposal], T], trace: TraceContext | None = None
+    ) -> Committed[T]:
         """Runs `decide` on the next proposal and returns once its commit is durable and applied.
 
         Whatever `decide` raises is raised here, and what it drafted is dropped. It runs again when what it drafts
-        does not fit any more. Raises `JournalClosed`, `JournalFull`, `WriteOutcomeUnknown`, `LogUnavailable`,
-        `CommitTooLarge`.
+        does not fit any more. The commit's span stands in `trace`, or is linked to it. Raises `JournalClosed`,
+        `JournalFull`, `WriteOutcomeUnknown`, `LogUnavailable`, `CommitTooLarge`.
         """
         if self._closed is not None:
             raise self._closed
         if len(self._waiting) >= MAX_WAITING:
             raise JournalFull(f"{MAX_WAITING} writes wait already; retry later")
         done: asyncio.Future[Committed[T]] = self._loop.create_future()
-        self._waiting.append(_Waiting(decide, done))
+        self._waiting.append(_Waiting(decide, done, trace))
         self._wake.set()
         return await done
 
@@ -207,8 +220,10 @@ class Journal:
             self._answer_in_flight(None)
             return
         built = proposal.build(os.urandom(16), self._replica, self.fencing_token)
+        traces = (gathered.waiting.trace for gathered in self._in_flight)
         try:
-            self.head = await self._log.append(self._mastership, self.head, built.data)
+            with self._telling.append(len(self._in_flight), len(built.data), traces):
+                self.head = await self._log.append(self._mastership, self.head, built.data)
         except (LogUnavailable, CommitTooLarge) as error:
             self._refuse_in_flight(error)
             return

@@ -8,6 +8,8 @@ import sys
 import time
 from typing import Any
 
+from telemetry.context import current
+
 _STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {
     "message",
     "taskName",
@@ -15,7 +17,7 @@ _STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | 
 
 
 class JsonFormatter(logging.Formatter):
-    """One line a record: time, level, logger, message, and whatever was passed as `extra`."""
+    """One line a record: time, level, logger, message, the span it was logged in, and what was passed as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -27,6 +29,10 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        trace = current()
+        if trace is not None:
+            line["trace_id"] = f"{trace.trace_id:032x}"
+            line["span_id"] = f"{trace.span_id:016x}"
         line.update({k: v for k, v in record.__dict__.items() if k not in _STANDARD})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

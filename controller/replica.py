@@ -36,6 +36,7 @@ from controller.writes import Forwarder, Writer
 from federation.proposal import Identity
 from federation.state import Applied, State
 from souverix.event.v1 import event_pb2
+from telemetry.started import OFF, Telemetry
 
 _log = logging.getLogger(__name__)
 
@@ -66,8 +67,10 @@ class Replica:
         log: Log,
         signer: Ed25519Signer,
         forwarder: Forwarder,
+        telemetry: Telemetry = OFF,
     ) -> None:
         self.config = config
+        self.telemetry = telemetry
         self.signer = signer
         self.verifier = Ed25519Verifier()
         self.state = State(
@@ -88,7 +91,12 @@ class Replica:
         self.durability = Durability()
         self.log = log
         self.writer = Writer(
-            self.state, self.journal, self.durability, forwarder, config.controller.domain
+            self.state,
+            self.journal,
+            self.durability,
+            forwarder,
+            config.controller.domain,
+            telemetry.tracer,
         )
         #: Names the log; known once it is open.
         self.log_nonce = b""
@@ -312,6 +320,7 @@ class Replica:
             self.signer,
             self.config.controller.replica,
             lambda applied, commit, size: self._applied(applied, commit, size, journal.head.hash),
+            self.telemetry,
         )
         self._journal = journal
         _log.info("mastership is held", extra={"fencing_token": journal.fencing_token})

@@ -24,6 +24,7 @@ from federation.state import State
 from federation.streams import own_stream
 from souverix.audit.v1 import audit_pb2
 from souverix.receipt.v1 import receipt_pb2
+from telemetry.spans import Kind, Span, Tracer
 
 #: Longest request_id; UUIDs and hashes fit with room.
 MAX_REQUEST_ID_BYTES = 128
@@ -132,7 +133,9 @@ class Writer:
         durability: Durability,
         forwarder: Forwarder,
         own_domain: str,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer or Tracer()
         self._state = state
         self._journal = journal
         self._durability = durability
@@ -156,7 +159,10 @@ class Writer:
                 f"one of {', '.join(levels)} may be named"
             )
         journal = self._journal()
-        committed = await journal.submit(lambda proposal: self._decide(call, journal, proposal))
+        with self._tracer.span("write.commit") as span:
+            committed = await journal.submit(
+                lambda proposal: self._decide_in(span, call, journal, proposal), span.context
+            )
         decided = committed.value
         if decided.forward_to:
             return Forwarded(await self._forward(call, decided.forward_to))
@@ -166,6 +172,15 @@ class Writer:
         await self._wait_durable(call, decided.positions)
         return Executed(self._receipt(call, journal, decided, offset, levels))
 
+    def _decide_in(
+        self, span: Span, call: WriteCall, journal: Journal, proposal: Proposal
+    ) -> _Decided:
+        """The decision, in its write's trace: the journal's task has none."""
+        if span.context is None:
+            return self._decide(call, journal, proposal)
+        with self._tracer.span("write.decide", parent=span.context):
+            return self._decide(call, journal, proposal)
+
     async def _forward(self, call: WriteCall, master: str) -> bytes:
         """Has the write made by the master-of-record. While it may have been made there, it is not made here."""
         request = (call.caller.principal, call.request_id)
@@ -174,9 +189,12 @@ class Writer:
             if len(self._passed_on) > MAX_PASSED_ON:
                 self._passed_on.popitem(last=False)
         try:
-            return await self._forwarder.forward(
-                master, call.method, call.request.SerializeToString(), call.caller
-            )
+            with self._tracer.span(
+                "write.forward", kind=Kind.CLIENT, attributes={"souverix.master": master}
+            ):
+                return await self._forwarder.forward(
+                    master, call.method, call.request.SerializeToString(), call.caller
+                )
         except ServiceError as error:
             if error.reason != OUTCOME_UNKNOWN:
                 self._passed_on.pop(request, None)
@@ -283,7 +301,10 @@ class Writer:
         remaining = call.caller.remaining_s
         # A tenth of the caller's time is kept back, so that the receipt with the level reached still arrives.
         timeout_s = DEFAULT_DURABILITY_WAIT_S if remaining is None else max(0.0, remaining * 0.9)
-        await self._durability.wait(call.durable_at, positions, timeout_s)
+        with self._tracer.span(
+            "write.durability", attributes={"souverix.durable_at": call.durable_at}
+        ):
+            await self._durability.wait(call.durable_at, positions, timeout_s)
 
     def _receipt(
         self,

@@ -334,7 +334,9 @@ class LocalFederation:
         """Where agents dial a relay."""
         return f"127.0.0.1:{self._port(f'relay/{relay}')}"
 
-    def start_simulated_agents(self, domain: str, count: int, seed: int = 1) -> RunningProcess:
+    def start_simulated_agents(
+        self, domain: str, count: int, seed: int = 1, *options: str
+    ) -> RunningProcess:
         """Starts made-up nodes `<domain>-n1` … in one process."""
         command = [
             sys.executable,
@@ -351,6 +353,7 @@ class LocalFederation:
             str(self.directory / f"agents-{domain}"),
             "--seed",
             str(seed),
+            *options,
         ]
         return self._start(f"agents/{domain}", command)
 

@@ -8,14 +8,16 @@ parts and the subjects, and the commits after them, are together what a replay o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
-from federation.applied import Applied
+from federation.applied import Applied, AuditItem
 from federation.codec import dot_to_message, stream_to_message
 from federation.conflicts import DueConflict
 from federation.identifiers import Key, StreamId
+from federation.requests import RememberedRequests
 from federation.state import State
 from federation.stored_writes import pack_writes
 from federation.streams import StreamState
@@ -29,9 +31,13 @@ AUDITS_A_PART = 64
 
 
 class Parts(NamedTuple):
-    """What changed since the checkpoint before: parts by name, and names of parts that are no more."""
+    """What changed since the checkpoint before."""
 
+    #: By name.
     put: dict[str, bytes]
+    #: By name, parts that are copied already and only to be encoded, which any thread may do.
+    encode: dict[str, Callable[[], bytes]]
+    #: Names of parts that are no more.
     dropped: list[str]
 
 
@@ -93,7 +99,7 @@ class CheckpointRecorder:
     def changed(self) -> Parts:
         """What changed since this was asked last."""
         state = self._state
-        parts = Parts({}, [])
+        parts = Parts({}, {}, [])
         position = stored.Position(next_offset=state.next_offset, clock=state.clock)
         parts.put["position"] = position.SerializeToString()
         for stream in self._changed:
@@ -130,17 +136,9 @@ class CheckpointRecorder:
         self._put_waiting(parts, stream, held, number)
         end = len(held.index)
         for first in _firsts(self._indexed.get(stream, 0), end, RUNS_A_PART):
-            last, offset, time_ms, *counts = held.index.columns(
-                first, min(end, first + RUNS_A_PART)
-            )
-            parts.put[f"index/{number:08}/{first:012}"] = stored.StreamIndexPart(
-                stream=stream_to_message(stream),
-                first=first,
-                last_sequence=last,
-                offset=offset,
-                time_ms=time_ms,
-                counts=[stored.RunningCounts(events=each) for each in counts],
-            ).SerializeToString()
+            columns = held.index.columns(first, min(end, first + RUNS_A_PART))
+            name = f"index/{number:08}/{first:012}"
+            parts.encode[name] = partial(_index_part, stream, first, columns)
         self._indexed[stream] = end
 
     def _put_waiting(self, parts: Parts, stream: StreamId, held: StreamState, number: int) -> None:
@@ -194,21 +192,11 @@ class CheckpointRecorder:
         if requests.seen == self._requests:
             return
         begin = max(self._requests // REQUESTS_A_PART * REQUESTS_A_PART, requests.forgotten)
-        entries = requests.newest(requests.seen - begin)
+        entries = requests.packed(requests.seen - begin)
         for first, end in _cuts(begin, requests.seen, REQUESTS_A_PART):
-            part = stored.RequestsPart(first=first)
-            numbers: dict[StreamId, int] = {}
-            for digest, outcome in islice(entries, end - first):
-                part.requests.add(
-                    digest=digest,
-                    subject=outcome.subject,
-                    aspect=outcome.aspect,
-                    stream=_number(numbers, part.streams, outcome.stream),
-                    sequence=outcome.sequence,
-                    offset=outcome.offset,
-                )
+            some = entries[first - begin : end - begin]
             name = f"requests/{first // REQUESTS_A_PART:012}"
-            parts.put[name] = part.SerializeToString()
+            parts.encode[name] = partial(_requests_part, requests, first, some)
         self._requests = requests.seen
         gone = requests.forgotten // REQUESTS_A_PART
         parts.dropped.extend(f"requests/{n:012}" for n in range(self._requests_dropped, gone))
@@ -220,15 +208,11 @@ class CheckpointRecorder:
             return
         forgotten = seen - len(held)
         begin = max(self._audits // AUDITS_A_PART * AUDITS_A_PART, forgotten)
-        entries = iter([*islice(reversed(held), seen - begin)][::-1])
+        entries = [*islice(reversed(held), seen - begin)][::-1]
         for first, end in _cuts(begin, seen, AUDITS_A_PART):
-            part = stored.AuditPart(first=first)
-            numbers: dict[StreamId, int] = {}
-            for stream, sequence, raw in islice(entries, end - first):
-                part.entries.add(
-                    origin=_number(numbers, part.streams, stream), sequence=sequence, event=raw
-                )
-            parts.put[f"audit/{first // AUDITS_A_PART:012}"] = part.SerializeToString()
+            some = entries[first - begin : end - begin]
+            name = f"audit/{first // AUDITS_A_PART:012}"
+            parts.encode[name] = partial(_audit_part, first, some)
         self._audits = seen
         gone = forgotten // AUDITS_A_PART
         parts.dropped.extend(f"audit/{n:012}" for n in range(self._audits_dropped, gone))
@@ -254,6 +238,45 @@ def _number(numbers: dict[StreamId, int], streams: Any, stream: StreamId) -> int
         number = numbers[stream] = len(numbers)
         streams.append(stream_to_message(stream))
     return number
+
+
+def _index_part(stream: StreamId, first: int, columns: Sequence[Sequence[int]]) -> bytes:
+    last, offset, time_ms, *counts = columns
+    return stored.StreamIndexPart(
+        stream=stream_to_message(stream),
+        first=first,
+        last_sequence=last,
+        offset=offset,
+        time_ms=time_ms,
+        counts=[stored.RunningCounts(events=each) for each in counts],
+    ).SerializeToString()
+
+
+def _requests_part(
+    requests: RememberedRequests, first: int, entries: Sequence[tuple[bytes, bytes]]
+) -> bytes:
+    part = stored.RequestsPart(first=first)
+    numbers: dict[StreamId, int] = {}
+    for digest, packed in entries:
+        outcome = requests.unpacked(packed)
+        part.requests.add(
+            digest=digest,
+            subject=outcome.subject,
+            aspect=outcome.aspect,
+            stream=_number(numbers, part.streams, outcome.stream),
+            sequence=outcome.sequence,
+            offset=outcome.offset,
+        )
+    return part.SerializeToString()
+
+
+def _audit_part(first: int, entries: Sequence[AuditItem]) -> bytes:
+    part = stored.AuditPart(first=first)
+    numbers: dict[StreamId, int] = {}
+    for stream, sequence, raw in entries:
+        number = _number(numbers, part.streams, stream)
+        part.entries.add(origin=number, sequence=sequence, event=raw)
+    return part.SerializeToString()
 
 
 def _authorities(state: State) -> bytes:

@@ -61,7 +61,7 @@ class RememberedRequests:
     def get(self, request: tuple[str, str]) -> RequestOutcome | None:
         """The outcome of a request, given as (principal, request_id); None when it is not remembered."""
         packed = self._outcomes.get(_digest(*request))
-        return self._unpacked(packed) if packed is not None else None
+        return self.unpacked(packed) if packed is not None else None
 
     def note(
         self,
@@ -78,10 +78,15 @@ class RememberedRequests:
         if digest not in self._outcomes:
             self._put(digest, RequestOutcome(subject, aspect, stream, sequence, offset))
 
+    def packed(self, count: int) -> list[tuple[bytes, bytes]]:
+        """Digests and packed outcomes of so many of the newest requests, the oldest of them first."""
+        outcomes = self._outcomes
+        return [(d, outcomes[d]) for d in [*islice(reversed(self._order), count)][::-1]]
+
     def newest(self, count: int) -> Iterator[tuple[bytes, RequestOutcome]]:
         """Digests and outcomes of so many of the newest requests, the oldest of them first."""
-        for digest in [*islice(reversed(self._order), count)][::-1]:
-            yield digest, self._unpacked(self._outcomes[digest])
+        for digest, packed in self.packed(count):
+            yield digest, self.unpacked(packed)
 
     @property
     def seen(self) -> int:
@@ -106,7 +111,8 @@ class RememberedRequests:
             del self._outcomes[self._order.popleft()]
             self.forgotten += 1
 
-    def _unpacked(self, packed: bytes) -> RequestOutcome:
+    def unpacked(self, packed: bytes) -> RequestOutcome:
+        """The outcome that `packed` gave; any thread may ask."""
         sequence, offset, number = _HEAD.unpack_from(packed)
         stream, aspect = self._places[number]
         return RequestOutcome(packed[_HEAD.size :].decode(), aspect, stream, sequence, offset)

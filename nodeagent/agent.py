@@ -24,7 +24,7 @@ from nodeagent.errors import NumberingBegunAnew
 from nodeagent.identity import Identity
 from nodeagent.inventory import Host
 from nodeagent.ledger import Ledger
-from nodeagent.link import Link
+from nodeagent.link import Link, LinkState
 from nodeagent.link_effects import (
     CancelArrived,
     CommandArrived,
@@ -54,8 +54,10 @@ from nodeagent.proof import proof_message
 from nodeagent.replay import Replay
 from nodeagent.reporter import Reporter
 from nodeagent.statedir import Database
+from nodeagent.telemetry import add_gauges
 from souverix.fleet.v1 import node_pb2
 from souverix.nodelink.v1 import nodelink_pb2
+from telemetry.started import OFF, Telemetry
 
 RUN_BYTES = 8
 """Random bytes of the id of one run of the agent: no two runs of one node draw the same."""
@@ -86,6 +88,7 @@ class Agent:
         chance: Callable[[], float],
         describe: Callable[[node_pb2.ActualState], None] = lambda state: None,
         dialler: Dialler = dial,
+        telemetry: Telemetry = OFF,
     ) -> None:
         node = settings.node
         self._settings = settings
@@ -110,10 +113,17 @@ class Agent:
             describe=describe,
         )
         tools = Tools(node, clock, configuration, self._reporter)
-        self._commands = Commands(self._ledger, tools, finished=self._result_ready)
+        self._commands = Commands(
+            self._ledger, tools, finished=self._result_ready, tracer=telemetry.tracer
+        )
         plan = DialPlan(settings.controllers, chance)
         self._link = Link(plan, self._identity.fence, settings.heartbeat_s)
         self._connection = Connection(self._link, self, clock, dialler)
+        add_gauges(
+            telemetry.meter,
+            lambda: self._backlog.waiting,
+            lambda: self._link.state is LinkState.LINKED,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Be this node's agent until `stop` is set. Needs no controller to start. Raises StateUnavailable."""

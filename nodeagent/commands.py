@@ -17,12 +17,17 @@ from nodeagent.logs import EventLog
 from nodeagent.waiting import first_set
 from souverix.command.v1 import command_pb2
 from souverix.nodelink.v1 import nodelink_pb2
+from telemetry.context import parse
+from telemetry.spans import Kind, Tracer
 
 MAX_COMMAND_ID_BYTES = 200
 """Longest command id taken: ids are digests, and the ledger is bounded in bytes too."""
 
 LAST_VALID_SECOND = 253_402_300_799
 """The end of the year 9999, where a valid Timestamp ends."""
+
+MAX_TRACEPARENT = 256
+"""Characters kept of a place in a trace: the form known today has 55."""
 
 STORAGE_RETRY_S = 2.0
 """Pause before the ledger is tried again when the disk refuses."""
@@ -31,7 +36,16 @@ STORAGE_RETRY_S = 2.0
 class Commands:
     """One node's commands. `finished` is called with the id of each command that has a result to be sent."""
 
-    def __init__(self, ledger: Ledger, tools: Tools, finished: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        tools: Tools,
+        finished: Callable[[str], None],
+        tracer: Tracer | None = None,
+    ) -> None:
+        self._tracer = tracer or Tracer()
+        #: Places in traces, by command, of those that wait; after a restart only a repeat brings them again.
+        self._traces: dict[str, str] = {}
         self._ledger = ledger
         self._tools = tools
         self._clock = tools.clock
@@ -67,6 +81,8 @@ class Commands:
                 self._finished(command_id)
             return
         now_us = self._clock.wall_us()
+        if frame.traceparent and len(self._traces) < MAX_OPEN:
+            self._traces[command_id] = frame.traceparent[:MAX_TRACEPARENT]
         self._ledger.purge(now_us)
         if not self._ledger.has_room(now_us):
             self._log.error("ledger_full", command=command_id)
@@ -123,14 +139,21 @@ class Commands:
             return
         if not self._ledger.begin(entry.command_id):
             return
-        try:
-            output = await handler.run(self._tools, entry.action, entry.receive_us)
-        except StateUnavailable as failure:
-            failed = command_pb2.DELIVERY_STATE_FAILED
-            result = outcome(entry.command_id, failed, self._clock.wall_us(), str(failure))
-        else:
-            result = _success(entry.command_id, self._clock.wall_us(), output)
-        await self._finish_when_possible(entry.command_id, result, stop)
+        named = {"souverix.command.id": entry.command_id, "souverix.node": self._tools.node}
+        parent = parse(self._traces.get(entry.command_id, ""))
+        with self._tracer.span(
+            "command.run", kind=Kind.CONSUMER, parent=parent, attributes=named
+        ) as span:
+            try:
+                output = await handler.run(self._tools, entry.action, entry.receive_us)
+            except StateUnavailable as failure:
+                span.failed(type(failure).__name__)
+                failed = command_pb2.DELIVERY_STATE_FAILED
+                result = outcome(entry.command_id, failed, self._clock.wall_us(), str(failure))
+            else:
+                result = _success(entry.command_id, self._clock.wall_us(), output)
+            result.traceparent = str(span.context or "")
+            await self._finish_when_possible(entry.command_id, result, stop)
 
     async def _finish_when_possible(
         self, command_id: str, result: nodelink_pb2.CommandResult, stop: asyncio.Event
@@ -153,6 +176,8 @@ class Commands:
     def _finish(
         self, command_id: str, before: EntryState, result: nodelink_pb2.CommandResult
     ) -> None:
+        traceparent = self._traces.pop(command_id, "")
+        result.traceparent = result.traceparent or traceparent
         if self._ledger.finish(command_id, before, result):
             state = command_pb2.DeliveryState.Name(result.state)
             self._log.info(

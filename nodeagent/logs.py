@@ -10,6 +10,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from telemetry.context import current
+
 LOGGER_NAME = "souverix.node"
 
 
@@ -22,6 +24,10 @@ class EventLines(logging.Formatter):
         fields = dict(getattr(record, "fields", {}))
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
+        trace = current()
+        if trace is not None:
+            fields["trace_id"] = f"{trace.trace_id:032x}"
+            fields["span_id"] = f"{trace.span_id:016x}"
         words = [time.replace("+00:00", "Z"), record.levelname.lower(), record.getMessage()]
         words += [f"{key}={_value(value)}" for key, value in fields.items()]
         return " ".join(words)

@@ -35,10 +35,12 @@ from nodeagent.settings import (
     merged,
     node_settings,
     read_file,
+    telemetry_settings,
 )
 from nodeagent.simulated_fleet import FleetSettings, run_fleet
 from nodeagent.simulated_temper import SCENARIOS
 from nodeagent.status import lines, read_status
+from nodeagent.telemetry import begin_telemetry
 
 MAX_SIMULATED = 20_000
 """Simulated nodes in one process: one event loop serves no more in good time."""
@@ -136,6 +138,11 @@ def main() -> None:
     help="Id of this node. Known from the state directory after the first run.",
 )
 @click.option("--display-name", metavar="TEXT", help="Name for people.")
+@click.option(
+    "--otlp-endpoint",
+    metavar="URL",
+    help="Where traces and metrics are sent, such as http://127.0.0.1:4317; more in [telemetry] of the file. [nowhere]",
+)
 @_shared_options
 def run(node: str | None, config: Path | None, log_level: str, **options: Any) -> None:
     """Be the agent of this host until SIGTERM or SIGINT.
@@ -155,7 +162,10 @@ def run(node: str | None, config: Path | None, log_level: str, **options: Any) -
 
         if settings.get("node"):
             settings_of(None)
-        asyncio.run(run_node(settings_of, _state_dir(settings)))
+        told = telemetry_settings(settings)
+        asyncio.run(
+            run_node(settings_of, _state_dir(settings), lambda node: begin_telemetry(told, node))
+        )
 
     _with_exit_code(start)
 

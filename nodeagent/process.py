@@ -16,15 +16,22 @@ from nodeagent.clock import Clock
 from nodeagent.errors import StateDirUnusable
 from nodeagent.linux_host import LinuxHost
 from nodeagent.statedir import StateDir
+from telemetry.started import OFF, Telemetry
 
 
-async def run_node(settings_of: Callable[[str | None], NodeSettings], state_dir: Path) -> None:
+async def run_node(
+    settings_of: Callable[[str | None], NodeSettings],
+    state_dir: Path,
+    telemetry_of: Callable[[str], Telemetry] = lambda node: OFF,
+) -> None:
     """Be the agent of this host until SIGTERM or SIGINT.
 
     `settings_of` is given the node that the directory already belongs to (None: a new one), so that an agent
-    starts from what it knows of itself. Raises OperatorMustAct, StateUnavailable.
+    starts from what it knows of itself; `telemetry_of` begins to tell of it. Raises OperatorMustAct,
+    StateUnavailable.
     """
     state = StateDir.open(state_dir)
+    telemetry = OFF
     try:
         known = state.nodes()
         settings = settings_of(known[0] if len(known) == 1 else None)
@@ -33,6 +40,7 @@ async def run_node(settings_of: Callable[[str | None], NodeSettings], state_dir:
                 f"{state_dir} belongs to {', '.join(known[:3])}{'…' if len(known) > 3 else ''}, not to "
                 f"{settings.node}: a node's backlog and ledger are its own; name another --state-dir"
             )
+        telemetry = telemetry_of(settings.node)
         agent = Agent(
             settings,
             state.database,
@@ -40,10 +48,12 @@ async def run_node(settings_of: Callable[[str | None], NodeSettings], state_dir:
             LinuxHost(),
             Clock(),
             SystemRandom().random,
+            telemetry=telemetry,
         )
         await agent.run(stop_on_signals())
     finally:
         state.close()
+        await asyncio.to_thread(telemetry.stop)
 
 
 def stop_on_signals() -> asyncio.Event:

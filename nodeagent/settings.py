@@ -19,6 +19,7 @@ from nodeagent.errors import SettingsInvalid
 from nodeagent.link import DEFAULT_HEARTBEAT_S
 from nodeagent.reporter import DEFAULT_INTERVAL_S
 from souverix.fleet.v1 import node_pb2
+from telemetry.settings import TelemetrySettings, from_table
 
 KINDS = {
     "edge": node_pb2.NODE_KIND_EDGE,
@@ -54,6 +55,7 @@ _FILE_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "heartbeat_s": (int, float),
     "report_interval_s": (int, float),
     "software_version": str,
+    "telemetry": dict,
 }
 
 Settings = dict[str, object]
@@ -94,6 +96,17 @@ def node_settings(settings: Settings, node: str) -> NodeSettings:
         report_interval_s=_span_s(settings, "report_interval_s", DEFAULT_INTERVAL_S),
         software_version=_word(settings, "software_version"),
     )
+
+
+def telemetry_settings(settings: Settings) -> TelemetrySettings:
+    """What is to be told, and where. Raises SettingsInvalid."""
+    table = dict(settings.get("telemetry", {}))  # type: ignore[call-overload]
+    if settings.get("otlp_endpoint"):
+        table["endpoint"] = settings["otlp_endpoint"]
+    try:
+        return from_table(table)
+    except ValueError as error:
+        raise SettingsInvalid(f"telemetry: {error}") from error
 
 
 def checked_node(node: str) -> str:

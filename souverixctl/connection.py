@@ -16,6 +16,7 @@ import grpc
 from google.protobuf.message import Message
 
 from souverixctl.errors import BadInput, Refused, read_refusal
+from telemetry.context import TRACEPARENT, TraceContext
 
 Reply = TypeVar("Reply", bound=Message)
 Result = TypeVar("Result")
@@ -80,8 +81,8 @@ def _is_loopback(host: str) -> bool:
 class Connection:
     """Calls to the first of several addresses that answers.
 
-    `announce` is told, for people, when another address is tried. Every method of the contract has
-    a request type of its own, so a request's type names the method to call.
+    `announce` is told, for people, when another address is tried. All calls belong to `trace`. Every
+    method of the contract has a request type of its own, so a request's type names the method to call.
     """
 
     def __init__(
@@ -90,11 +91,14 @@ class Connection:
         principal: str,
         timeout_s: float,
         announce: Callable[[str], None],
+        trace: TraceContext | None = None,
     ) -> None:
         self._addresses = list(addresses)
         self._current = 0
         self._channels: dict[str, grpc.Channel] = {}
-        self._metadata = ((PRINCIPAL_KEY, principal),)
+        self._metadata: tuple[tuple[str, str], ...] = ((PRINCIPAL_KEY, principal),)
+        if trace is not None:
+            self._metadata += ((TRACEPARENT, str(trace)),)
         self._timeout_s = timeout_s
         self._announce = announce
 

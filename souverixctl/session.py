@@ -17,12 +17,15 @@ from souverixctl.connection import Connection, parse_addresses
 from souverixctl.errors import BadInput
 from souverixctl.output import Format, Output
 from souverixctl.times import parse_duration, seconds_of
+from telemetry.context import TraceContext, begin, parse
 
 Result = TypeVar("Result")
 
 _SETTINGS = "souverixctl.settings"
 _SESSION = "souverixctl.session"
 DEFAULT_TIMEOUT = "10s"
+# Given instead of a trace context, it begins a trace.
+NEW_TRACE = "new"
 # The verb of a group that is meant where none is named.
 SHOW = "show"
 # What controllers take for a principal; they refuse callers of any other name.
@@ -50,7 +53,26 @@ class Session:
         timeout_s = seconds_of(parse_duration(self._settings.get("timeout", DEFAULT_TIMEOUT)))
         if timeout_s <= 0:
             raise BadInput("--timeout is zero", f"write a duration such as {DEFAULT_TIMEOUT}")
-        return Connection(parse_addresses(server), self.principal, timeout_s, self.output.note)
+        addresses = parse_addresses(server)
+        return Connection(addresses, self.principal, timeout_s, self.output.note, self.trace)
+
+    @cached_property
+    def trace(self) -> TraceContext | None:
+        """The trace all calls of the run belong to; None: none. Raises BadInput."""
+        given = str(self._settings.get("traceparent") or "")
+        if not given:
+            return None
+        if given == NEW_TRACE:
+            trace = begin()
+            self.output.note(f"trace {trace.trace_id:032x}")
+            return trace
+        held = parse(given)
+        if held is None:
+            raise BadInput(
+                f"{given!r} is no trace context",
+                'write it as W3C has it, 00-TRACE-SPAN-01, or "new" to begin a trace',
+            )
+        return held
 
     @property
     def principal(self) -> str:
@@ -143,6 +165,14 @@ def global_options(*, hidden: bool) -> list[click.Option]:
             help="Longest wait for one answer, such as 30s; watches, waits and verifications have no such"
             " limit."
             f" Default: {DEFAULT_TIMEOUT}.",
+        ),
+        option(
+            "--traceparent",
+            metavar="CONTEXT",
+            envvar="TRACEPARENT",
+            show_envvar=True,
+            help='Trace the calls belong to, as a W3C traceparent; "new" begins one and prints its id.'
+            " Default: none.",
         ),
         option("--no-color", is_flag=True, help="No colours; NO_COLOR does the same."),
     ]

@@ -52,6 +52,7 @@ class MemoryStore:
         assert self._recorder is not None
         changed = self._recorder.changed()
         self.parts.update(changed.put)
+        self.parts.update((name, encode()) for name, encode in changed.encode.items())
         for name in changed.dropped:
             del self.parts[name]
         for subject in self._dirty:

@@ -31,7 +31,7 @@ class Kind(enum.IntEnum):
     DECOMMISSION_STUCK = 11
     WAIVER_EXPIRING = 12
     NODE_CLAIMED_TWICE = 13
-    NODE_DUPLICATE_AGENT = 14
+    NODE_AGENT_REFUSED = 14
     NODE_CLOCK_OFF = 15
     COMMAND_UNSUCCESSFUL = 16
     CONFLICT_OPEN = 17
@@ -66,7 +66,6 @@ UNDATED: Final = frozenset(
         Kind.NODE_FLAPPING,
         Kind.NODE_CLOCK_OFF,
         Kind.NODE_SYNC_DEBT,
-        Kind.NODE_DUPLICATE_AGENT,
         Kind.CONTROLLER_SYNC_DEBT,
         Kind.CONTROLLER_CLOCK_OFF,
         Kind.STREAM_QUARANTINED,
@@ -87,7 +86,6 @@ CONNECTIVITY: Final = frozenset(
 #: controller sees of its links.
 FROM_FACTS: Final = frozenset(Kind) - {
     Kind.NODE_SYNC_DEBT,
-    Kind.NODE_DUPLICATE_AGENT,
     Kind.CONTROLLER_SYNC_DEBT,
     Kind.CONTROLLER_CLOCK_OFF,
     Kind.STREAM_QUARANTINED,

@@ -1,5 +1,5 @@
-"""When something is the matter between controllers, or in what one sees of others: links, clocks, streams, nodes that
-two agents speak for. Owns these judgements; an item belongs to the domain of the controller that sees it.
+"""When something is the matter between controllers, or in what one sees of others: links, clocks, streams, backlogs
+of nodes. Owns these judgements; an item belongs to the domain of the controller that sees it.
 """
 
 from __future__ import annotations
@@ -45,17 +45,6 @@ class BacklogSignal:
     reports: int
     #: When nothing waited for the last time.
     level_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class DuplicateSignal:
-    """A node's id with which two agents greet."""
-
-    node: str
-    domain: str
-    first_ms: int
-    #: Where the refused agent called from last.
-    host: str
 
 
 def judge_hop(state: State, own_domain: str, domain: str, now_ms: int) -> Judgement:
@@ -140,8 +129,9 @@ def judge_peer(peer: PeerSignals, domain: str, limits: Limits, now_ms: int) -> l
 def judge_streams(state: State, domain: str, limits: Limits, now_ms: int) -> Iterator[Condition]:
     """Streams that are held in quarantine, of which runs were refused, or that wait for a key or a grant."""
     patience_ms = limits.stream_waits_after_s * 1000
-    for stream in sorted(state.streams):
-        held = state.streams[stream]
+    for stream, held in state.streams.items():
+        if not (held.waiting or held.quarantine_reason or held.quarantined_runs):
+            continue
         lane = stream.lane.name.lower()
         writer = f"{stream.origin.controller}/{stream.origin.incarnation}"
         subject = f"streams/{stream.domain}/{writer}/{lane}"
@@ -160,7 +150,7 @@ def judge_streams(state: State, domain: str, limits: Limits, now_ms: int) -> Ite
                 extent=_rough(held.quarantined_runs),
                 nodes=0,
             )
-        elif held.waiting and first_ms is not None and now_ms - first_ms >= patience_ms:
+        elif first_ms is not None and now_ms - first_ms >= patience_ms:
             yield Condition(
                 Kind.STREAM_WAITING,
                 domain,
@@ -184,19 +174,6 @@ def judge_backlog(signal: BacklogSignal, limits: Limits) -> Condition:
         f"linked, with at least {limits.node_backlog} reports that have not arrived",
         f"souverixctl describe node {signal.node}",
         extent=_rough(signal.reports / max(1, limits.node_backlog)),
-    )
-
-
-def judge_duplicate(signal: DuplicateSignal) -> Condition:
-    """A node for which two agents speak: one of them is a copy, or an impostor."""
-    return Condition(
-        Kind.NODE_DUPLICATE_AGENT,
-        signal.domain,
-        f"nodes/{signal.node}",
-        Severity.HIGH,
-        signal.first_ms,
-        f"a second agent greets with its id, last from {signal.host}; it is refused",
-        f"souverixctl describe node {signal.node}",
     )
 
 

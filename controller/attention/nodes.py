@@ -77,6 +77,9 @@ class NodeSignals:
     waiver: WaiverSignal | None = None
     #: When a second domain claimed it; None: none does.
     claimed_twice_ms: int | None = None
+    #: When an agent was refused that spoke for it, and why; None: none was, or it was put right.
+    refused_ms: int | None = None
+    refused_words: str = ""
 
 
 class NodeSource(Protocol):
@@ -106,6 +109,17 @@ def judge_node(node: NodeSignals, limits: Limits, now_ms: int) -> Judgement:
                 Severity.HIGH,
                 node.claimed_twice_ms,
                 "two domains claim it: its id was given twice while controllers were cut off from each other",
+                f"souverixctl describe {_named(node)}",
+            )
+        )
+    if node.refused_ms is not None:
+        found.append(
+            _condition(
+                node,
+                Kind.NODE_AGENT_REFUSED,
+                Severity.HIGH,
+                node.refused_ms,
+                f"an agent that spoke for it was refused: {node.refused_words}",
                 f"souverixctl describe {_named(node)}",
             )
         )

@@ -52,7 +52,7 @@ GROUP_WORDS = {
     Kind.DECOMMISSION_STUCK: "have been leaving service for too long",
     Kind.WAIVER_EXPIRING: "have a waiver that ends soon",
     Kind.NODE_CLAIMED_TWICE: "are claimed by two domains",
-    Kind.NODE_DUPLICATE_AGENT: "have two agents with one id",
+    Kind.NODE_AGENT_REFUSED: "have had an agent refused",
     Kind.NODE_CLOCK_OFF: "have a clock that is off",
 }
 

@@ -25,7 +25,7 @@ KIND_WEIGHTS: Final[Mapping[Kind, float]] = MappingProxyType(
         Kind.STREAM_QUARANTINED: 25.0,
         Kind.CONTROLLER_CUT_OFF: 20.0,
         Kind.NODE_QUARANTINED: 15.0,
-        Kind.NODE_DUPLICATE_AGENT: 15.0,
+        Kind.NODE_AGENT_REFUSED: 15.0,
         Kind.NODE_CLAIMED_TWICE: 15.0,
         Kind.CONFLICT_OPEN: 12.0,
         Kind.NODE_UNHEALTHY: 12.0,

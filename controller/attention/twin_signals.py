@@ -20,7 +20,7 @@ from federation.codec import Write
 from federation.identifiers import Key
 from federation.scan import Scan
 from federation.state import State
-from souverix.fleet.v1 import lifecycle_pb2, node_pb2
+from souverix.fleet.v1 import lifecycle_pb2, node_pb2, return_pb2
 
 #: Changes of connectivity looked at: more than any window asks for makes no difference.
 RECENT_CHANGES = 32
@@ -73,6 +73,7 @@ class TwinSignals:
         drift = self._analyzer.drift_of(at)
         health = report.runtime.health
         has_end = lifecycle.HasField("expire_time")
+        refused_ms, refused_words = self._refused(domain, subject)
         return NodeSignals(
             subject=subject,
             domain=domain,
@@ -97,8 +98,26 @@ class TwinSignals:
             ),
             drift=self._drift(at, drift, report),
             waiver=_next_to_end(drift),
+            refused_ms=refused_ms,
+            refused_words=refused_words,
             claimed_twice_ms=self._claimed_twice_ms(subject) if at.home.disputed else None,
         )
+
+    def _refused(self, domain: str, subject: str) -> tuple[int | None, str]:
+        key = Key(domain, subject, "return_incident")
+        write = self._facts.winner(key)
+        if write is None:
+            return None, ""
+        incident: return_pb2.ReturnIncident = write.body()
+        if incident.HasField("resolve_time"):
+            return None, ""
+        kind = return_pb2.IncidentKind.Name(incident.kind).removeprefix("INCIDENT_KIND_")
+        since_ms = (
+            incident.time.ToMilliseconds()
+            if incident.HasField("time")
+            else effective_ms(self._facts, key, write)
+        )
+        return since_ms, f"{kind}, {incident.evidence}"
 
     def _connectivity(self, domain: str, subject: str) -> tuple[Mode, int, str, int]:
         key = Key(domain, subject, "link_state")

@@ -49,8 +49,12 @@ def facts_of(
     placed: Mapping[str, tuple[str, ...]],
     controller: str,
     now_ms: int,
+    traceparent: str = "",
 ) -> dict[str, command_pb2.CommandFact]:
-    """One fact for each domain of `placed` (node ids by domain). Raises `InvalidWrite`."""
+    """One fact for each domain of `placed` (node ids by domain). Raises `InvalidWrite`.
+
+    `traceparent` is the place in a trace that what is done for the command later joins; empty: none.
+    """
     check_action(request.action)
     ttl_ms = _ttl_ms(request)
     if len(request.reason.encode()) > MAX_REASON_BYTES:
@@ -67,6 +71,7 @@ def facts_of(
             issuing_controller=controller,
             total_targets=total,
             reason=request.reason,
+            traceparent=traceparent,
         )
         for domain, nodes in placed.items()
     }

@@ -33,6 +33,8 @@ class CommandForNodes:
     expire_ms: int
     #: When its writer stamped it.
     stamp_ms: int
+    #: The trace it belongs to; empty: none.
+    traceparent: str = ""
 
 
 def subject_of_command(command_id: str) -> str:
@@ -60,6 +62,7 @@ def command_from_fact(domain: str, fact: command_pb2.CommandFact, stamp_ms: int)
         tuple(fact.nodes),
         milliseconds(fact.expire_time),
         stamp_ms,
+        fact.traceparent,
     )
 
 

@@ -49,6 +49,8 @@ class Surroundings:
                 self._children.setdefault(record.parent, []).append(domain)
             if record.controller:
                 self._served.setdefault(record.controller, []).append(domain)
+        #: Nodes that were looked at: a walk asks for each several times.
+        self._looked_at: dict[str, NodeAt | None] = {}
         #: A domain holds more nodes than one answer looks at.
         self.truncated = False
 
@@ -56,7 +58,9 @@ class Surroundings:
 
     def node(self, vertex: str) -> NodeAt | None:
         """The node of this name; None where it is deleted, or not known here."""
-        return find_node(self._state, vertex)
+        if vertex not in self._looked_at:
+            self._looked_at[vertex] = find_node(self._state, vertex)
+        return self._looked_at[vertex]
 
     def exists(self, vertex: str) -> bool:
         """Tells whether there is such a vertex, as far as is known here."""

@@ -5,6 +5,7 @@ before sent"; decides nothing about a delivery.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -45,6 +46,7 @@ from controller.nodelink.link import Link
 from controller.nodelink.links import Links
 from controller.nodelink.session import SessionState
 from controller.replica import Replica
+from controller.telemetry.commands import CommandTraces
 from controller.twin.facts import body_of, timestamp
 from federation.clock import MAX_AHEAD_MS, wall_ms_of
 from federation.codec import Write
@@ -73,6 +75,9 @@ class Dispatcher:
     def __init__(self, replica: Replica, links: Links) -> None:
         self._replica = replica
         self._links = links
+        self._traces = CommandTraces(
+            replica.telemetry.tracer, replica.state, replica.config.controller.id
+        )
         self._inbox: deque[Input] = deque()
         self._news: deque[tuple[str, str]] = deque()
         self._wake = asyncio.Event()
@@ -95,13 +100,17 @@ class Dispatcher:
         answer = answer_from_result(result)
         if answer is not None:
             target = Target(link.domain, result.command_id, link.node)
+            self._traces.answered(target, result)
             self._put(Answered(target, answer, None))
 
     # Its life.
 
     async def run(self, journal: Journal) -> None:
         """Delivers until cancelled."""
-        with self._replica.changes.listen(self._note):
+        with contextlib.ExitStack() as listening:
+            listening.enter_context(self._replica.changes.listen(self._note))
+            if self._replica.telemetry.tracer.is_on:
+                listening.enter_context(self._replica.changes.listen(self._traces.note))
             deliverer = await self._begin(journal)
             while True:
                 if self._start_over:
@@ -257,6 +266,9 @@ class Dispatcher:
         match effect:
             case SendCommand():
                 frame.command.CopyFrom(_command_frame(effect))
+                frame.command.traceparent = self._traces.sent(
+                    effect.target, effect.command.traceparent, effect.attempt
+                )
             case SendCancel():
                 frame.cancel.command_id = effect.target.command_id
             case AcknowledgeAnswer():

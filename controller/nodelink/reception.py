@@ -17,7 +17,6 @@ from controller.log.errors import LogError
 from controller.nodelink.admission import Admission
 from controller.nodelink.connectivity import ConnectivityRecorder
 from controller.nodelink.dispatch import Dispatcher
-from controller.nodelink.duplicates import SecondAgents
 from controller.nodelink.greeting import (
     ENROLMENTS_BURST,
     ENROLMENTS_PER_S,
@@ -54,7 +53,6 @@ class Reception:
         self.values = values
         self.controller = replica.config.controller.id
         self.links = Links(agents.max_links, agents.heartbeat_interval_s)
-        self.second_agents = SecondAgents(self.links.silence_limit_s)
         self.dispatcher = Dispatcher(replica, self.links)
         self.connectivity = ConnectivityRecorder(replica, self.links)
         self.enrolment = Enrolment(
@@ -121,7 +119,6 @@ class Reception:
             same_run = (held.run, held.source) == (hello.run, hello.source)
             if self.links.is_alive(held, now_s) and not same_run:
                 held.contested_from = peer
-                self.second_agents.refused(hello.node, relay or peer, now_s)
                 wait_s = self.links.silence_limit_s - (now_s - held.heard_s)
                 raise NotWelcome(
                     nodelink_pb2.LINK_END_DUPLICATE,

@@ -34,7 +34,6 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
         self._replica = replica
         self.desk = Reception(replica, values)
         self.links = self.desk.links
-        self.second_agents = self.desk.second_agents
         replica.add_duty(self.duty)
 
     async def duty(self, journal: Journal) -> None:

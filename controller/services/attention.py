@@ -7,6 +7,7 @@ say, what a mark means the marks'.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import AsyncIterator
@@ -87,13 +88,14 @@ def _place(page: Page) -> tuple[int, tuple[float, str] | None]:
     """The time of a list's scores, and after which item its next page begins. Raises `InvalidWrite`."""
     if not page.after:
         return _wall_ms(), None
-    try:
-        now_ms, score, id_ = page.after.split(" ")
-        return int(now_ms), (float(score), id_)
-    except ValueError as error:
-        raise InvalidWrite(
-            "page_token is not one this service made; begin again without it", field="page_token"
-        ) from error
+    parts = page.after.split(" ")
+    with contextlib.suppress(ValueError, IndexError):
+        now_ms, score, id_ = int(parts[0]), float(parts[1]), parts[-1]
+        if len(parts) == 3 and 0 <= now_ms <= _wall_ms():
+            return now_ms, (score, id_)
+    raise InvalidWrite(
+        "page_token is not one this service made; begin again without it", field="page_token"
+    )
 
 
 def _wall_ms() -> int:

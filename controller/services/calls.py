@@ -20,9 +20,11 @@ from controller.journal import JournalError
 from controller.log.errors import LogError
 from controller.replica import Replica
 from controller.services.times import check_times
+from controller.telemetry.calls import CallTelemetry
 from controller.writes import Caller, write_audit
 from federation.errors import FederationError
 from souverix.audit.v1 import audit_pb2
+from telemetry.started import OFF, Telemetry
 
 _log = logging.getLogger(__name__)
 
@@ -160,8 +162,9 @@ class RefusalAudit:
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Turns exceptions into status with details, and notes refusals of changes."""
 
-    def __init__(self, audit: RefusalAudit) -> None:
+    def __init__(self, audit: RefusalAudit, telemetry: Telemetry = OFF) -> None:
         self._audit = audit
+        self._telemetry = CallTelemetry(telemetry)
         #: Wrapped handlers of the methods there are: the wrapping is the same for every call.
         self._wrapped: dict[str, Any] = {}
 
@@ -183,23 +186,29 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _wrap(self, method: str, handler: Any) -> Any:
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
-                self._unary(method, handler.unary_unary),
+                self._told(method, self._unary(method, handler.unary_unary)),
                 request_deserializer=_tolerant(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         if handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(
-                self._stream(method, handler.unary_stream),
+                self._told(method, self._stream(method, handler.unary_stream)),
                 request_deserializer=_tolerant(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         if handler.stream_stream:
             return grpc.stream_stream_rpc_method_handler(
-                self._stream(method, handler.stream_stream),
+                self._told(method, self._stream(method, handler.stream_stream), spanned=False),
                 request_deserializer=_tolerant(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         return handler
+
+    def _told(self, method: str, call: Any, *, spanned: bool = True) -> Any:
+        """Nothing is put between while nothing is told: it would cost every call."""
+        if not self._telemetry.is_on:
+            return call
+        return self._telemetry.told(method, call, spanned=spanned)
 
     def _unary(self, method: str, inner: Any) -> Any:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
@@ -242,6 +251,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 "METHOD_UNKNOWN",
                 f"{method} is not served by this controller",
             )
+        self._telemetry.refused(getattr(error, "reason", "") or type(error).__name__)
         if status_of(error).code == code_pb2.INTERNAL:
             _log.exception("a call failed", extra={"method": method}, exc_info=error)
         if isinstance(error, FederationError) and not method.rpartition("/")[2].startswith(READING):

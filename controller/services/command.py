@@ -31,6 +31,7 @@ from controller.services.calls import caller_of
 from controller.services.fleet_fields import check_domain_filter, check_text
 from controller.services.paging import page_of
 from controller.services.watching import MAX_WATCH_AGE_S
+from controller.telemetry.calls import trace_of
 from controller.writes import Draft, Executed, WriteCall
 from federation.errors import (
     EtagMismatch,
@@ -84,7 +85,12 @@ class CommandService(command_service_pb2_grpc.CommandServiceServicer):
         else:
             placed = resolve(self._state, self._own_domain, request.targets)
         facts = facts_of(
-            request, command_id, placed, self._replica.config.controller.id, _wall_ms()
+            request,
+            command_id,
+            placed,
+            self._replica.config.controller.id,
+            _wall_ms(),
+            str(trace_of(context) or ""),
         )
 
         def decide(draft: Draft) -> None:

@@ -13,6 +13,7 @@ import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -246,7 +247,8 @@ class StoreFile:
                 marks[row[0], row[1]] = self._put(row, data)
             for (domain, subject), fresh in batch.histories.items():
                 self._put_history(domain, subject, fresh)
-            for name, data in batch.parts.put.items():
+            encoded = ((name, encode()) for name, encode in batch.parts.encode.items())
+            for name, data in chain(batch.parts.put.items(), encoded):
                 connection.execute(
                     "INSERT OR REPLACE INTO parts VALUES (?, ?)", (name, self._writing.pack(data))
                 )

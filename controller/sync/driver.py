@@ -18,6 +18,7 @@ from controller.log.errors import LogError
 from controller.replica import Replica
 from controller.sync.outgoing import Outgoing, TooSlow
 from controller.tasks import end
+from controller.telemetry.sessions import SessionTrace
 from federation.clock import stamp_of
 from federation.codec import stream_from_message
 from federation.errors import InvalidWrite
@@ -90,6 +91,7 @@ class SessionDriver:
         self._ended = asyncio.Event()
         self._wake_scheduled = False
         self._tree_changed = False
+        self._trace = SessionTrace(replica.telemetry.tracer)
 
     async def run(self, incoming: AsyncIterator[sync_pb2.Frame]) -> Close:
         """Runs the session until either side ends it."""
@@ -102,6 +104,7 @@ class SessionDriver:
                 # A call whose reading is cancelled is cancelled as a whole, and what was written last with it.
                 await asyncio.wait({receiving}, timeout=FAREWELL_S)
             finally:
+                self._trace.over()
                 await end(*self._tasks)
         return self.closed or Close(sync_pb2.GOODBYE_REASON_UNSPECIFIED, "the connection was lost")
 
@@ -151,6 +154,7 @@ class SessionDriver:
             else:
                 self.closed = effect
                 self._end()
+        self._trace.note(self.session)
 
     def _put(self, frame: sync_pb2.Frame, size_bytes: int = 0) -> None:
         try:
@@ -205,7 +209,8 @@ class SessionDriver:
             return [proposal.receive(peer, findings.run, findings) for findings in examined]
 
         try:
-            committed = await self._journal.submit(receive)
+            with self._trace.ingest(effect.runs, effect.size) as span:
+                committed = await self._journal.submit(receive, span.context)
         except (JournalError, LogError, InvalidWrite) as error:
             self._fail(f"runs were not taken: {error}")
             return

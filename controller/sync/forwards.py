@@ -14,6 +14,8 @@ from controller.replica import Replica
 from controller.sync.driver import SessionDriver
 from controller.writes import Caller
 from souverix.sync.v1 import sync_pb2
+from telemetry.context import current, parse
+from telemetry.spans import Kind
 
 #: Hops a forwarded write may take: deeper trees of authority are not on record, and a loop must end.
 MAX_HOPS = 8
@@ -113,6 +115,7 @@ class Forwards:
                     principal=caller.principal,
                     via=[*caller.via, own],
                     timeout_ms=int(timeout_s * 1000),
+                    traceparent=str(current() or ""),
                 )
             )
         )
@@ -136,6 +139,19 @@ class Forwards:
             forward.timeout_ms / 1000,
             tuple(forward.via),
         )
+        parent = parse(forward.traceparent) if forward.traceparent else None
+        with self._replica.telemetry.tracer.span("sync.forward", kind=Kind.SERVER, parent=parent):
+            reply = await self._reply(driver, forward, caller, of_child=of_child)
+        driver.send(sync_pb2.Frame(forward_reply=reply))
+
+    async def _reply(
+        self,
+        driver: SessionDriver,
+        forward: sync_pb2.Forward,
+        caller: Caller,
+        *,
+        of_child: bool,
+    ) -> sync_pb2.ForwardReply:
         reply = sync_pb2.ForwardReply(id=forward.id)
         self._serving += 1
         try:
@@ -161,7 +177,7 @@ class Forwards:
             reply.status_details = status.SerializeToString()
         finally:
             self._serving -= 1
-        driver.send(sync_pb2.Frame(forward_reply=reply))
+        return reply
 
     def _check(self, driver: SessionDriver, forward: sync_pb2.Forward, *, of_child: bool) -> None:
         """Refuses what is too much, and a child that speaks for others than itself and those below it: whose word it

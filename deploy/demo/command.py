@@ -16,6 +16,7 @@ from deploy.demo.questions import download, follow, issue, node_at
 from deploy.demo.stage import (
     GLOBAL,
     REAL_NODE,
+    TREE,
     ZONE_A1,
     Seen,
     Stage,
@@ -59,7 +60,7 @@ async def run_command(
     Raises `StepFailed` unless every target succeeds.
     """
     kind = str(action.WhichOneof("action")).replace("_", "-")
-    is_node = target == REAL_NODE
+    is_node = all(target != plan.domain for plan in TREE)
     targets = command_pb2.Targets(
         nodes=[target] if is_node else [], domain="" if is_node else target
     )

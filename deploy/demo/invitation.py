@@ -13,7 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.demo.stage import GLOBAL, REAL_NODE, REGION_A, WAIT_S, ZONE_A1, Stage
+from deploy.demo.stage import (
+    FIELD_NODE,
+    GLOBAL,
+    REAL_NODE,
+    REGION_A,
+    WAIT_S,
+    ZONE_A1,
+    ZONE_A2,
+    Stage,
+)
 from deploy.local_federation import find_program
 
 #: Where the project is: lines are shown as they are typed from there.
@@ -87,6 +96,11 @@ def _souverixctl(stage: Stage) -> list[Line]:
     above, region, zone = (f"{ctl} {server(d)}" for d in (GLOBAL, REGION_A, ZONE_A1))
     return [
         Line("the tree: authority, terms, links", f"{above} federation status"),
+        Line("the fleet at a glance", f"{above} overview"),
+        Line("what to look at first", f"{above} attention"),
+        Line("what hangs together, with its health", f"{above} graph --depth 2"),
+        Line("how nodes differ from what is desired", f"{above} drift {ZONE_A2}"),
+        Line("what a node went through", f"{above} history {FIELD_NODE}"),
         Line("links of the region: two replicas are named", f"{region} federation peers"),
         Line("what is known of this host at global", f"{above} describe node {REAL_NODE}"),
         Line("nodes of a zone", f"{above} get nodes --domain {ZONE_A1} --limit 5"),

@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from deploy.demo.client import Client
 from deploy.demo.stage import StepFailed
+from souverix.attention.v1 import attention_pb2, attention_service_pb2
 from souverix.audit.v1 import audit_pb2, audit_service_pb2
 from souverix.command.v1 import command_pb2, command_service_pb2
 from souverix.federation.v1 import federation_service_pb2
@@ -129,6 +130,15 @@ async def follow(client: Client, name: str) -> AsyncIterator[command_pb2.Command
         command_service_pb2.WatchCommandResponse,
     ):
         yield step.command
+
+
+async def attention_of(client: Client, domain: str) -> list[attention_pb2.AttentionItem]:
+    """What needs attention in a domain and below it, the highest score first."""
+    reply = await client.call(
+        attention_service_pb2.ListItemsRequest(domain=domain, include_subtree=True),
+        attention_service_pb2.ListItemsResponse,
+    )
+    return list(reply.items)
 
 
 async def conflicts_at(

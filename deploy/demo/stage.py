@@ -25,6 +25,9 @@ T = TypeVar("T")
 #: The node that is this host; its agent reports what this machine is.
 REAL_NODE = "this-host"
 
+#: This host once more, as a node of zone a2 behind a link of its own.
+FIELD_NODE = "field-unit"
+
 GLOBAL = "global"
 REGION_A = "region-a"
 REGION_B = "region-b"
@@ -50,6 +53,13 @@ NODES = sum(SIMULATED.values()) + 1
 
 #: Longer than the integrity of the story needs: a busy machine may pause a process for a second.
 LEASE_TTL_S = 3.0
+
+#: How soon zone a2 says that a node is cut off, and which backlog is a replay: short, for the spectator waits.
+FIELD_CONNECTIVITY = """
+[connectivity]
+autonomous_after_s = 1.0
+replay_backlog = 2
+"""
 
 #: Longest wait for anything: a slow machine needs seconds for what takes milliseconds here.
 WAIT_S = 60.0
@@ -98,6 +108,8 @@ class Stage:
     federation: LocalFederation
     #: The links of zone a1 to the replicas of region a, each through a relay that can be cut.
     links: list[TcpProxy]
+    #: The link of the field node to zone a2's controller, through another such relay.
+    field_link: TcpProxy
     channels: Channels = field(default_factory=Channels)
     #: Ids of the processes started so far.
     pids: set[int] = field(default_factory=set)
@@ -181,11 +193,15 @@ async def stage(directory: Path, display: Display) -> AsyncIterator[Stage]:
         for address in federation.addresses(REGION_A):
             host, _, port = address.rpartition(":")
             links.append(await stack.enter_async_context(TcpProxy(host, int(port))))
+        host, _, port = federation.address(ZONE_A2).rpartition(":")
+        field_link = await stack.enter_async_context(TcpProxy(host, int(port)))
         zone = federation.plan(ZONE_A1).controller
         federation.parent_addresses[zone] = [link.endpoint for link in links]
         federation.lay_out()
+        path = federation.config_path(ZONE_A2)
+        path.write_text(path.read_text() + FIELD_CONNECTIVITY)
         stack.callback(federation.stop)
-        set_up = Stage(display, federation, links)
+        set_up = Stage(display, federation, links, field_link)
         stack.push_async_callback(set_up.channels.close)
         yield set_up
 

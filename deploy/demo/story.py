@@ -10,7 +10,9 @@ import grpc
 
 from deploy.demo.command import command_from_global
 from deploy.demo.display import duration
+from deploy.demo.drift import drift_and_heal
 from deploy.demo.handover import hand_over
+from deploy.demo.node_return import go_off_and_return
 from deploy.demo.partition import cut_off, write_on_both_sides
 from deploy.demo.reconciliation import heal_and_converge, restore_and_verify
 from deploy.demo.stage import Stage, StepFailed
@@ -50,6 +52,16 @@ STEPS: Sequence[Step] = (
         "A command from global to an edge node, and back",
         "Issued at global, it travels down the tree to the agent of this host; its answer travels up.",
         command_from_global,
+    ),
+    Step(
+        "A node drifts, and is set right",
+        "Zone a2 declares what its node does not have; field by field it shows at global, until a command heals it.",
+        drift_and_heal,
+    ),
+    Step(
+        "A node goes off, and returns",
+        "It works on without a link and records; back, it replays first, and only then takes new commands.",
+        go_off_and_return,
     ),
     Step(
         "The link of a zone is cut",

@@ -27,6 +27,8 @@ NODES = [f"{ZONE}-n{number}" for number in range(1, 5)]
 DRIFT = attention.ATTENTION_KIND_NODE_DRIFT
 AUTONOMOUS = attention.ATTENTION_KIND_NODE_AUTONOMOUS
 CUT_OFF = attention.ATTENTION_KIND_CONTROLLER_CUT_OFF
+TWO_AGENTS = attention.ATTENTION_KIND_NODE_AGENT_REFUSED
+LIVE = connectivity_pb2.CONNECTIVITY_MODE_LIVE
 
 #: Three nodes of one cause are many, so that the test needs few.
 ATTENTION = """
@@ -79,19 +81,20 @@ def wait_for_items(
     return items(clients, kind)
 
 
+def mode_of(clients: Clients, node: str) -> int:
+    """How a node is connected; 0 where it is not known, or has not reported."""
+    request = fleet_service_pb2.GetNodeRequest(name=f"nodes/{node}")
+    try:
+        shown = clients.fleet.GetNode(request, timeout=DEADLINE_S).node
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.NOT_FOUND:
+            raise
+        return 0
+    return shown.connectivity.link.mode if shown.HasField("actual_state") else 0
+
+
 def all_live(clients: Clients) -> bool:
-    found = 0
-    for node in NODES:
-        request = fleet_service_pb2.GetNodeRequest(name=f"nodes/{node}")
-        try:
-            shown = clients.fleet.GetNode(request, timeout=DEADLINE_S).node
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
-                raise
-            return False
-        live = shown.connectivity.link.mode == connectivity_pb2.CONNECTIVITY_MODE_LIVE
-        found += live and shown.HasField("actual_state")
-    return found == len(NODES)
+    return all(mode_of(clients, node) == LIVE for node in NODES)
 
 
 def test_items_appear_are_marked_and_end(running: Running) -> None:
@@ -189,3 +192,19 @@ def test_the_command_line_lists_watches_and_marks(running: Running) -> None:
     ctl("attention", "ack", item["id"], "--reason", "seen")
     ctl("attention", "ack", "0" * 16, "--reason", "seen", code=3)
     ctl("attention", "ack", "nothing", "--reason", "seen", code=2)
+
+
+def test_a_second_agent_with_a_nodes_id_is_refused_and_raised(running: Running) -> None:
+    federation = running.federation
+    first = federation.start_agent(ZONE, "twin-1")
+    try:
+        with Clients(federation.address(ZONE)) as zone:
+            wait_until(lambda: mode_of(zone, "twin-1") == LIVE, "the first agent is linked")
+            copy = federation.start_agent(
+                ZONE, "twin-1", "--state-dir", str(federation.directory / "copy")
+            )
+            wait_for_items(zone, "the second agent", TWO_AGENTS, lambda f: f == ["nodes/twin-1"])
+            assert mode_of(zone, "twin-1") == LIVE
+            copy.stop()
+    finally:
+        first.stop()

@@ -17,7 +17,6 @@ from controller.attention.queue import Item
 from controller.attention_feed import AttentionFeed
 from controller.attention_links import SeenLinks
 from controller.local_calls import ForwardedContext
-from controller.nodelink.duplicates import SecondAgent
 from controller.services.attention import AttentionService
 from controller.twin.facts import timestamp
 from controller.writes import Caller
@@ -50,11 +49,9 @@ async def root(tmp_path: Any) -> AsyncIterator[Served]:
 
 
 @contextlib.asynccontextmanager
-async def fed(
-    root: Served, agents: dict[str, SecondAgent] | None = None
-) -> AsyncIterator[AttentionFeed]:
+async def fed(root: Served) -> AsyncIterator[AttentionFeed]:
     """A queue of its own over a controller's state, complete."""
-    feed = AttentionFeed(root.replica, SeenLinks(root.replica, list, lambda now_s: agents or {}))
+    feed = AttentionFeed(root.replica, SeenLinks(root.replica, list))
     task = asyncio.create_task(feed.run())
     try:
         await until(lambda: feed.complete)
@@ -182,21 +179,13 @@ async def test_time_brings_items_and_ends_them(root: Served) -> None:
         await until(lambda: kinds_of(feed) == {"nodes/n1": {Kind.NODE_DRIFT}})
 
 
-async def test_what_is_seen_of_agents_is_an_item_of_their_node(root: Served) -> None:
-    await create(root, "n1", "n2")
+async def test_a_backlog_that_a_linked_node_keeps_is_an_item(root: Served) -> None:
+    await create(root, "n2")
     now_s = time.monotonic()
-    agents = {"n1": SecondAgent("ipv4:127.0.0.1:5000", now_s - 60, now_s, 9)}
     table = root.replica.connectivity
     table.linked("n2", ROOT, 5000, now_s)
-    async with fed(root, agents) as feed:
-        await until(lambda: len(kinds_of(feed)) == 2)
-        assert kinds_of(feed) == {
-            "nodes/n1": {Kind.NODE_DUPLICATE_AGENT},
-            "nodes/n2": {Kind.NODE_SYNC_DEBT},
-        }
-        words = {item.subject: item.words for item in feed.queue.items()}
-        assert "ipv4:127.0.0.1;" in words["nodes/n1"]
-        agents.clear()
+    async with fed(root) as feed:
+        await until(lambda: kinds_of(feed) == {"nodes/n2": {Kind.NODE_SYNC_DEBT}})
         table.heard("n2", None, 0, now_s)
         await until(lambda: kinds_of(feed) == {})
 
@@ -206,16 +195,16 @@ async def test_a_mark_that_another_controller_passes_on_is_written_as_it_saw_the
 ) -> None:
     zone = MemoryController(f"{ZONE}-control", ZONE, root.replica.signer)
     await declare_zone(root, zone)
-    cause = Cause(Kind.NODE_DUPLICATE_AGENT, ZONE, "nodes/z1")
+    cause = Cause(Kind.NODE_SYNC_DEBT, ZONE, "nodes/z1")
     seen = attention_pb2.AttentionItem(
         id=item_id(cause),
-        kind=attention_pb2.ATTENTION_KIND_NODE_DUPLICATE_AGENT,
+        kind=attention_pb2.ATTENTION_KIND_NODE_SYNC_DEBT,
         domain=ZONE,
         subject="nodes/z1",
         severity=attention_pb2.ATTENTION_SEVERITY_HIGH,
         since=timestamp(5000),
         node_count=1,
-        cause="two agents",
+        cause="reports wait",
     )
     request = service.AcknowledgeItemRequest(name=f"attention/{seen.id}", reason="on it", seen=seen)
     async with fed(root) as feed:
@@ -224,7 +213,7 @@ async def test_a_mark_that_another_controller_passes_on_is_written_as_it_saw_the
         reply = await served.AcknowledgeItem(request, passed_on)
         assert reply.item.state == attention_pb2.ATTENTION_STATE_ACKNOWLEDGED
         assert reply.item.mark.occurrence_time.ToMilliseconds() == 5000
-        assert reply.item.cause == "two agents"
+        assert reply.item.cause == "reports wait"
         held = root.replica.state.winner(Key(ZONE, request.name, "attention_mark"))
         assert held is not None
         assert held.principal == "user:alice"

@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from controller import logs
+from telemetry.context import begin
+from telemetry.spans import Tracer
 
 
 @pytest.fixture
@@ -65,3 +67,13 @@ def test_messages_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str
         root.handlers[:] = before[1]
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["message"] for line in lines] == ["told"]
+
+
+def test_a_line_logged_in_a_span_names_its_trace() -> None:
+    context = begin()
+    record = logging.LogRecord("a", logging.INFO, "", 0, "hello", (), None)
+    with Tracer().span("x", parent=context):
+        line = json.loads(logs.JsonFormatter().format(record))
+    assert line["trace_id"] == f"{context.trace_id:032x}"
+    assert line["span_id"] == f"{context.span_id:016x}"
+    assert "trace_id" not in json.loads(logs.JsonFormatter().format(record))

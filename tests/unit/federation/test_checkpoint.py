@@ -111,10 +111,12 @@ def test_runs_that_wait_and_refused_ones_are_remembered() -> None:
         before = len(stranger.commits)
         stranger.receive_from(other)
         for commit in stranger.commits[before:]:
-            restored.apply(commit.offset, commit)
+            store.take_note(restored.apply(commit.offset, commit))
+            store.store()
     assert restored.streams.keys() == stranger.state.streams.keys()
     assert not any(held.waiting for held in restored.streams.values())
     check(restored, stranger.state)
+    check(store.restored(fresh_of(stranger)), stranger.state)
 
 
 def test_a_checkpoint_puts_only_what_changed() -> None:

@@ -1,4 +1,4 @@
-"""Links between controllers, their clocks and debts, streams that wait or are refused, backlogs and second agents."""
+"""Links between controllers, their clocks and debts, streams that wait or are refused, backlogs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Any
 from controller.attention.conditions import Judgement, Kind, Severity
 from controller.attention.links import (
     BacklogSignal,
-    DuplicateSignal,
     PeerSignals,
     judge_backlog,
-    judge_duplicate,
     judge_hop,
     judge_peer,
     judge_streams,
@@ -146,7 +144,7 @@ def test_refused_runs_are_told_of() -> None:
     assert stream.origin.controller in found.words
 
 
-def test_a_backlog_and_a_second_agent_belong_to_the_nodes_domain() -> None:
+def test_a_backlog_belongs_to_the_nodes_domain() -> None:
     backlog = judge_backlog(BacklogSignal("n1", ZONE, 4000, 7), LIMITS)
     assert (backlog.kind, backlog.domain, backlog.since_ms, backlog.extent) == (
         Kind.NODE_SYNC_DEBT,
@@ -154,6 +152,3 @@ def test_a_backlog_and_a_second_agent_belong_to_the_nodes_domain() -> None:
         7,
         4.0,
     )
-    second = judge_duplicate(DuplicateSignal("n1", ZONE, 9, "ipv4:127.0.0.1"))
-    assert (second.kind, second.since_ms) == (Kind.NODE_DUPLICATE_AGENT, 9)
-    assert "ipv4:127.0.0.1" in second.words

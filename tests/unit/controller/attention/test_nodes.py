@@ -165,6 +165,14 @@ def test_a_node_claimed_by_two_domains() -> None:
     assert only(judge(claimed_twice_ms=9), Kind.NODE_CLAIMED_TWICE).since_ms == 9
 
 
+def test_an_agent_that_was_refused_whatever_stage_its_node_is_in() -> None:
+    refused: dict[str, Any] = {"refused_ms": 4, "refused_words": "WRONG_KEY, key ab"}
+    found = only(judge(**refused), Kind.NODE_AGENT_REFUSED)
+    assert (found.since_ms, found.severity) == (4, Severity.HIGH)
+    assert "WRONG_KEY, key ab" in found.words
+    assert only(judge(stage=Stage.RETIRED, **refused), Kind.NODE_AGENT_REFUSED)
+
+
 @pytest.mark.parametrize(
     ("clock_ms", "off"),
     [

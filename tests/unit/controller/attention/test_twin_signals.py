@@ -17,6 +17,7 @@ from souverix.fleet.v1 import (
     drift_pb2,
     lifecycle_pb2,
     node_pb2,
+    return_pb2,
 )
 from tests.federation_fixture import ROOT, START_MS, MemoryController, root_controller
 
@@ -152,3 +153,16 @@ def test_a_node_that_two_domains_claim_is_dated_by_the_later_claim() -> None:
     put(root, "placement", node_pb2.Placement(domain="edge-a1", epoch=1), "edge-a1")
     put(root, "existence", domain_pb2.Existence(exists=True), "edge-a1")
     assert known(root).claimed_twice_ms == START_MS + 5
+
+
+def test_an_agent_that_was_refused_is_told_of_until_it_is_put_right() -> None:
+    root = a_node()
+    incident = return_pb2.ReturnIncident(
+        kind=return_pb2.INCIDENT_KIND_WRONG_KEY, evidence="key ab", time=timestamp(START_MS - 5)
+    )
+    put(root, "return_incident", incident)
+    found = known(root)
+    assert (found.refused_ms, found.refused_words) == (START_MS - 5, "WRONG_KEY, key ab")
+    incident.resolve_time.CopyFrom(timestamp(START_MS))
+    put(root, "return_incident", incident)
+    assert known(root).refused_ms is None

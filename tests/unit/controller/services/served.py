@@ -98,7 +98,7 @@ async def served(
     replica.add_duty(LateWrites(replica).run)
     replica.add_duty(MaintenanceExpiry(replica).run)
     peers: list[PeerView] = []
-    feed = AttentionFeed(replica, SeenLinks(replica, lambda: peers, lambda now_s: {}))
+    feed = AttentionFeed(replica, SeenLinks(replica, lambda: peers))
     replica.add_duty(MarkEnding(replica, feed).run)
     master = asyncio.Event()
 

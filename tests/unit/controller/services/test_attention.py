@@ -11,6 +11,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from controller.services.paging import encode_token, query_digest
 from controller.signing import Ed25519Signer
 from controller.sync.links import PeerView
 from controller.twin.facts import timestamp
@@ -76,6 +77,11 @@ async def the_item(root: Served) -> attention.AttentionItem:
 def acknowledging(item: attention.AttentionItem, **fields: Any) -> service.AcknowledgeItemRequest:
     fields.setdefault("reason", "on it")
     return service.AcknowledgeItemRequest(name=item.name, **fields)
+
+
+def forged(place: str) -> str:
+    """A page token of the right form that names a place no page ends at."""
+    return encode_token([1, query_digest(service.ListItemsRequest()), place])
 
 
 async def test_a_cut_off_node_is_an_item_until_it_is_back(root: Served) -> None:
@@ -262,6 +268,8 @@ async def test_marks_are_checked_like_other_writes(root: Served) -> None:
         (service.ListItemsRequest(min_score=-1), "min_score"),
         (service.ListItemsRequest(domain="NO"), "domain"),
         (service.ListItemsRequest(page_token="x"), "page_token"),
+        (service.ListItemsRequest(page_token=forged("9" * 30 + " 1 x")), "page_token"),
+        (service.ListItemsRequest(page_token=forged("1")), "page_token"),
     ],
 )
 async def test_bad_input_is_refused_by_field(root: Served, request_: Any, field: str) -> None:

@@ -1,0 +1,113 @@
+"""Ten thousand nodes that were half an hour away come back within a second. Owns the order of the run and its checks;
+the nodes are `returning_nodes`'.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import grpc
+import uvloop
+
+from benchmarks.client import create_nodes, node_ids
+from benchmarks.report import percentile, report, say
+from benchmarks.returning_nodes import ReturningNode, storm_of
+from deploy.local_federation import DomainPlan, LocalFederation
+from souverix.federation.v1 import federation_service_pb2 as service
+from souverix.federation.v1.federation_service_pb2_grpc import FederationServiceStub
+
+NODES = 10_000
+
+#: A report every five minutes for half an hour, and the one of the return.
+REPORTS = 7
+
+#: Nodes that are live all the while, each beating at this interval.
+LIVE_NODES = 200
+BEAT_S = 1.0
+
+#: How long they beat before the storm, for comparison.
+BEFORE_S = 15.0
+
+#: Within which all come.
+SPREAD_S = 1.0
+
+#: Longest storm: thrice what the rate of returns takes.
+LIMIT_S = 400.0
+
+_DOMAIN = "global"
+
+
+def run(nodes: int = NODES) -> dict[str, Any]:
+    """One storm: a run takes minutes, and its figures are of thousands of nodes."""
+    with tempfile.TemporaryDirectory(prefix="souverix-return-storm-") as path:
+        federation = LocalFederation(Path(path), [DomainPlan(_DOMAIN)])
+        with federation:
+            config = federation.config_path(_DOMAIN)
+            config.write_text(
+                config.read_text().replace(
+                    "heartbeat_interval_s = 1.0", "heartbeat_interval_s = 200.0\nmax_links = 20000"
+                )
+            )
+            federation.start_all()
+            return _measured(federation, nodes)
+
+
+def _measured(federation: LocalFederation, count: int) -> dict[str, Any]:
+    address = federation.address(_DOMAIN)
+    ids = node_ids(count + LIVE_NODES)
+    uvloop.run(create_nodes(address, ids))
+    say(f"return-storm: {count} nodes are known, {LIVE_NODES} are live")
+    program = [sys.executable, "-m", "benchmarks.returning_nodes", address, str(BEAT_S)]
+    # A file, for a pipe that nobody reads would stop the nodes.
+    told = federation.directory / "beats"
+    with (
+        told.open("w") as output,
+        subprocess.Popen(
+            [*program, *ids[count:]], stdin=subprocess.PIPE, stdout=output, text=True
+        ) as live,
+    ):
+        time.sleep(LIVE_NODES / 300 + 3 + BEFORE_S)
+        returning = [ReturningNode(node_id, REPORTS) for node_id in ids[:count]]
+        began_s = time.monotonic()
+        storm = uvloop.run(storm_of(address, returning, SPREAD_S, LIMIT_S))
+        ended_s = max(storm.live_s)
+        live.communicate()
+    beats = [json.loads(text) for text in told.read_text().splitlines()]
+    before = [trip for sent, trip in beats if began_s - BEFORE_S <= sent < began_s]
+    during = [trip for sent, trip in beats if began_s <= sent <= ended_s]
+    seconds = Counter(int(at_s - began_s) for at_s in storm.welcomed_s)
+    mean = len(storm.welcomed_s) / (max(storm.welcomed_s) - began_s)
+    applied = _events_applied(address)
+    if applied != count * REPORTS:
+        raise RuntimeError(f"{applied} reports are in the log, not {count * REPORTS}")
+    return report(
+        "return-storm",
+        "ms, p99 of live heartbeats in the storm",
+        [percentile(during, 99) * 1000],
+        {"ms, the same before it": [percentile(before, 99) * 1000]},
+        p50_ms=[round(percentile(part, 50) * 1000, 2) for part in (before, during)],
+        nodes=count,
+        live_at_the_end=len(storm.live_s),
+        events_applied=applied,
+        storm_s=round(ended_s - began_s, 1),
+        peak_admission_per_s=max(seconds.values()),
+        mean_admission_per_s=round(mean, 1),
+        peak_to_mean=round(max(seconds.values()) / mean, 2),
+        sent_away=storm.refusals,
+        broken_streams=storm.broken,
+    )
+
+
+def _events_applied(address: str) -> int:
+    """Reports of inventories in the log: the telemetry lane holds nothing else."""
+    with grpc.insecure_channel(address) as channel:
+        request = service.ListStreamsRequest(domain=_DOMAIN)
+        streams = FederationServiceStub(channel).ListStreams(request, timeout=30).streams
+    return sum(stream.applied for stream in streams if stream.lane == "telemetry")

@@ -1,0 +1,148 @@
+"""Step: a node loses its link, works on, and returns with a backlog. Owns that step.
+
+What is shown is what the zone's controller recorded: every move on the spectrum is an event, with its reason and its
+evidence.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from deploy.demo.attention import await_end, show_item
+from deploy.demo.client import Client
+from deploy.demo.display import duration
+from deploy.demo.questions import follow, issue, node_at
+from deploy.demo.stage import (
+    FIELD_NODE,
+    GLOBAL,
+    ZONE_A2,
+    Seen,
+    Stage,
+    expect,
+    new_request_id,
+)
+from souverix.attention.v1 import attention_pb2
+from souverix.command.v1 import command_pb2, command_service_pb2
+from souverix.fleet.v1 import connectivity_pb2, fleet_service_pb2
+
+#: So that a backlog gathers while the spectator looks on.
+REPORT_INTERVAL_S = 0.1
+
+#: Reports that wait at the node before its link is given back.
+BACKLOG_REPORTS = 20
+
+LIVE = connectivity_pb2.CONNECTIVITY_MODE_LIVE
+AUTONOMOUS = connectivity_pb2.CONNECTIVITY_MODE_AUTONOMOUS
+RETURNING = connectivity_pb2.CONNECTIVITY_MODE_RETURNING
+REPLAYING = connectivity_pb2.CONNECTIVITY_MODE_REPLAYING
+
+CUT_OFF = attention_pb2.ATTENTION_KIND_NODE_AUTONOMOUS
+
+
+async def go_off_and_return(stage: Stage) -> str:
+    """Cuts one node off, issues a command for it meanwhile, and gives it its link back."""
+    zone, top = stage.client(ZONE_A2), stage.client(GLOBAL)
+    stage.federation.start_agent(
+        ZONE_A2,
+        FIELD_NODE,
+        "--report-interval",
+        str(REPORT_INTERVAL_S),
+        server=stage.field_link.endpoint,
+    )
+    stage.remember_processes()
+    await stage.until(f"{FIELD_NODE} live at {GLOBAL}", lambda: _in_mode(top, LIVE))
+    stage.display.happened(f"{FIELD_NODE} has joined {ZONE_A2}, and is LIVE at {GLOBAL}")
+
+    stage.field_link.cut()
+    cut_time = datetime.now(UTC)
+    _, took_s = await stage.until(
+        f"{FIELD_NODE} cut off, at {GLOBAL}", lambda: _in_mode(top, AUTONOMOUS)
+    )
+    stage.display.happened(f"its link is cut: AUTONOMOUS at {GLOBAL}", took_s)
+    await show_item(stage, top, ZONE_A2, CUT_OFF, f"nodes/{FIELD_NODE}")
+    ping = command_pb2.Action(ping=command_pb2.Ping(payload="for when you are back"))
+    targets = command_pb2.Targets(nodes=[FIELD_NODE])
+    command = await issue(top, targets, ping, new_request_id("ping"))
+    stage.display.happened("a command is issued for it at global, and waits")
+    # Twice as long as so many reports take: a busy machine makes fewer.
+    away_s = 2 * BACKLOG_REPORTS * REPORT_INTERVAL_S
+    await stage.until(
+        f"{FIELD_NODE} works on", lambda: _away_for(zone, cut_time, away_s), away_s + 30
+    )
+
+    stage.field_link.heal()
+    _, returned_s = await stage.until(
+        f"{FIELD_NODE} replays its backlog", lambda: _in_mode(top, LIVE)
+    )
+    stage.display.happened("its link is back, its backlog replayed: LIVE again", returned_s)
+    moves = [link for link in await _ledger(zone) if _moment(link.since) >= cut_time]
+    stage.display.table(
+        ("MODE", "REASON", "EVIDENCE"),
+        [(_name(link.mode), link.reason, link.evidence) for link in moves],
+    )
+    went = [link.mode for link in moves]
+    expect(
+        went == [AUTONOMOUS, RETURNING, REPLAYING, LIVE],
+        f"the node went {', '.join(map(_name, went))}",
+    )
+    replayed = moves[1].backlog_messages
+    expect(
+        replayed >= BACKLOG_REPORTS, f"{replayed} reports waited at the node, not {BACKLOG_REPORTS}"
+    )
+    await _check_command(top, command.name, after=_moment(moves[-1].since))
+    stage.display.happened("the command was delivered after the replay, not before")
+    await await_end(stage, top, ZONE_A2, CUT_OFF, f"nodes/{FIELD_NODE}")
+    return f"replayed {replayed} reports, LIVE {duration(returned_s)} after its link was back"
+
+
+async def _check_command(client: Client, name: str, after: datetime) -> None:
+    """The command must succeed, and not have been sent before the node was live."""
+    async for _ in follow(client, name):
+        pass
+    reply = await client.call(
+        command_service_pb2.GetCommandRequest(name=name), command_service_pb2.GetCommandResponse
+    )
+    [delivery] = reply.command.deliveries
+    state = command_pb2.DeliveryState.Name(delivery.state)
+    expect(delivery.state == command_pb2.DELIVERY_STATE_SUCCEEDED, f"the command ended {state}")
+    sent = _moment(delivery.dispatch_time)
+    expect(sent >= after, f"the command was sent at {sent}, before the node was live at {after}")
+
+
+async def _in_mode(
+    client: Client, mode: connectivity_pb2.ConnectivityMode
+) -> Seen[connectivity_pb2.Connectivity]:
+    """Raises `Refused` until the node is known."""
+    view = (await node_at(client, FIELD_NODE)).connectivity
+    debt = view.sync_debt
+    done, left = debt.replayed_messages, debt.backlog.messages
+    text, share = f"{FIELD_NODE} is {_name(view.link.mode)}", None
+    if view.link.mode in (RETURNING, REPLAYING):
+        text += f", {done} of {done + left} reports replayed"
+        share = done / (done + left) if done + left else None
+    return Seen(text, view if view.link.mode == mode else None, share)
+
+
+async def _away_for(client: Client, since: datetime, seconds: float) -> Seen[bool]:
+    behind = (await node_at(client, FIELD_NODE)).connectivity.sync_debt.behind
+    away_s = (datetime.now(UTC) - since).total_seconds()
+    text = f"{FIELD_NODE} has been away for {away_s:.1f} s; {ZONE_A2} is {behind.ToMilliseconds() / 1000:.1f} s behind"
+    return Seen(text, True if away_s >= seconds else None, away_s / seconds)
+
+
+async def _ledger(client: Client) -> list[connectivity_pb2.LinkState]:
+    reply = await client.call(
+        fleet_service_pb2.ListConnectivityHistoryRequest(name=f"nodes/{FIELD_NODE}"),
+        fleet_service_pb2.ListConnectivityHistoryResponse,
+    )
+    return sorted(reply.ledger.history, key=lambda link: _moment(link.since))
+
+
+def _name(mode: int) -> str:
+    return connectivity_pb2.ConnectivityMode.Name(mode).removeprefix("CONNECTIVITY_MODE_")
+
+
+def _moment(time: Timestamp) -> datetime:
+    return time.ToDatetime(UTC)
