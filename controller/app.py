@@ -25,6 +25,7 @@ from controller.config import ConfigError, ControllerConfig
 from controller.duties import Duties
 from controller.etcd.access import Access, Password, TlsFiles
 from controller.journal import Journal
+from controller.lifecycle_duty import LifecycleMoves
 from controller.local_calls import LocalCalls
 from controller.log.embedded import EmbeddedEtcd
 from controller.log.etcd_log import EtcdLog
@@ -172,6 +173,7 @@ class Application:
         replica.add_duty(Duties(replica).run)
         replica.add_duty(LateWrites(replica).run)
         replica.add_duty(MaintenanceExpiry(replica).run)
+        replica.add_duty(LifecycleMoves(replica).run)
         replica.add_duty(PeerLinkRecorder(replica, links).run)
         self._add_services()
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from controller.attention_settings import AttentionSection, attention_problems
 from controller.connectivity import thresholds
+from controller.lifecycle_settings import LifecycleSection, lifecycle_problems
 from federation.identifiers import is_valid_id
 from telemetry import settings
 from telemetry.settings import TelemetrySettings
@@ -209,6 +210,7 @@ class ControllerConfig:
     connectivity: ConnectivitySection = field(default_factory=ConnectivitySection)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     attention: AttentionSection = field(default_factory=AttentionSection)
+    lifecycle: LifecycleSection = field(default_factory=LifecycleSection)
     #: Directory of large values; replicas of one controller share it. Empty: below data_dir.
     values_dir: str = ""
 
@@ -309,7 +311,7 @@ def _check(config: ControllerConfig, where: str) -> None:
     _check_children(config, where)
     _check_numbers(config, where)
     _check_connectivity(config.connectivity, where)
-    for problem in attention_problems(config.attention):
+    for problem in (*attention_problems(config.attention), *lifecycle_problems(config.lifecycle)):
         raise ConfigError(f"{where}: {problem}")
     _check_keys(config, where)
     _check_addresses(config, where)

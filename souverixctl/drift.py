@@ -130,7 +130,7 @@ def _show_node(session: Session, id: str, watch: bool) -> None:
     def show_parts() -> None:
         session.output.table(NODE_COLUMNS, [_node_row(reply.node)], "")
         session.output.line()
-        session.output.table(FIELD_COLUMNS, _field_rows(reply.node.drift), "nothing differs")
+        session.output.table(FIELD_COLUMNS, field_rows(reply.node.drift), "nothing differs")
         config = reply.node.drift.config_drift
         if config.objects > len(config.details):
             session.output.note(f"{config.objects - len(config.details)} more fields differ")
@@ -298,7 +298,8 @@ def _node_row(twin: node.Node) -> list[Cell]:
     ]
 
 
-def _field_rows(found: drift.Drift) -> list[list[Cell]]:
+def field_rows(found: drift.Drift) -> list[list[Cell]]:
+    """What differs, is unknown or is waived, as rows of FIELD_COLUMNS."""
     rows = [_version_row(each, each.impact) for each in found.version_drifts]
     rows += [_difference_row(each, "") for each in found.config_drift.details]
     if found.HasField("policy_drift"):

@@ -29,6 +29,8 @@ from souverixctl import (
     federation,
     graph,
     lifecycle,
+    node,
+    nodes,
     observations,
     overview,
     replays,
@@ -85,7 +87,8 @@ def program() -> None:
 
 
 for group in (
-    overview.overview, attention.group, verbs.get, verbs.describe, verbs.watch, verbs.create, verbs.set_, verbs.delete,
+    overview.overview, nodes.nodes_verb, node.node_verb,
+    attention.group, verbs.get, verbs.describe, verbs.watch, verbs.create, verbs.set_, verbs.delete,
     verbs.move, lifecycle.transition, lifecycle.history, replays.replay, replays.reset_key, commands.group,
     drift.group, graph.group, conflicts.group,
     audit.group, federation.group, authority.group, observations.values,

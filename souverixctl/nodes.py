@@ -33,7 +33,7 @@ from souverixctl.results import (
     present_write,
     word,
 )
-from souverixctl.session import Session, pass_session
+from souverixctl.session import Session, Verb, pass_session
 from souverixctl.specs import spec_change, spec_from_flags
 
 COLUMNS = (
@@ -102,6 +102,10 @@ def _values(enum: Any, prefix: str, words: Sequence[str]) -> list[Any]:
 def _filter_options(function: options.Function) -> options.Function:
     for decorate in (
         click.option(
+            "--filter", "filter", default="", metavar="FILTER",
+            help="Only those that fit, such as 'mode = AUTONOMOUS AND version < 1.4.7' (docs/queries.md).",
+        ),
+        click.option(
             "--min-drift", "min_drift_score", type=click.FloatRange(min=0), default=0.0, metavar="SCORE",
             help="Only with at least this drift score; the score is 0 without drift, and has no upper bound.",
         ),
@@ -141,21 +145,58 @@ def _filters(given: dict[str, Any]) -> dict[str, Any]:
         "policy_bundle": given["policy_bundle"],
         "min_drift_score": given["min_drift_score"],
         "drift_states": _values(drift.DriftState, "DRIFT_STATE", given["drift_states"]),
+        "filter": given["filter"],
     }
 
 
-@verbs.get.command("nodes", short_help="List nodes.")
-@_filter_options
-@options.limit_option
+def _list_options(function: options.Function) -> options.Function:
+    for decorate in (
+        options.limit_option,
+        click.option("--watch", is_flag=True, help="Show every change after that, until interrupted."),
+        click.option(
+            "--order-by", default="", metavar="FIELDS",
+            help="Fields to order by, such as 'score desc, version'. Default: by id.",
+        ),
+        _filter_options,
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
+@click.command("nodes", cls=Verb, short_help="List nodes, by filters and in any order.")
+@_list_options
 @pass_session
-def get_nodes(session: Session, limit: int, **given: Any) -> None:
+def nodes_verb(session: Session, limit: int, order_by: str, watch: bool, **given: Any) -> None:
+    """List the nodes of a domain; without --domain, of the controller's own. The same as `get nodes`.
+
+    \b
+    souverixctl nodes --subtree --filter "mode = AUTONOMOUS AND tags:lab"
+    souverixctl nodes --subtree --order-by "score desc" --limit 20
+    souverixctl nodes --subtree --filter "phase = QUARANTINED" --watch
+    """
+    _show_nodes(session, limit, order_by, watch, given)
+
+
+@verbs.get.command("nodes", short_help="List nodes.")
+@_list_options
+@pass_session
+def get_nodes(session: Session, limit: int, order_by: str, watch: bool, **given: Any) -> None:
     """List the nodes of a domain; without --domain, of the controller's own.
 
     \b
     souverixctl get nodes --domain region-a --subtree
     souverixctl get nodes --mode disconnected --mode autonomous -o json
     """
-    request = fleet.ListNodesRequest(**_filters(given))
+    _show_nodes(session, limit, order_by, watch, given)
+
+
+def _show_nodes(
+    session: Session, limit: int, order_by: str, watch: bool, given: dict[str, Any]
+) -> None:
+    if watch:
+        follow_nodes(session, _filters(given))
+        return
+    request = fleet.ListNodesRequest(**_filters(given), order_by=order_by)
     reply = fetch_pages(session, request, fleet.ListNodesResponse, "nodes", limit)
     now = session.output.now
     rows = [row(each, now) for each in reply.nodes]
@@ -164,6 +205,9 @@ def get_nodes(session: Session, limit: int, **given: Any) -> None:
     )
     present(session, reply, lambda: session.output.table(COLUMNS, rows, none))
     note_freshness(session, reply)
+    pending = reply.read_model.pending_node_count
+    if pending and session.output.is_table:
+        session.output.note(f"{pending} nodes have changed and are found as they were")
 
 
 def fetch_node(session: Session, id: str) -> fleet.GetNodeResponse:
@@ -209,9 +253,14 @@ def watch_nodes(session: Session, **given: Any) -> None:
     \b
     souverixctl watch nodes --domain edge-zone-a1
     """
+    follow_nodes(session, _filters(given))
+
+
+def follow_nodes(session: Session, query: dict[str, Any]) -> None:
+    """Show the nodes a query means, then every change, until interrupted. Raises Refused."""
     replies = follow(
         session,
-        lambda token: fleet.WatchNodesRequest(**_filters(given), resume_token=token),
+        lambda token: fleet.WatchNodesRequest(**query, resume_token=token),
         fleet.WatchNodesResponse,
         lambda reply: reply.bookmark.resume_token,
         "the nodes are shown again from the beginning",

@@ -1,40 +1,46 @@
-"""The fleet at a glance: nodes by connectivity, by phase, by health and drift, domain by domain.
+"""The fleet at a glance: nodes by connectivity, phase, health, version and drift, domain by domain.
 
-Owns how the sums are shown. Never adds up by itself: the sums are the controller's.
+Owns how the counts are shown. Never adds up by itself: the counts are the controller's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 import click
 from rich.text import Text
 
-from souverix.fleet.v1 import domain_pb2 as domain
 from souverix.fleet.v1 import fleet_service_pb2 as fleet
+from souverix.fleet.v1 import overview_pb2 as overviews
 from souverixctl import options
 from souverixctl.describe import field_word
+from souverixctl.follow import follow
 from souverixctl.output import Cell, styled
 from souverixctl.pages import fetch_pages
 from souverixctl.results import age, coloured, note_freshness, present, word
 from souverixctl.session import Session, Verb, pass_session
 
 COLUMNS = (
-    "DOMAIN", "CONTROLLER", "NODES", "CONNECTIVITY", "PHASES", "UNHEALTHY", "DRIFT", "AS OF"
+    "DOMAIN", "CONTROLLER", "NODES", "CONNECTIVITY", "PHASES", "HEALTH", "VERSIONS", "DRIFTING", "OBJECTS",
+    "SEVERITY", "CONFLICTS", "AS OF",
 )  # fmt: skip
 
 #: What is shown of nodes of which nothing was ever heard, or whose controller cannot be reached.
 UNKNOWN = "UNKNOWN"
 
+#: Versions shown of a domain: those most nodes run.
+SHOWN_VERSIONS = 3
+
 
 @click.command("overview", cls=Verb, short_help="The fleet at a glance.")
 @click.argument("domain", metavar="[DOMAIN]", default="")
+@click.option("--watch", is_flag=True, help="Show it again whenever it changes, until interrupted.")
 @options.limit_option
 @pass_session
-def overview(session: Session, domain: str, limit: int) -> None:
-    """Show nodes by connectivity, phase, health and drift, for a domain and all below it.
+def overview(session: Session, domain: str, watch: bool, limit: int) -> None:
+    """Show nodes by connectivity, phase, health, version and drift, for a domain and all below it.
 
     Each line counts the nodes of its domain and of those below it. CONTROLLER is how the domain's
     controller is connected with the one that is asked; nodes of one that is cut off are UNKNOWN.
@@ -42,25 +48,57 @@ def overview(session: Session, domain: str, limit: int) -> None:
 
     \b
     souverixctl overview region-a
+    souverixctl overview --watch
     """
-    request = fleet.ListDomainsRequest(domain=domain, include_subtree=True)
-    reply = fetch_pages(session, request, fleet.ListDomainsResponse, "domains", limit)
-    now = session.output.now
-    rows = [_row(each, now) for each in reply.domains]
-    present(session, reply, lambda: session.output.table(COLUMNS, rows, "no domains"))
+    if watch:
+        _watch(session, domain)
+        return
+    request = fleet.ListDomainOverviewsRequest(domain=domain, include_subtree=True)
+    reply = fetch_pages(session, request, fleet.ListDomainOverviewsResponse, "overviews", limit)
+    present(session, reply, lambda: _table(session, reply.overviews))
     note_freshness(session, reply)
+    pending = reply.read_model.pending_node_count
+    if pending:
+        session.output.note(f"{pending} nodes have changed and are counted as they were")
 
 
-def _row(scope: domain.Domain, now: datetime) -> list[Cell]:
-    summary = scope.summary
+def _watch(session: Session, domain: str) -> None:
+    request = fleet.WatchDomainOverviewsRequest(domain=domain, include_subtree=True)
+    replies = follow(
+        session,
+        lambda _: request,
+        fleet.WatchDomainOverviewsResponse,
+        None,
+        "the overview is shown anew",
+    )
+    for reply in replies:
+        if session.output.is_table:
+            _table(session, reply.overviews)
+            session.output.line()
+        else:
+            session.output.step(reply)
+
+
+def _table(session: Session, shown: Sequence[overviews.DomainOverview]) -> None:
+    now = session.output.now
+    session.output.table(COLUMNS, [_row(each, now) for each in shown], "no domains")
+
+
+def _row(scope: overviews.DomainOverview, now: datetime) -> list[Cell]:
+    versions = [f"{each.value} {each.node_count}" for each in scope.versions.values]
+    more = ["..."] if len(versions) > SHOWN_VERSIONS else []
     return [
-        scope.id,
-        word(summary, "mode"),
+        scope.domain,
+        word(scope, "mode"),
         str(scope.subtree_node_count),
-        _counts(summary.modes, "mode"),
-        _counts(summary.phases, "phase"),
-        str(summary.unhealthy_node_count or ""),
-        str(summary.drift_objects) if summary.HasField("drift_objects") else "",
+        _counts(scope.modes, "mode"),
+        _counts(scope.phases, "phase"),
+        _counts((each for each in scope.healths if each.health), "health"),
+        ", ".join([*versions[:SHOWN_VERSIONS], *more]),
+        str(scope.drift.drifting_node_count or ""),
+        str(scope.drift.objects_out_of_spec or ""),
+        word(scope.drift, "severity"),
+        str(scope.open_conflict_count or ""),
         age(scope, "as_of_time", now),
     ]
 

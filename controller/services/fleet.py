@@ -10,6 +10,8 @@ from typing import Any
 
 from controller.replica import Replica
 from controller.services import (
+    fleet_events,
+    fleet_explanations,
     fleet_histories,
     fleet_observations,
     fleet_overviews,
@@ -49,7 +51,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
 
     async def GetNode(self, request: Any, context: Any) -> fleet.GetNodeResponse:
         """Returns one node."""
-        return fleet_reads.get_node(self._replica, request)
+        return await fleet_reads.get_node(self._replica, request)
 
     async def ListNodes(self, request: Any, context: Any) -> fleet.ListNodesResponse:
         """Returns a page of nodes."""
@@ -130,6 +132,14 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
     ) -> fleet.ListConnectivityHistoryResponse:
         """Returns a node's connectivity ledger."""
         return fleet_histories.connectivity_history(self._replica, request)
+
+    async def ListNodeEvents(self, request: Any, context: Any) -> fleet.ListNodeEventsResponse:
+        """Returns a page of the events behind a node."""
+        return await fleet_events.list_node_events(self._replica, request)
+
+    async def ExplainNode(self, request: Any, context: Any) -> fleet.ExplainNodeResponse:
+        """Returns the events behind one field of a node."""
+        return fleet_explanations.explain_node(self._replica, request)
 
     async def ListObservations(self, request: Any, context: Any) -> fleet.ListObservationsResponse:
         """Returns a node's newest observations."""

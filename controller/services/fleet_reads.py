@@ -13,30 +13,61 @@ from controller.services.fleet_nodes import check_domain
 from controller.services.fleet_queries import MAX_FILTER_VALUES, wants_drift
 from controller.services.fleet_rules import freshness_of, required_node
 from controller.services.fleet_sums import fill_sums
+from controller.services.node_past import facts_at
 from controller.services.paging import cut, page_of
 from controller.twin.domain import compose_domain, is_known
 from controller.twin.drift import DriftAnalyzer
 from controller.twin.effective import effective_state
+from controller.twin.facts import Facts, set_time
+from controller.twin.freshness import Freshness
 from controller.twin.node import compose_node
 from federation.errors import InvalidWrite
 from federation.state import State
 from souverix.fleet.v1 import domain_pb2, fleet_service_pb2, node_pb2
 
 
-def get_node(replica: Replica, request: Any) -> fleet_service_pb2.GetNodeResponse:
+async def get_node(replica: Replica, request: Any) -> fleet_service_pb2.GetNodeResponse:
     """As `FleetService.GetNode`."""
     subject = f"nodes/{id_in_name(request.name, 'nodes')}"
     check_mask(request.read_mask, node_pb2.Node, "read_mask")
-    at = required_node(replica.state, subject)
-    freshness = freshness_of(replica)
-    node = compose_node(replica.state, at, freshness)
-    effective = effective_state(replica.state, at.home.domain, subject)
+    with_drift = wants_drift(request.read_mask)
+    if request.HasField("as_of_time"):
+        node = await _node_as_of(replica, subject, request.as_of_time.ToMilliseconds(), with_drift)
+    else:
+        freshness = freshness_of(replica)
+        node = whole_node(replica.state, subject, freshness, with_drift=with_drift)
+    return fleet_service_pb2.GetNodeResponse(node=apply_read_mask(request.read_mask, node))
+
+
+def whole_node(
+    facts: Facts, subject: str, freshness: Freshness, *, with_drift: bool = True
+) -> node_pb2.Node:
+    """A node with what governs it, and its drift in detail. Raises `NotFound`."""
+    at = required_node(facts, subject)
+    node = compose_node(facts, at, freshness)
+    effective = effective_state(facts, at.home.domain, subject)
     node.effective_desired_state.desired_state.CopyFrom(effective.desired)
     node.effective_desired_state.decided_by.update(effective.decided_by)
-    if wants_drift(request.read_mask):
-        drift = DriftAnalyzer(replica.state, freshness.now_ms).drift_of(at)
+    if with_drift:
+        drift = DriftAnalyzer(facts, freshness.now_ms).drift_of(at)
         node.drift.CopyFrom(drift.message(details=True))
-    return fleet_service_pb2.GetNodeResponse(node=apply_read_mask(request.read_mask, node))
+    return node
+
+
+async def _node_as_of(
+    replica: Replica, subject: str, time_ms: int, with_drift: bool
+) -> node_pb2.Node:
+    """A node as it was known here at a time."""
+    present = freshness_of(replica)
+    if time_ms > present.now_ms:
+        raise InvalidWrite("as_of_time has not come yet; leave it out for now", field="as_of_time")
+    facts = await facts_at(replica, subject, time_ms)
+    freshness = Freshness(replica.state, replica.config.controller.domain, time_ms)
+    node = whole_node(facts, subject, freshness, with_drift=with_drift)
+    node.ClearField("authority")
+    if node.HasField("as_of_time") and node.as_of_time.ToMilliseconds() > time_ms:
+        set_time(node.as_of_time, time_ms)
+    return node
 
 
 async def get_domain(replica: Replica, request: Any) -> fleet_service_pb2.GetDomainResponse:

@@ -29,8 +29,8 @@ MAX_PAGE_SIZE = 1000
 #: Version of the tokens' form; one of another version is refused and the list begun anew.
 TOKEN_VERSION = 1
 
-#: Longest token looked at; ours hold an id and a digest.
-MAX_TOKEN_BYTES = 1024
+#: Longest token looked at; ours hold a digest and an id, or the dozen places a history goes on from.
+MAX_TOKEN_BYTES = 4096
 
 #: Fields of a request that turn over its pages and do not belong to the query.
 TURNING_FIELDS = ("page_size", "page_token", "resume_token")

@@ -40,7 +40,7 @@ T = TypeVar("T")
 #: A node that reports often is written once an interval.
 WRITE_INTERVAL_S = 5.0
 
-#: Changed subjects that are written before the interval is over: cutting a batch of them holds the loop for some 3 ms.
+#: Changed subjects that are written before the interval is over: cutting a batch of them holds the loop for 5 to 8 ms.
 BATCH_SUBJECTS = 5_000
 
 #: Changed subjects above which a replay waits for the file. Each takes some 5 KB of memory until it is written.

@@ -91,11 +91,11 @@ def effective_state_of_all(along: Iterable[PolicyAt]) -> EffectiveState:
 def _join(policies: Sequence[PolicyAt], own: node_pb2.DesiredState, subject: str) -> EffectiveState:
     desired = node_pb2.DesiredState()
     desired.CopyFrom(own)
-    decided_by = {name: subject for name in GOVERNED_FIELDS if _declares(own, name)}
+    decided_by = {name: subject for name in GOVERNED_FIELDS if declares(own, name)}
     enforced: set[str] = set()
     for at in policies:
         for name in GOVERNED_FIELDS:
-            if name in enforced or not _declares(at.spec, name):
+            if name in enforced or not declares(at.spec, name):
                 continue
             if at.spec.enforced:
                 enforced.add(name)
@@ -118,7 +118,8 @@ def _policies_along(facts: Facts, domain: str) -> Iterator[PolicyAt]:
                 yield PolicyAt(at, subject.partition("/")[2], spec, digest)
 
 
-def _declares(level: node_pb2.DesiredState | policy_pb2.PolicySpec, name: str) -> bool:
+def declares(level: node_pb2.DesiredState | policy_pb2.PolicySpec, name: str) -> bool:
+    """Tells whether a level says anything of one of `GOVERNED_FIELDS`."""
     if name == "target_version":
         return bool(level.target_version)
     return level.HasField("configuration" if name == "configuration" else "constraints")

@@ -24,6 +24,7 @@ AUTONOMOUS = connectivity_pb2.CONNECTIVITY_MODE_AUTONOMOUS
 DISCONNECTED = connectivity_pb2.CONNECTIVITY_MODE_DISCONNECTED
 RETURNING = connectivity_pb2.CONNECTIVITY_MODE_RETURNING
 REPLAYING = connectivity_pb2.CONNECTIVITY_MODE_REPLAYING
+ACTIVE = lifecycle_pb2.LIFECYCLE_PHASE_ACTIVE
 
 #: Short, so that a cut shows within the test; a backlog of two reports is a replay.
 CONNECTIVITY = """
@@ -88,6 +89,11 @@ def node_at(clients: Clients) -> node_pb2.Node | None:
 def mode_at(clients: Clients) -> int:
     node = node_at(clients)
     return node.connectivity.link.mode if node is not None else 0
+
+
+def phase_at(clients: Clients) -> int:
+    node = node_at(clients)
+    return node.lifecycle.phase if node is not None else 0
 
 
 def modes_through(clients: Clients) -> list[int]:
@@ -197,11 +203,10 @@ def test_a_life_is_led_from_the_top_and_told_at_every_level(
             )
             top.fleet.TransitionNode(asked, timeout=DEADLINE_S, metadata=PRINCIPAL)
 
+        wait_until(lambda: phase_at(top) == ACTIVE, "the node is in service by itself")
         with pytest.raises(grpc.RpcError) as refused:
             transit("ACTIVATE")
         assert reason_of(refused.value) == "FAILED_PRECONDITION"
-        transit("ENROL")
-        transit("ACTIVATE")
         transit("QUARANTINE", reason="seal broken", exit_condition="new seal")
         request = fleet_service_pb2.ListLifecycleHistoryRequest(name=f"nodes/{NODE}")
 
@@ -216,3 +221,8 @@ def test_a_life_is_led_from_the_top_and_told_at_every_level(
             lifecycle_pb2.LIFECYCLE_PHASE_QUARANTINED,
         ]
         wait_until(lambda: phases(top) == phases(zone), "the same timeline above")
+        reply = zone.fleet.ListLifecycleHistory(request, timeout=DEADLINE_S)
+        _, enrolled, activated, _ = reply.timeline.transitions
+        assert enrolled.reason.startswith("its agent was admitted: ")
+        assert activated.reason.startswith("its agent reports: health ")
+        assert enrolled.decided_by == activated.decided_by == f"controller:{ZONE}-control"

@@ -223,3 +223,40 @@ def test_thresholds_of_connectivity_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=cause):
         load(f"{ROOT}\n{text}\n")
+
+
+def test_who_moves_nodes_on_is_told_for_all_and_by_domain(load: Load) -> None:
+    text = (
+        ZONE
+        + """
+[lifecycle]
+enrolment = "by-operator"
+degrade_after_s = 5
+[[lifecycle.domains]]
+domain = "cell-1"
+enrolment = "automatic"
+"""
+    )
+    section = load(text).lifecycle
+    assert (section.of_all().enrolment, section.of_all().activation) == (False, True)
+    own = section.of_domains()["cell-1"]
+    assert (own.enrolment, own.degrade_after_s) == (True, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ('enrolment = "maybe"', "lifecycle.enrolment 'maybe' is not one of automatic, by-operator"),
+        ("recover_after_s = -1", "lifecycle.recover_after_s -1.0 is out of range"),
+        ("settle_s = 1", "unknown setting 'settle_s'"),
+        ('[[lifecycle.domains]]\ndomain = "A"', "lifecycle.domains[0].domain 'A' is no id"),
+        (
+            '[[lifecycle.domains]]\ndomain = "a"\n[[lifecycle.domains]]\ndomain = "a"',
+            "lifecycle.domains[1].domain 'a' is there already",
+        ),
+    ],
+)
+def test_a_wrong_lifecycle_section_is_refused(load: Load, lines: str, says: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(ZONE + "\n[lifecycle]\n" + lines)
+    assert says in str(refused.value)

@@ -126,8 +126,9 @@ async def test_results_are_sent_again_until_acknowledged(tmp_path: Path) -> None
         await controller.send(NODE, command=ping("c1"))
         await until(lambda: len(controller.results) == 1)
     controller.script.acknowledges_results = True
-    async with serving(controller), running_agent(tmp_path, controller.address):
+    async with serving(controller), running_agent(tmp_path, controller.address) as agent:
         await until(lambda: len(controller.results) == 2)
+        await until(lambda: not agent._ledger.unacknowledged())
     async with serving(controller), running_agent(tmp_path, controller.address):
         await until(lambda: len(controller.heartbeats) > 0 and NODE in controller.open_streams)
         await controller.send(NODE, command=ping("c2"))

@@ -8,7 +8,14 @@ import time
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from souverix.fleet.v1 import connectivity_pb2, domain_pb2, lifecycle_pb2, node_pb2
+from souverix.fleet.v1 import (
+    connectivity_pb2,
+    domain_pb2,
+    drift_pb2,
+    lifecycle_pb2,
+    node_pb2,
+    overview_pb2,
+)
 from souverix.fleet.v1 import fleet_service_pb2 as fleet
 from souverix.receipt.v1.receipt_pb2 import WriteReceipt
 from souverixctl.errors import ExitCode
@@ -130,22 +137,36 @@ async def test_histories_are_shown_oldest_first(
 async def test_the_overview_counts_by_mode_phase_and_drift(
     serve: Serve, controller: ScriptedController
 ) -> None:
-    summary = domain_pb2.DomainSummary(
+    scope = overview_pb2.DomainOverview(
+        domain="region-a",
+        subtree_node_count=51,
         modes=[
             domain_pb2.ModeCount(node_count=3),
             domain_pb2.ModeCount(mode=LIVE, node_count=48),
         ],
         phases=[domain_pb2.PhaseCount(phase=lifecycle_pb2.LIFECYCLE_PHASE_ACTIVE, node_count=51)],
-        unhealthy_node_count=2,
-        drift_objects=9,
+        versions=overview_pb2.Distribution(
+            values=[overview_pb2.ValueCount(value="1.4.7", node_count=40)]
+        ),
+        drift=drift_pb2.DriftSums(drifting_node_count=7, objects_out_of_spec=9),
         mode=AUTONOMOUS,
     )
-    scope = domain_pb2.Domain(id="region-a", subtree_node_count=51, summary=summary)
-    controller.on(fleet.ListDomainsRequest, fleet.ListDomainsResponse(domains=[scope]))
+    reply = fleet.ListDomainOverviewsResponse(overviews=[scope])
+    reply.read_model.pending_node_count = 5
+    controller.on(fleet.ListDomainOverviewsRequest, reply)
     ran = await ctl("overview", "region-a", "--server", await serve(controller))
-    for shown in ("region-a", "AUTONOMOUS", "UNKNOWN 3, LIVE 48", "ACTIVE 51", "9"):
+    for shown in (
+        "region-a",
+        "AUTONOMOUS",
+        "UNKNOWN 3, LIVE 48",
+        "ACTIVE 51",
+        "1.4.7 40",
+        " 7 ",
+        " 9 ",
+    ):
         assert shown in ran.out
-    (request,) = controller.requests(fleet.ListDomainsRequest)
+    assert "5 nodes have changed" in ran.err
+    (request,) = controller.requests(fleet.ListDomainOverviewsRequest)
     assert (request.domain, request.include_subtree) == ("region-a", True)
 
 
