@@ -21,11 +21,14 @@ from deploy.local_federation import DomainPlan, LocalFederation
 
 DOMAIN = "zone"
 
-#: As `agents.heartbeat_interval_s` is by default.
-HEARTBEAT_S = 5.0
+#: Nodes that wait until all have greeted must not count as silent meanwhile.
+HEARTBEAT_S = 30.0
 
 #: Links that the controller may hold: more than any benchmark needs.
 MAX_LINKS = 50_000
+
+#: Nodes let in a second: as many as can be, for how they come in is another benchmark.
+ARRIVALS_PER_S = 10_000
 
 #: Long enough for a process that is held up by 10,000 greetings.
 LEASE_TTL_S = 10.0
@@ -62,7 +65,8 @@ def running(benchmark: str, ids: Sequence[str]) -> Iterator[Running]:
         config.write_text(
             config.read_text().replace(
                 "heartbeat_interval_s = 1.0",
-                f"heartbeat_interval_s = {HEARTBEAT_S}\nmax_links = {MAX_LINKS}",
+                f"heartbeat_interval_s = {HEARTBEAT_S}\nmax_links = {MAX_LINKS}\n"
+                f"arrivals_per_s = {ARRIVALS_PER_S}",
             )
         )
         federation.start_all()

@@ -17,6 +17,7 @@ import uvloop
 from benchmarks.bare_streams import ANSWER
 from benchmarks.client import node_ids
 from benchmarks.fleet_links import Running, cost, running
+from benchmarks.greeting import answer, greeting
 from benchmarks.report import RUNS, report, rounded, say
 from souverix.nodelink.v1 import nodelink_pb2
 
@@ -49,11 +50,11 @@ async def _measure(fleet: Running, ids: Sequence[str]) -> dict[str, Any]:
     rates, bare, per_core = [], [], []
     before = cost(fleet.controller_pid)
     began_s = time.perf_counter()
-    linked = await _open(fleet.controller, CONNECT, [_hello(node) for node in ids])
+    linked = await _open(fleet.controller, CONNECT, ids)
     grown = cost(fleet.controller_pid).resident_bytes - before.resident_bytes
     say(f"heartbeat-streams: {len(ids)} nodes greeted in {time.perf_counter() - began_s:.1f} s")
     message = _heartbeat()
-    answered = await _open(fleet.bare, ANSWER, [message] * NODES)
+    answered = await _open(fleet.bare, ANSWER, ids)
     for _ in range(RUNS):
         began = cost(fleet.controller_pid)
         took_s = await _beat(linked, message)
@@ -76,35 +77,35 @@ async def _measure(fleet: Running, ids: Sequence[str]) -> dict[str, Any]:
     )
 
 
-def _hello(node: str) -> bytes:
-    hello = nodelink_pb2.AgentHello(node=node, source=f"source-{node}")
-    return Request(hello=hello).SerializeToString()
-
-
 def _heartbeat() -> bytes:
     heartbeat = nodelink_pb2.AgentHeartbeat(ping_ms=1_234_567_890, backlog_reports=1)
     heartbeat.rtt.FromMicroseconds(20_000)
     return Request(heartbeat=heartbeat).SerializeToString()
 
 
-async def _open(address: str, method: str, first: Sequence[bytes]) -> list[Stream]:
-    """A stream for each first message, which has been answered."""
+async def _open(address: str, method: str, ids: Sequence[str]) -> list[Stream]:
+    """A stream for each node, over which it has greeted and was welcomed, or echoed."""
     channels = [
         grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
-        for _ in range(-(-len(first) // STREAMS_A_CONNECTION))
+        for _ in range(-(-len(ids) // STREAMS_A_CONNECTION))
     ]
     turns = asyncio.Semaphore(GREETINGS_AT_ONCE)
 
     async def greet(number: int) -> Stream:
         async with turns:
             stream: Stream = channels[number % len(channels)].stream_stream(method)()
-            await stream.write(first[number])
-            answer = await _next(stream)
-        if method == CONNECT and not Response.FromString(answer).HasField("welcome"):
-            raise RuntimeError(f"a node was not welcome: {Response.FromString(answer)}")
+            said: Request | None = greeting(ids[number])
+            if method != CONNECT:
+                said = Request.FromString(_heartbeat())
+            while said is not None:
+                await stream.write(said.SerializeToString())
+                heard = await _next(stream)
+                said = (
+                    answer(ids[number], Response.FromString(heard)) if method == CONNECT else None
+                )
         return stream
 
-    return await asyncio.gather(*(greet(number) for number in range(len(first))))
+    return await asyncio.gather(*(greet(number) for number in range(len(ids))))
 
 
 async def _beat(streams: Sequence[Stream], message: bytes) -> float:

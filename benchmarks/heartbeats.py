@@ -16,6 +16,7 @@ import uvloop
 from benchmarks.bare_streams import COUNT, TELL_EVERY
 from benchmarks.client import node_ids
 from benchmarks.fleet_links import Running, cost, running
+from benchmarks.greeting import answer, greeting
 from benchmarks.report import RUNS, report, rounded, say
 from nodeagent.relay_session import RelaySession
 from souverix.nodelink.v1 import nodelink_pb2, relay_pb2
@@ -110,12 +111,16 @@ def _batches() -> list[bytes]:
 class _Greeted:
     """One node behind a relay; tells when it was welcomed."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: RelaySession, node: str) -> None:
         self.welcomed = False
+        self._session = session
+        self._node = node
+        self._index = session.open(self, greeting(node))
 
     def hear(self, response: nodelink_pb2.ConnectResponse) -> None:
-        if response.HasField("goodbye"):
-            raise RuntimeError(f"a node was sent away: {response.goodbye.message}")
+        said = answer(self._node, response)
+        if said is not None:
+            self._session.say(self._index, said)
         self.welcomed |= response.HasField("welcome")
 
     def hear_ping(self, ping_ms: int) -> None:
@@ -132,11 +137,7 @@ async def _carry(channel: grpc.aio.Channel, relay: str, nodes: Sequence[str]) ->
     await stream.write(Request(hello=hello).SerializeToString())
     session = RelaySession(Response.FromString(await _next(stream)).welcome, 0.0)
     for at in range(0, len(nodes), GREETINGS_AT_ONCE):
-        passages = []
-        for node in nodes[at : at + GREETINGS_AT_ONCE]:
-            passages.append(_Greeted())
-            greeting = nodelink_pb2.AgentHello(node=node, source=f"source-{node}")
-            session.open(passages[-1], nodelink_pb2.ConnectRequest(hello=greeting))
+        passages = [_Greeted(session, node) for node in nodes[at : at + GREETINGS_AT_ONCE]]
         while not all(passage.welcomed for passage in passages):
             for message in session.messages(0.0):
                 await stream.write(message.SerializeToString())
