@@ -36,6 +36,7 @@ from controller.attention.queue import AttentionQueue
 from controller.attention.rules import Limits, Weights
 from controller.attention.suspects import suspects
 from controller.attention.twin_signals import TwinSignals
+from controller.background import Background
 from controller.replica import Replica
 from controller.twin.facts import home_of
 from federation.clock import wall_ms_of
@@ -102,6 +103,7 @@ class AttentionFeed:
         self.standing_marks: dict[tuple[str, str], None] = {}
         #: Looks at all there is of something: deliveries by key, the rest by source.
         self._scans: deque[Iterator[str | Key]] = deque()
+        self._background = Background()
         self._again: list[tuple[int, str]] = []
         self._again_at: dict[str, int] = {}
         self._changed = asyncio.Event()
@@ -190,13 +192,13 @@ class AttentionFeed:
     async def _work_off(self) -> None:
         """Works off what is noted, in slices; of a look at many nodes, one slice."""
         while True:
-            end_s = time.monotonic() + SLICE_S
+            began_s = time.monotonic()
             now_ms = _wall_ms()
             self._due_again(now_ms)
-            self._step(now_ms, MAX_AT_ONCE, end_s)
+            self._step(now_ms, MAX_AT_ONCE, began_s + SLICE_S)
             if not self._nodes and not self._keys:
                 break
-            await asyncio.sleep(0)
+            await self._background.rest(time.monotonic() - began_s)
         if self._awaits_columns:
             self._begin_with_columns(_wall_ms())
         if self._scans:

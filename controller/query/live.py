@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from typing import NamedTuple
 
+from controller.background import Background
 from controller.changes import Changes
 from controller.query.columns import NodeColumns
 from controller.query.summary import summarise
@@ -34,9 +35,6 @@ SLICE = 16
 
 #: Longest an answer waits for nodes that are to be read again. What is left then is told with the answer.
 MAX_WAIT_S = 0.25
-
-#: Share of the time spent on reading nodes again while nobody waits for it: most are touched again before anybody asks.
-BACKGROUND_SHARE = 0.2
 
 #: Between two looks for ended waivers.
 TICK_S = 1.0
@@ -77,6 +75,7 @@ class LiveColumns:
     async def run(self) -> None:
         """Reads all nodes, then follows; until cancelled. To be called once the log was replayed."""
         self.begin()
+        background = Background()
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), TICK_S)
@@ -87,9 +86,12 @@ class LiveColumns:
                 if not self.work(SLICE):
                     break
                 spent_s = time.monotonic() - began_s
-                # What was never read is missing in every answer: it goes as fast as it can.
-                pause_s = spent_s * (1 / BACKGROUND_SHARE - 1) if self._unread is None else 0.0
-                await asyncio.sleep(pause_s)
+                # What was never read is missing in every answer: it goes as fast as it can. What was read before is
+                # likely to be touched again before anybody asks.
+                if self._unread is None:
+                    await background.rest(spent_s)
+                else:
+                    await asyncio.sleep(0)
 
     def begin(self) -> None:
         """All nodes of the state are to be read, and from now on whatever a commit touches."""
