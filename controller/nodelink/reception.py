@@ -133,11 +133,12 @@ class Reception:
                     f"{held.node} comes through {path} now",
                     End("handed_over", f"the node came through {path}", is_news=False),
                 )
-            held.end(
-                nodelink_pb2.LINK_END_DUPLICATE,
-                "another link of this node has taken over",
-                End("replaced", "silent when another link came", is_news=False),
-            )
+            else:
+                held.end(
+                    nodelink_pb2.LINK_END_DUPLICATE,
+                    "another link of this node has taken over",
+                    End("replaced", "silent when another link came", is_news=False),
+                )
             self.links.remove(held)
             self.dispatcher.link_closed(held)
         if self.links.is_full:
