@@ -71,6 +71,11 @@ class LogSection:
     prefix: str = "/souverix"
     etcd_binary: str = "etcd"
     lease_ttl_s: float = 5.0
+    #: What the store may hold of the log before its older half is left to the archive: an eighth of etcd's default
+    #: quota, for the file has to hold it beside what is not compacted yet, and never grows smaller on a shared etcd.
+    budget_mib: float = 256.0
+    #: Directory of the archive; replicas on one machine may share it. Empty: below data_dir.
+    archive_dir: str = ""
     access: EtcdAccessSection = field(default_factory=EtcdAccessSection)
 
 
@@ -361,6 +366,7 @@ def _check_numbers(config: ControllerConfig, where: str) -> None:
     syncs = _sync_sections(config)
     numbers: list[tuple[str, float, float]] = [
         ("log.lease_ttl_s", config.log.lease_ttl_s, 1),
+        ("log.budget_mib", config.log.budget_mib, 1),
         ("agents.heartbeat_interval_s", config.agents.heartbeat_interval_s, 0.1),
         ("agents.max_links", config.agents.max_links, 0),
         ("agents.returns_per_s", config.agents.returns_per_s, 0.1),
