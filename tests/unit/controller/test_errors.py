@@ -80,6 +80,7 @@ def test_error_the_caller_must_act_on_has_its_code_and_no_retry(
         (JournalFull("x"), Code.RESOURCE_EXHAUSTED, "OVERLOADED"),
         (WriteOutcomeUnknown("x"), Code.UNAVAILABLE, "OUTCOME_UNKNOWN"),
         (log_errors.LogUnavailable("x"), Code.UNAVAILABLE, "LOG_UNAVAILABLE"),
+        (log_errors.LogCorrupt("x"), Code.INTERNAL, "CORRUPT_LOG"),
     ],
 )
 def test_error_that_passes_says_when_to_try_again(

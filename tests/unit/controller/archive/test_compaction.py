@@ -17,6 +17,7 @@ from controller.config import ControllerConfig, ControllerSection, TrustSection
 from controller.log.sqlite_log import SqliteLog
 from controller.replica import Replica
 from controller.signing import Ed25519Signer
+from federation.identifiers import Key
 from souverix.policy.v1 import policy_pb2
 from tests.unit.controller.test_replica import DEADLINE_S, NoLinks, until
 
@@ -212,6 +213,6 @@ async def test_a_restart_without_the_read_model_replays_the_archive(
     try:
         await asyncio.wait_for(again.replica.replayed(), DEADLINE_S)
         assert again.replica.state.next_offset >= end
-        assert again.replica.state.winner(("zone", "policies/p", "policy")) is not None
+        assert again.replica.state.winner(Key("zone", "policies/p", "policy")) is not None
     finally:
         await again.stop()
