@@ -21,7 +21,7 @@ import controller.main
 import nodeagent.main
 import souverixctl.main
 from controller.command import delivery
-from controller.config import load_config
+from controller.config_file import load_config
 from scripts import api_reference, diagrams
 
 ROOT = Path(__file__).resolve().parents[2]
