@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.audit.v1 import audit_service_pb2
 from souverix.federation.v1 import federation_service_pb2
 from souverix.policy.v1 import policy_pb2, policy_service_pb2

@@ -61,6 +61,7 @@ def retry_ms_of(status: status_pb2.Status) -> int | None:
         (core.OutOfReach("x"), Code.PERMISSION_DENIED, "DOMAIN_OUT_OF_REACH"),
         (core.PeerError("x"), Code.INVALID_ARGUMENT, "PEER_PROTOCOL_ERROR"),
         (core.CorruptLog("x"), Code.INTERNAL, "CORRUPT_LOG"),
+        (log_errors.LogCorrupt("x"), Code.INTERNAL, "CORRUPT_LOG"),
         (SlowWatcher("x"), Code.RESOURCE_EXHAUSTED, "SLOW_WATCHER"),
         (log_errors.CommitTooLarge("x"), Code.INVALID_ARGUMENT, "TOO_LARGE"),
     ],
@@ -80,7 +81,6 @@ def test_error_the_caller_must_act_on_has_its_code_and_no_retry(
         (JournalFull("x"), Code.RESOURCE_EXHAUSTED, "OVERLOADED"),
         (WriteOutcomeUnknown("x"), Code.UNAVAILABLE, "OUTCOME_UNKNOWN"),
         (log_errors.LogUnavailable("x"), Code.UNAVAILABLE, "LOG_UNAVAILABLE"),
-        (log_errors.LogCorrupt("x"), Code.INTERNAL, "CORRUPT_LOG"),
     ],
 )
 def test_error_that_passes_says_when_to_try_again(
