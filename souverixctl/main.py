@@ -34,6 +34,7 @@ from souverixctl import (
     nodes,
     observations,
     overview,
+    pki,
     replays,
     verbs,
 )
@@ -94,6 +95,7 @@ for group in (
     drift.group, graph.group, conflicts.group,
     audit.group, federation.group, authority.group, observations.values,
     artifacts.group, artifacts.policy_group,
+    pki.group,
 ):  # fmt: skip
     program.add_command(group)
 
