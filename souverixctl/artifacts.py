@@ -58,9 +58,7 @@ group = Verbs(
     " verification summaries) is judged by whom the domain believes: its supply policy. The policy's gate says"
     " whether nodes may be told to run what is not verified.\n\n"
     "\b\n"
-    "souverixctl artifact create region-a/rempart-1-4-7 --kind container-image \\\n"
-    "    --component souverix-rempart --version 1.4.7 --payload image.tar \\\n"
-    "    --sbom bom.json --envelope provenance.intoto.jsonl\n"
+    "souverixctl artifact list --domain region-a --subtree\n"
     "souverixctl artifact verify region-a/rempart-1-4-7",
 )
 policy_group = Verbs(
@@ -232,18 +230,16 @@ def create_artifact(
     """Declare an artifact, with what proves it; the reply says what that is worth.
 
     \b
-    souverixctl artifact create region-a/rempart-1-4-7 --kind container-image \\
-        --component souverix-rempart --version 1.4.7 --digest sha256:9f86d0… \\
-        --sbom bom.json --envelope provenance.json
-    souverixctl artifact create global/gw100-2-1-3 --kind firmware --component gw-100 --version 2.1.3 \\
-        --payload gw100.bin --payload-signature gw100.sig --certificates chain.pem
+    souverixctl artifact create region-a/r-147 --kind package --component rempart --version 1.4.7 --payload r.deb
     """
     write = options.read_write_options(given)
     domain, id = split_name(name)
     if (digest is None) == (payload is None):
         raise BadInput("the payload's digest is needed", "give either --digest or --payload")
     spec = artifact.ArtifactSpec(
-        kind=supply_chain_pb2.ArtifactKind.Value(f"ARTIFACT_KIND_{kind.upper().replace('-', '_')}"),
+        kind=_value(
+            supply_chain_pb2.ArtifactKind, f"ARTIFACT_KIND_{kind.upper().replace('-', '_')}"
+        ),
         digest=digest or _hash_of(str(payload)),
         envelopes=[artifact.SignedEnvelope(document=_read(path)) for path in envelopes],
         **given,
@@ -423,7 +419,7 @@ def set_policy(
         spec.CopyFrom(held.policy.spec)
         etag = etag or held.policy.etag
     if gate is not None:
-        spec.gate = artifact.GateMode.Value(f"GATE_MODE_{gate.upper()}")
+        spec.gate = _value(artifact.GateMode, f"GATE_MODE_{gate.upper()}")
     request = service.SetSupplyPolicyRequest(
         domain=domain,
         spec=spec,
@@ -447,6 +443,10 @@ def upload(session: Session, path: str) -> service.UploadSbomResponse:
     return session.connection.upload(
         pieces, service.UploadSbomRequest.DESCRIPTOR, service.UploadSbomResponse
     )
+
+
+def _value(enum: Any, name: str) -> Any:
+    return enum.Value(name)
 
 
 def _present_judged(session: Session, reply: Any, done: str) -> None:

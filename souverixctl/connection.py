@@ -164,7 +164,7 @@ class Connection:
         method = method_taking(request_type, reply_type)
 
         def attempt(channel: grpc.Channel) -> Reply:
-            call = channel.stream_unary(
+            call: Any = channel.stream_unary(
                 method,
                 request_serializer=lambda piece: piece.SerializeToString(),
                 response_deserializer=reply_type.FromString,

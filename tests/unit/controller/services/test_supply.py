@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer._crypto_signer import CryptoSigner
 
 from controller.services import supply_artifacts
 from controller.supply.summaries import sign_summary
@@ -229,7 +229,11 @@ async def test_bad_field_is_named(root: Served, builder: CryptoSigner) -> None:
         (artifacts.SupplyPolicySpec(signers=[artifacts.TrustedSigner()]), "spec.signers[0].name"),
         (
             artifacts.SupplyPolicySpec(
-                signers=[artifacts.TrustedSigner(name="a", public_key_pem="x", uses=[1])]
+                signers=[
+                    artifacts.TrustedSigner(
+                        name="a", public_key_pem="x", uses=[artifacts.SIGNER_USE_SBOM]
+                    )
+                ]
             ),
             "spec.signers[0]",
         ),

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer._crypto_signer import CryptoSigner
 
 from controller.signing import Ed25519Signer
 from controller.supply.judging import Judgement, judge
@@ -291,7 +291,7 @@ def test_broken_chains_prove_nothing_and_broken_signatures_contradict() -> None:
     good = signed_by_factory(line, key)
     leaf = root.issue("not-an-authority", key.public_key())
     below_leaf = Authority("deep", above=line, path_length=0)
-    cases = {
+    cases: dict[str, list[list[bytes]]] = {
         "CHAIN_BROKEN": [
             [good.certificates[0]],
             [*good.certificates[::-1]],
