@@ -23,7 +23,7 @@ from deploy.demo.stage import (
     ZONE_A2,
     Stage,
 )
-from deploy.local_federation import find_program
+from deploy.local_processes import find_program
 
 #: Where the project is: lines are shown as they are typed from there.
 PROJECT = Path(__file__).resolve().parent.parent.parent

@@ -14,7 +14,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.audit.v1 import audit_service_pb2
 from souverix.federation.v1 import federation_service_pb2
 from tests.e2e.clients import DEADLINE_S, PRINCIPAL, Clients, reason_of, wait_until

@@ -12,7 +12,8 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from benchmarks import queries
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.fleet.v1 import connectivity_pb2, history_pb2, node_pb2
 from souverix.fleet.v1 import fleet_service_pb2 as fleet
 from tests.e2e.clients import DEADLINE_S, Clients, wait_until

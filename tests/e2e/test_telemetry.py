@@ -17,7 +17,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from controller.telemetry import catalogue
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from nodeagent import telemetry as agent_telemetry
 from tests.e2e.clients import DEADLINE_S, wait_until
 from tests.e2e.link_proxy import LinkProxy
