@@ -11,7 +11,7 @@ from pathlib import Path
 
 from controller.genesis import make_genesis
 from controller.signing import Ed25519Signer
-from deploy.local_processes import free_port
+from deploy.local_processes import find_program, free_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,10 @@ class DomainPlan:
     can_deploy_versions: bool = True
     sync_mode: str = "continuous"
     sync_frequency_s: float = 0.0
-    #: "etcd" (one process a domain) or "sqlite".
+    #: "etcd" (one process a domain), "embedded" (one that its controller starts) or "sqlite".
     log: str = "etcd"
+    #: 0: the default of a controller.
+    log_budget_mib: float = 0.0
 
     @property
     def controller(self) -> str:
@@ -71,6 +73,10 @@ class LocalLayout:
         """Where a domain's etcd listens."""
         return f"127.0.0.1:{self._port(f'{domain}/etcd')}"
 
+    def log_prefix(self, domain: str) -> str:
+        """Prefix of a domain's log in its etcd."""
+        return f"/souverix/{domain}"
+
     def lay_out(self) -> None:
         """Makes keys, genesis and configuration files."""
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -106,12 +112,17 @@ class LocalLayout:
             "[listen]",
             f'address = "{self.address(plan.domain, replica)}"',
             "[log]",
-            f'kind = "{plan.log}"',
+            f'kind = "{"etcd" if plan.log == "embedded" else plan.log}"',
             f"lease_ttl_s = {self.lease_ttl_s}",
         ]
         if plan.log == "etcd":
             lines.append(f'endpoints = ["{self.etcd_endpoint(plan.domain)}"]')
-            lines.append(f'prefix = "/souverix/{plan.domain}"')
+        if plan.log == "embedded":
+            lines.append(f"etcd_binary = {json.dumps(find_program('etcd'))}")
+        if plan.log != "sqlite":
+            lines.append(f'prefix = "{self.log_prefix(plan.domain)}"')
+        if plan.log_budget_mib:
+            lines.append(f"budget_mib = {plan.log_budget_mib}")
         lines += [
             "[trust]",
             f"signing_key = {json.dumps(str(self.directory / (plan.controller + '.pem')))}",

@@ -107,6 +107,8 @@ class FederationService(federation_service_pb2_grpc.FederationServiceServicer):
             status.current_master = await replica.log.current_master() or ""
         except LogError:
             status.current_master = ""
+        if replica.log_storage is not None:
+            status.log_storage.CopyFrom(views.log_storage(replica.log_storage))
         if config.parent is not None:
             strategy = strategy_of(replica)
             status.sync.CopyFrom(

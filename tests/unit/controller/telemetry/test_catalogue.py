@@ -33,6 +33,7 @@ def test_no_metric_is_told_apart_by_node() -> None:
     allowed = {
         "rpc.system.name", "rpc.method", "rpc.response.status_code", "error.type", "souverix.peer", "souverix.domain",
         "souverix.backlog.kind", "souverix.connectivity.mode", "souverix.drift.state",
+        "souverix.log.store.state",
     }  # fmt: skip
     assert {name for metric in catalogue.METRICS for name in metric.attributes} <= allowed
 
