@@ -177,7 +177,7 @@ def test_an_agent_restarted_offline_returns_with_what_it_had_though_its_replay_i
     zone.link.cut()
     wait_until(lambda: zone.mode() == AUTONOMOUS, "the node is autonomous")
     agent.kill()
-    before = zone.node().actual_state
+    before = zone.node().actual_state.report_time
     record_more(zone, 60, 10_000)
     # The link holds in the middle of the second chunk of five, and then breaks.
     zone.link.stall_after(200_000)
@@ -186,7 +186,7 @@ def test_an_agent_restarted_offline_returns_with_what_it_had_though_its_replay_i
     cut = zone.replay()
     assert (cut.state, cut.reports_applied) == (replay_service_pb2.SESSION_STATE_REPLAYING, 0)
     assert cut.reports_total > 60 > cut.reports_staged
-    assert zone.node().actual_state == before
+    assert zone.node().actual_state.report_time == before
     zone.link.cut()
     wait_until(
         lambda: zone.replay().state == replay_service_pb2.SESSION_STATE_ENDED, "the replay was cut"
