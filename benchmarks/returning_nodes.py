@@ -1,5 +1,6 @@
 """Lean agents: they speak the real protocol to a real controller, and keep nothing. Owns their side of the return;
-measures when each was welcomed and when its lock was released.
+measures when each was welcomed and when its lock was released. Times are of the machine's monotonic clock, so that
+processes can compare them.
 
 Run as a program it is a fleet of live nodes that tells the round trips of its heartbeats: a process of its own, so that
 a storm of others shares the controller with it and nothing else.
@@ -45,11 +46,11 @@ class Storm:
 
 
 class ReturningNode:
-    """One node, with a backlog of so many reports."""
+    """One node; `reports` is how many its backlog holds when it comes."""
 
-    def __init__(self, node: str, reports: int) -> None:
+    def __init__(self, node: str) -> None:
         self.node = node
-        self.reports = reports
+        self.reports = 0
         self._key = Ed25519PrivateKey.generate()
         self._public_key = self._key.public_key().public_bytes_raw()
         self._stub: Any = None
@@ -150,6 +151,33 @@ async def storm_of(
     return storm
 
 
+@dataclass(frozen=True)
+class Absence:
+    """How many nodes come at first, are away, and come back."""
+
+    #: Until all have come at first, without a backlog.
+    first_s: float
+    #: How long they are away, in this run.
+    away_s: float
+    #: Reports in the backlog of each then.
+    reports: int
+    #: Within which all come back.
+    spread_s: float
+    #: Longest that either coming takes.
+    limit_s: float
+
+
+def come_and_come_back(address: str, ids: list[str], absence: Absence) -> tuple[float, Storm]:
+    """Has nodes come, go, and come back; when the coming back began, and what became of it. Raises `TimeoutError`."""
+    nodes = [ReturningNode(node_id) for node_id in ids]
+    uvloop.run(storm_of(address, nodes, absence.first_s, absence.limit_s))
+    time.sleep(absence.away_s)
+    for node in nodes:
+        node.reports = absence.reports
+    began_s = time.monotonic()
+    return began_s, uvloop.run(storm_of(address, nodes, absence.spread_s, absence.limit_s))
+
+
 async def beat(address: str, names: list[str], interval_s: float) -> None:
     """Live nodes that beat until standard input ends; each line told is [time, round trip], in seconds."""
     stop = asyncio.Event()
@@ -164,7 +192,7 @@ async def beat(address: str, names: list[str], interval_s: float) -> None:
 
 
 async def _beat_as(stub: Any, name: str, interval_s: float) -> None:
-    node = ReturningNode(name, 0)
+    node = ReturningNode(name)
     storm, never = Storm(), asyncio.Event()
     call = stub.Connect()
     live = asyncio.create_task(node._converse(call, storm, never))

@@ -21,11 +21,11 @@ from controller.store.errors import StoreError
 #: and twins are tuples and bytes without cycles: at the interpreter's default (700, 10, 10) a fifth of the time of
 #: batch writes goes into looking for cycles that are not there. The loop stands still meanwhile: half a millisecond for
 #: each thousand objects. The oldest are all there are; a look at them takes seconds, and is left for hours.
-GC_THRESHOLDS = (2_000, 2, 20_000)
+GC_THRESHOLDS = (1_000, 1, 100_000)
 
 #: Longest that another thread keeps the interpreter while the loop wants it: at the default (5 ms) whatever comes in
 #: while the store writes waits so long, several times over.
-SWITCH_INTERVAL_S = 0.0005
+SWITCH_INTERVAL_S = 0.0002
 
 #: Exit code of a wrong configuration, as `sysexits.h` has it.
 EXIT_CONFIG = 78

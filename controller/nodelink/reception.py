@@ -12,6 +12,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+from controller.background import Turns
 from controller.journal import Journal
 from controller.log.errors import LogError
 from controller.nodelink.admission import Admission
@@ -64,7 +65,7 @@ class Reception:
             agents.returns_per_s, agents.arrivals_per_s, agents.max_links, random.random
         )
         #: Turns to replay, given in the order in which they are asked for.
-        self.turns = asyncio.Semaphore(agents.max_replays)
+        self.turns = Turns(agents.max_replays)
         self.parked = Parked()
         self.replays = Replays()
         self.incidents = Incidents(time.monotonic())

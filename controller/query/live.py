@@ -33,8 +33,8 @@ _log = logging.getLogger(__name__)
 #: Nodes read at once: some three milliseconds, after which others get their turn.
 SLICE = 16
 
-#: The same where nobody waits for them: calls and live nodes notice less than a millisecond.
-BACKGROUND_SLICE = 4
+#: The same where nobody waits for them: some half a millisecond, which no call notices.
+BACKGROUND_SLICE = 2
 
 #: Longest an answer waits for nodes that are to be read again. What is left then is told with the answer.
 MAX_WAIT_S = 0.25
