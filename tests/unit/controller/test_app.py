@@ -17,11 +17,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from controller.app import running
-from controller.config import ConfigError, load_config
+from controller.config import ConfigError
+from controller.config_file import load_config
 from controller.main import EXIT_CONFIG
 from controller.replica import Duty
 from controller.signing import Ed25519Signer
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.fleet.v1 import fleet_service_pb2
 from tests.e2e.clients import DEADLINE_S, Clients, wait_until
 from tests.processes import ProcessStarter, RunningProcess
