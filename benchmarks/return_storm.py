@@ -1,8 +1,8 @@
 """Ten thousand nodes that were linked and then half an hour away come back within a second. Owns the order of the run
 and its checks; the nodes are `returning_nodes`'.
 
-Nodes, controller and etcd share the machine's cores, which they would not. So that what is measured is the controller,
-live nodes go first on these cores, and returning ones last.
+Nodes share the machine's cores with the controller, which they would not. So that what is measured is the controller,
+returning nodes come last on these cores, and live ones first where the user may say so.
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ AT_REST_S = 20.0
 #: Longest storm: twice what the rate of returns takes.
 LIMIT_S = 500.0
 
-#: Niceness of the controller and its etcd, and of the returning nodes; that of the live ones is 0.
-SERVERS_NICENESS = 5
+#: Niceness of the returning nodes.
 RETURNING_NICENESS = 19
 
 _DOMAIN = "global"
@@ -80,8 +79,6 @@ def _measured(federation: LocalFederation, count: int) -> dict[str, Any]:
     ids = node_ids(count + LIVE_NODES)
     uvloop.run(create_nodes(address, ids))
     say(f"return-storm: {count} nodes are known, {LIVE_NODES} are live")
-    for process in federation.processes.values():
-        _give_way(process.pid, SERVERS_NICENESS)
     program = [sys.executable, "-m", "benchmarks.returning_nodes", address, str(BEAT_S)]
     # A file, for a pipe that nobody reads would stop the nodes.
     told = federation.directory / "beats"
@@ -123,12 +120,6 @@ def _measured(federation: LocalFederation, count: int) -> dict[str, Any]:
         sent_away=storm.refusals,
         broken_streams=storm.broken,
     )
-
-
-def _give_way(pid: int, niceness: int) -> None:
-    """Makes a process and all its threads nicer."""
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
 
 
 def _events_applied(address: str) -> int:

@@ -9,7 +9,9 @@ a storm of others shares the controller with it and nothing else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import random
 import sys
 import time
@@ -28,6 +30,9 @@ from souverix.nodelink.v1 import nodelink_pb2, nodelink_pb2_grpc
 
 #: Nodes that share one connection: streams are what a controller serves, and 10,000 sockets say nothing of it.
 NODES_A_CHANNEL = 100
+
+#: Niceness of live nodes; it takes root.
+LIVE_NICENESS = -10
 
 #: Between two tries of a node whose stream broke.
 BROKEN_RETRY_S = 1.0
@@ -213,4 +218,6 @@ async def _beat_as(stub: Any, name: str, interval_s: float) -> None:
 
 
 if __name__ == "__main__":
+    with contextlib.suppress(PermissionError):
+        os.nice(LIVE_NICENESS)
     uvloop.run(beat(sys.argv[1], sys.argv[3:], float(sys.argv[2])))
