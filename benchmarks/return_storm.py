@@ -98,7 +98,7 @@ def _measured(federation: LocalFederation, count: int) -> dict[str, Any]:
         live.communicate()
     beats = [json.loads(text) for text in told.read_text().splitlines()]
     before = [trip for sent, trip in beats if began_s - BEFORE_S <= sent < began_s]
-    during = [trip for sent, trip in beats if began_s <= sent <= ended_s]
+    during = [trip for sent, trip in beats if began_s <= sent and sent + trip <= ended_s]
     seconds = Counter(int(at_s - began_s) for at_s in storm.welcomed_s)
     mean = len(storm.welcomed_s) / (max(storm.welcomed_s) - began_s)
     applied = _events_applied(address)
