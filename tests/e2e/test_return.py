@@ -1,5 +1,5 @@
-"""Nodes that return, with real processes: a cut and a backlog, a restart offline, a tampered backlog, a copied agent, a
-lost state directory, a clock of 1970.
+"""Nodes that return, with real processes: a cut and a backlog, a restart offline, a cut in the middle of a replay, a
+tampered backlog, a copied agent, a lost state directory, a clock of 1970.
 """
 
 from __future__ import annotations
@@ -162,17 +162,44 @@ def test_what_a_node_recorded_while_cut_off_is_in_effect_before_any_command_reac
     wait_until(lambda: zone.mode() == LIVE, "the node is live again")
 
 
-def test_an_agent_restarted_offline_returns_with_what_it_had(zone: Zone) -> None:
+def record_more(zone: Zone, reports: int, size: int) -> None:
+    """Puts reports of about so many bytes into the backlog of the node's agent, which is not running."""
+    body = node_pb2.ActualState(reported_version="2.0.0", config_name="x" * size)
+    report = nodelink_pb2.Report(actual_state=body).SerializeToString()
+    rows = [(NODE, "actual_state", report)] * reports
+    with contextlib.closing(sqlite3.connect(zone.state_dir / "agent.db")) as database, database:
+        database.executemany("INSERT INTO report (node, kind, body) VALUES (?, ?, ?)", rows)
+
+
+def test_an_agent_restarted_offline_returns_with_what_it_had_though_its_replay_is_cut(
+    zone: Zone,
+) -> None:
     agent = zone.start(*OFTEN)
     wait_until(lambda: zone.mode() == LIVE, "the node is live")
     key = zone.node().agent_key.key_id
     zone.link.cut()
     wait_until(lambda: zone.mode() == AUTONOMOUS, "the node is autonomous")
     agent.kill()
+    before = zone.node().actual_state.report_time
+    record_more(zone, 60, 10_000)
+    # The link holds in the middle of the second chunk of five, and then breaks.
+    zone.link.stall_after(200_000)
     zone.start("--report-interval", "3600")
+    wait_until(lambda: zone.replay().reports_staged > 2, "a part of the backlog is staged")
+    cut = zone.replay()
+    assert (cut.state, cut.reports_applied) == (replay_service_pb2.SESSION_STATE_REPLAYING, 0)
+    assert cut.reports_total > 60 > cut.reports_staged
+    assert zone.node().actual_state.report_time == before
+    zone.link.cut()
+    wait_until(
+        lambda: zone.replay().state == replay_service_pb2.SESSION_STATE_ENDED, "the replay was cut"
+    )
     zone.link.heal()
     wait_until(lambda: zone.mode() == LIVE, "the node is live again")
-    assert zone.replay().reports_applied > 2
+    replay = zone.replay()
+    assert replay.state == replay_service_pb2.SESSION_STATE_LIVE
+    assert replay.resumed_reports == cut.reports_staged
+    assert replay.reports_applied >= cut.reports_total
     node = zone.node()
     assert node.agent_key.key_id == key
     assert not node.HasField("return_incident")
