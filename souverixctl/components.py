@@ -13,7 +13,7 @@ from souverixctl.describe import field_word
 from souverixctl.output import Cell
 from souverixctl.pages import fetch_pages
 from souverixctl.results import age, coloured, note_freshness, optional_time, present
-from souverixctl.session import Session, Verbs, pass_session
+from souverixctl.session import Session, Verb, Verbs, pass_session
 from souverixctl.times import show_age
 
 AFFECTED_COLUMNS = ("NODE", "DOMAIN", "EXPOSURE", "RUNS", "SBOM AGE", "SBOM")
@@ -29,7 +29,7 @@ sbom_group = Verbs(
 )
 
 
-@click.command("who-runs", short_help="Find the nodes that run a component.")
+@click.command("who-runs", cls=Verb, short_help="Find the nodes that run a component.")
 @click.argument("purl", metavar="PURL")
 @click.argument("version_range", metavar="[RANGE]", default="")
 @options.scope_options
@@ -147,7 +147,7 @@ def lineage(session: Session, node: str, compare_with: str) -> None:
     present(session, reply, show)
 
 
-@click.command("hardware", short_help="Find hardware by its serial number or batch.")
+@click.command("hardware", cls=Verb, short_help="Find hardware by its serial number or batch.")
 @click.option("--serial", default="", metavar="SERIAL", help="The unit with this serial number.")
 @click.option("--batch", default="", metavar="BATCH", help="All units of this production batch.")
 @options.scope_options
