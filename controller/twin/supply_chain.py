@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from controller.supply.gate import Gate
 from federation.codec import Write
-from souverix.fleet.v1 import node_pb2
+from souverix.fleet.v1 import node_pb2, supply_chain_pb2
 from souverix.supply.v1 import sbom_pb2
 
 
@@ -28,3 +29,40 @@ def fill_supply_chain(node: node_pb2.Node, winners: Mapping[str, Write]) -> None
     if lineage.versions:
         node.supply_chain.software.sbom_hash = lineage.versions[0].digest
         node.supply_chain.software.sbom_ref = f"cyclonedx:{lineage.versions[0].digest}"
+
+
+def fill_artifact(node: node_pb2.Node, gate: Gate) -> None:
+    """Fills what is known of the artifacts that stand for the software and the firmware a node reports."""
+    version = node.actual_state.reported_version
+    if not version:
+        return
+    component = node.spec.component_type
+    held = gate.artifact(node.domain, version, component)
+    if held is None:
+        return
+    standing, spec, verdict = held
+    software = node.supply_chain.software
+    software.artifact = standing.artifact
+    software.attestations.extend(
+        f"{standing.artifact}/envelopes/{number}" for number in range(len(spec.envelopes))
+    )
+    signers = [f.signer for f in verdict.findings if f.holds and f.signer]
+    if signers:
+        software.signature = (
+            f"{'payload' if spec.HasField('payload_signature') else 'dsse'}:{signers[0]}"
+        )
+    vouched = f"signed-by-{signers[0]}" if signers else ""
+    if spec.kind == supply_chain_pb2.ARTIFACT_KIND_CONTAINER_IMAGE:
+        software.container.digest = spec.digest
+        software.container.image = spec.payload_uri
+        software.container.sbom_hash = spec.sbom.digest
+        software.container.signature = software.signature
+        software.container.provenance = vouched
+    elif spec.kind == supply_chain_pb2.ARTIFACT_KIND_OS_IMAGE:
+        software.os_image.version = spec.version
+        software.os_image.provenance = vouched
+        if spec.sbom.digest:
+            software.os_image.sbom_ref = f"cyclonedx:{spec.sbom.digest}"
+    for entry in node.trust.sbom_lineage:
+        if entry.version == version:
+            entry.provenance = vouched
