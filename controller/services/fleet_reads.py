@@ -21,7 +21,7 @@ from controller.twin.effective import effective_state
 from controller.twin.facts import Facts
 from controller.twin.freshness import Freshness
 from controller.twin.node import compose_node
-from controller.twin.supply_chain import fill_artifact
+from controller.twin.supply_chain import fill_artifacts
 from federation.errors import InvalidWrite
 from federation.state import State
 from souverix.fleet.v1 import domain_pb2, fleet_service_pb2, node_pb2
@@ -54,7 +54,7 @@ def whole_node(
             declared_by=name,
             reason=gate.standing(at.home.domain, version, component).words,
         )
-    fill_artifact(node, gate)
+    fill_artifacts(node, gate)
     if with_drift:
         drift = DriftAnalyzer(facts, freshness.now_ms).drift_of(at)
         node.drift.CopyFrom(drift.message(details=True))

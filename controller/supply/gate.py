@@ -90,6 +90,20 @@ class Gate:
                 return standing, spec, verdict or artifacts.ArtifactVerdict()
         return None
 
+    def firmware(
+        self, domain: str, version: str, model: str
+    ) -> tuple[str, artifacts.ArtifactSpec, artifacts.ArtifactVerdict] | None:
+        """The firmware that stands for a version on a model of hardware: its name, and its verdict if that counts."""
+        for at, subject, spec in self._artifacts(domain, version, model, firmware=True):
+            verdict = body_of(self._facts, Key(at, subject, "artifact_verdict"))
+            counts = self._judged(domain, at, subject, spec).is_verified
+            return (
+                f"domains/{at}/{subject}",
+                spec,
+                verdict if counts else artifacts.ArtifactVerdict(),
+            )
+        return None
+
     def _policy(self, domain: str) -> artifacts.SupplyPolicySpec:
         held = self._policies.get(domain)
         if held is None:
@@ -97,7 +111,7 @@ class Gate:
         return held
 
     def _artifacts(
-        self, domain: str, version: str, component: str
+        self, domain: str, version: str, component: str, *, firmware: bool = False
     ) -> Iterator[tuple[str, str, artifacts.ArtifactSpec]]:
         state = state_of(self._facts)
         for at in state.authority.path_of(domain) or (domain,):
@@ -105,7 +119,7 @@ class Gate:
                 winner = self._facts.winner(Key(at, subject, "artifact"))
                 if (
                     winner is not None
-                    and _stands_for(winner, version, component)
+                    and _stands_for(winner, version, component, firmware=firmware)
                     and exists(self._facts, at, subject)
                 ):
                     yield at, subject, winner.body()
@@ -130,11 +144,13 @@ class Gate:
         return Standing(name, verdict.state, f"{name} is {word}")
 
 
-def _stands_for(write: Write, version: str, component: str) -> bool:
+def _stands_for(write: Write, version: str, component: str, *, firmware: bool) -> bool:
     """Tells whether an artifact is a version of a component: "1.4.7", or "souverix-rempart-1.4.7"."""
     named = _named_in(write.raw)
-    if named.kind == supply_chain_pb2.ARTIFACT_KIND_FIRMWARE:
+    if (named.kind == supply_chain_pb2.ARTIFACT_KIND_FIRMWARE) is not firmware:
         return False
+    if firmware:
+        return (version, component) == (named.version, named.component)
     if version == f"{named.component}-{named.version}":
         return True
     return version == named.version and component in ("", named.component)

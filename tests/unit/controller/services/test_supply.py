@@ -3,11 +3,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from securesystemslib.signer._crypto_signer import CryptoSigner
 
 from controller.services import supply_artifacts
@@ -24,8 +27,12 @@ from souverix.supply.v1 import artifact_pb2 as artifacts
 from souverix.supply.v1 import supply_service_pb2 as supply
 from tests.unit.controller.services.served import Served, hand_over, refusal, zone_served
 from tests.unit.controller.supply.signers import (
+    DAY_MS,
     DIGEST,
     NOW_MS,
+    PAYLOAD,
+    Authority,
+    der,
     enveloped,
     provenance,
     spec,
@@ -677,3 +684,42 @@ async def test_nodes_that_run_what_is_not_verified_are_listed_and_raised(
     async with asyncio.timeout(DEADLINE_S):
         while await violations(root):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+
+
+async def test_firmware_is_shown_with_the_chain_that_vouches_for_it(root: Served) -> None:
+    now_ms = int(time.time() * 1000)
+    factory = Authority("factory-ca", now_ms=now_ms)
+    key = ec.generate_private_key(ec.SECP256R1())
+    leaf = factory.issue("line-1", key.public_key(), until_ms=now_ms + DAY_MS)
+    believed = artifacts.TrustedSigner(
+        name="factory-ca",
+        root_certificate_pem=factory.pem,
+        uses=[artifacts.SIGNER_USE_PAYLOAD],
+    )
+    await believe(root, believed)
+    firmware = spec(
+        payload_signature=artifacts.PayloadSignature(
+            signature=key.sign(PAYLOAD, ec.ECDSA(hashes.SHA256())), certificates=der(leaf)
+        )
+    )
+    firmware.kind = supply_chain_pb2.ARTIFACT_KIND_FIRMWARE
+    firmware.component, firmware.version = "gw-100", "2.1.3"
+    artifact = await create(root, firmware)
+    assert artifact.verdict.state == VERIFIED
+    hardware = supply_chain_pb2.HardwareIdentity(model="gw-100", firmware_baseline="2.1.0")
+    await root.fleet.CreateNode(
+        fleet.CreateNodeRequest(
+            domain="global", node_id="n1", spec=node_pb2.NodeSpec(hardware=hardware)
+        )
+    )
+    seen = observation_pb2.Inventory(firmware_version="2.1.3")
+    await root.replica.journal().submit(
+        lambda p: p.write("global", "nodes/n1", "inventory", seen, principal="node:n1")
+    )
+
+    node = (await root.fleet.GetNode(fleet.GetNodeRequest(name="nodes/n1"))).node
+
+    shown = node.supply_chain.firmware
+    assert (shown.version, shown.baseline_version) == ("2.1.3", "2.1.0")
+    assert (shown.provenance, shown.provenance_ref) == ("signed-by-factory-ca", NAME)
+    assert [each.subject for each in shown.signature_chain] == ["CN=line-1"]
