@@ -24,7 +24,10 @@ import grpc
 from controller.genesis import make_genesis
 from controller.log import die_with_parent
 from controller.signing import Ed25519Signer
+from deploy.local_certificates import LocalCertificates
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc
+from trust.channels import ClientTls, open_blocking_channel
+from trust.identity import Kind
 
 #: Longest wait for a process to be of use; a start takes about a second, five times that on a loaded machine.
 START_TIMEOUT_S = 60.0
@@ -115,6 +118,8 @@ class LocalFederation:
     directory: Path
     plans: Sequence[DomainPlan]
     lease_ttl_s: float = 2.0
+    #: Mutual TLS everywhere. Without, everything speaks in clear, on loopback.
+    secured: bool = False
     #: controller -> address its children dial instead of the real ones, to put a proxy between.
     dialled_as: dict[str, list[str]] = field(default_factory=dict)
     #: child controller -> addresses it dials for its parent; overrides the real ones.
@@ -123,6 +128,7 @@ class LocalFederation:
     _ports: dict[str, int] = field(default_factory=dict)
     _keys: dict[str, Ed25519Signer] = field(default_factory=dict)
     _root: Ed25519Signer = field(default_factory=Ed25519Signer.generate)
+    _certificates: LocalCertificates | None = None
 
     def __enter__(self) -> Self:
         self.lay_out()
@@ -156,6 +162,9 @@ class LocalFederation:
     def lay_out(self) -> None:
         """Makes keys, genesis and configuration files."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        if self.secured:
+            tree = [(plan.domain, plan.parent) for plan in self.plans]
+            self._certificates = LocalCertificates(self.directory / "certificates", tree)
         for plan in self.plans:
             self._keys[plan.controller] = Ed25519Signer.generate()
             self._keys[plan.controller].save(self.directory / f"{plan.controller}.pem")
@@ -194,6 +203,9 @@ class LocalFederation:
         if plan.log == "etcd":
             lines.append(f'endpoints = ["{self.etcd_endpoint(plan.domain)}"]')
             lines.append(f'prefix = "/souverix/{plan.domain}"')
+        if self.secured:
+            leaf = self.certificates.leaf(plan.domain, Kind.CONTROLLER, plan.controller)
+            lines += ["[tls]", f"directory = {json.dumps(str(leaf))}"]
         lines += [
             "[trust]",
             f"signing_key = {json.dumps(str(self.directory / (plan.controller + '.pem')))}",
@@ -224,6 +236,13 @@ class LocalFederation:
             f'kind = "{child.kind}"',
             f'level = "{child.level}"',
             f'master_of_record = "{child.master_of_record}"',
+            *(
+                [
+                    f"certificate_authority = {json.dumps(str(self.certificates.authority_file(child.domain)))}"
+                ]
+                if self.secured
+                else []
+            ),
             "[children.autonomy]",
             f"can_modify_policies = {str(child.can_modify_policies).lower()}",
             f"can_deploy_versions = {str(child.can_deploy_versions).lower()}",
@@ -305,6 +324,7 @@ class LocalFederation:
             server or self.server(domain),
             "--state-dir",
             str(self.directory / f"agent-{name}"),
+            *self._tls_option(domain, Kind.NODE, node),
             *options,
         ]
         return self._start(f"agent/{name}", command)
@@ -326,6 +346,7 @@ class LocalFederation:
             server or self.server(domain),
             "--state-dir",
             str(self.directory / f"relay-{relay}"),
+            *self._tls_option(domain, Kind.RELAY, relay),
             *options,
         ]
         return self._start(f"agent/{relay}", command)
@@ -353,9 +374,15 @@ class LocalFederation:
             str(self.directory / f"agents-{domain}"),
             "--seed",
             str(seed),
+            *self._tls_option(domain, Kind.RELAY, "simulator"),
             *options,
         ]
         return self._start(f"agents/{domain}", command)
+
+    def _tls_option(self, domain: str, kind: Kind, name: str) -> list[str]:
+        if not self.secured:
+            return []
+        return ["--tls", str(self.certificates.leaf(domain, kind, name))]
 
     def _start(self, name: str, command: Sequence[str]) -> RunningProcess:
         log_path = self.directory / (name.replace("/", "-") + ".log")
@@ -389,6 +416,23 @@ class LocalFederation:
 
     # Asking.
 
+    @property
+    def certificates(self) -> LocalCertificates:
+        """Of a secured federation, once it is laid out."""
+        if self._certificates is None:
+            raise RuntimeError("this federation has no certificates, or is not laid out yet")
+        return self._certificates
+
+    def client_tls(self, domain: str, user: str = "operator") -> ClientTls | None:
+        """How a domain's own user asks its controller; None where everything speaks in clear."""
+        return self.certificates.client_tls(domain, user) if self.secured else None
+
+    def channel(self, domain: str, replica: int = 1, user: str = "operator") -> grpc.Channel:
+        """A channel to a replica, for a user of its domain."""
+        return open_blocking_channel(
+            self.address(domain, replica), (), self.client_tls(domain, user)
+        )
+
     def wait_for_master(self, domain: str, timeout_s: float = START_TIMEOUT_S) -> int:
         """Waits until one replica is master; its number."""
         deadline = time.monotonic() + timeout_s
@@ -408,10 +452,7 @@ class LocalFederation:
         deadline = time.monotonic() + timeout_s
         request = federation_service_pb2.GetAuthorityRequest(domain=domain)
         while time.monotonic() < deadline:
-            with (
-                contextlib.suppress(grpc.RpcError),
-                grpc.insecure_channel(self.address(domain)) as channel,
-            ):
+            with contextlib.suppress(grpc.RpcError), self.channel(domain) as channel:
                 stub = federation_service_pb2_grpc.FederationServiceStub(channel)
                 if stub.GetAuthority(request, timeout=2).term_path:
                     return
@@ -422,7 +463,7 @@ class LocalFederation:
         self, domain: str, replica: int = 1
     ) -> federation_service_pb2.GetStatusResponse | None:
         """What a replica says of itself; None when it does not answer."""
-        with grpc.insecure_channel(self.address(domain, replica)) as channel:
+        with self.channel(domain, replica) as channel:
             stub = federation_service_pb2_grpc.FederationServiceStub(channel)
             try:
                 response: federation_service_pb2.GetStatusResponse = stub.GetStatus(

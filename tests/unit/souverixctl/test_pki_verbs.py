@@ -51,7 +51,8 @@ async def test_from_the_root_to_a_controller(at: Path) -> None:
     assert credentials.path == ("global", "region-a")
     ran = await pki("inspect", "tls", "-o", "json")
     leaf = json.loads(ran.out)["certificates"][0]
-    assert leaf["serves"] == ["region-a.global.fleet.example", "127.0.0.1"]
+    name = "region-a.global.fleet.example"
+    assert leaf["serves"] == [name, f"_nodes.{name}", "127.0.0.1"]
     assert "good now" in ran.err
 
 
