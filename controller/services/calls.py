@@ -9,13 +9,14 @@ import logging
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2
 
-from controller.bearer import BearerRefused, Bearers, current_bearer, is_secured, serving
+from controller.bearer import Bearer, BearerRefused, Bearers, current_bearer, is_secured, serving
 from controller.errors import ServiceError, abort, status_of
 from controller.journal import JournalError
 from controller.log.errors import LogError
@@ -232,6 +233,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 request_deserializer=_tolerant(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
+        if handler.stream_unary:
+            return grpc.stream_unary_rpc_method_handler(
+                self._told(method, self._unary(method, handler.stream_unary)),
+                request_deserializer=_tolerant(handler.request_deserializer),
+                response_serializer=handler.response_serializer,
+            )
         if handler.stream_stream:
             return grpc.stream_stream_rpc_method_handler(
                 self._told(method, self._stream(method, handler.stream_stream), spanned=False),
@@ -252,7 +259,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 bearer = self._bearers.of_call(context) if self._bearers else None
                 with serving(bearer):
                     _check_parsed(request)
-                    return await inner(request, context)
+                    if not isinstance(request, AsyncIterator):
+                        return await inner(request, context)
+                    async with self._standing(bearer):
+                        return await inner(_parsed(request), context)
             except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
                 await self._refuse(method, context, error)
 
@@ -266,12 +276,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     return
                 bearer = self._bearers.of_call(context)
                 with serving(bearer):
-                    async with self._bearers.standing(bearer):
+                    async with self._standing(bearer):
                         await _answer(inner, request, context)
             except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
                 await self._refuse(method, context, error)
 
         return call
+
+    def _standing(self, bearer: Bearer | None) -> AbstractAsyncContextManager[None]:
+        if self._bearers is None or bearer is None:
+            return contextlib.nullcontext()
+        return self._bearers.standing(bearer)
 
     async def _refuse(
         self, method: str, context: grpc.aio.ServicerContext[Any, Any], error: Exception

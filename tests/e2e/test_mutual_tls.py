@@ -19,7 +19,8 @@ import grpc
 import pytest
 
 from deploy.local_certificates import TRUST_DOMAIN
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.audit.v1 import audit_service_pb2
 from souverix.federation.v1 import federation_service_pb2
 from souverix.fleet.v1 import connectivity_pb2, fleet_service_pb2, node_pb2, return_pb2
@@ -270,7 +271,10 @@ def test_every_certificate_is_renewed_under_load_and_nothing_is_lost(secured: Se
             wait_until(partial(shows, address, wanted), f"the new one shown by {plan.domain}")
         for domain in (REGION, ZONE, SIBLING):
             log = federation.processes[f"{domain}/r1"].log_path
-            wait_until(partial(says, log, "changed over to the renewed certificate"), f"{domain} changed over")
+            wait_until(
+                partial(says, log, "changed over to the renewed certificate"),
+                f"{domain} changed over",
+            )
     finally:
         done.set()
         writer.join()

@@ -70,7 +70,7 @@ async def test_the_root_is_encrypted_and_its_fingerprint_is_printed(at: Path) ->
 
 async def test_a_key_need_not_travel(at: Path) -> None:
     await ceremony()
-    await pki("request", "--ca", "--out", "ca-zone")
+    await pki("request", "--authority-key", "--out", "ca-zone")
     await pki(
         *("issue-ca", "edge-zone-a1", "--authority", "ca-region-a", "--no-delegate"),
         *("--csr", "ca-zone/request.csr", "--out", "for-zone"),
