@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 if "GRPC_VERBOSITY" not in os.environ:
-    os.environ["GRPC_VERBOSITY"] = "NONE"  # Read once, when grpc is imported: its lines are no JSON.
+    os.environ["GRPC_VERBOSITY"] = (
+        "NONE"  # Read once, when grpc is imported: its lines are no JSON.
+    )
 
 import click
 import uvloop
