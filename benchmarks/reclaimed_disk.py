@@ -138,6 +138,7 @@ def tell(log: ReclaimedLog, agent: Reclaimed) -> None:
         f"{file[1]} MiB), {log.archive_bytes / (1 << 20):.1f} MiB in the archive for "
         f"{log.archived_commit_bytes / (1 << 20):.1f} MiB of commits, in {log.took_s:.0f} s"
     )
+    before, after = agent.mib()
     say(
-        f"disk: an agent with {MAX_REPORTS} reports {agent.mib()[0]} MiB, {agent.mib()[1]} MiB once they are acknowledged"
+        f"disk: an agent with {MAX_REPORTS} reports {before} MiB, {after} MiB once they are acknowledged"
     )

@@ -24,7 +24,7 @@ SCHEMA_VERSION = 3
 BUSY_TIMEOUT_S = 5.0
 """How long a write waits for a reader such as `souverix-node status`; readers are done in milliseconds."""
 
-MIN_FREE_BYTES = 4 * 1024 * 1024
+MIN_FREE_BYTES = 1024 * 1024
 """Free space in the file that is given back to the system; less of it is soon used again."""
 
 _INCREMENTAL = 2
