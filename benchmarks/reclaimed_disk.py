@@ -31,6 +31,9 @@ COMPACTION_TIMEOUT_S = 300.0
 REPLAY_TIMEOUT_S = 120.0
 POLL_S = 0.5
 
+#: Characters of the agent's log that are told when it fails.
+LAST_WORDS = 2_000
+
 
 @dataclass(frozen=True, slots=True)
 class Reclaimed:
@@ -93,6 +96,9 @@ def drain_agent(federation: LocalFederation) -> Reclaimed:
         _until(
             lambda: _waiting(directory) == 0, REPLAY_TIMEOUT_S, "the agent's backlog is not taken"
         )
+    except TimeoutError:
+        say(agent.log_path.read_text()[-LAST_WORDS:])
+        raise
     finally:
         agent.stop()
     return Reclaimed(before, bytes_on_disk(directory))
