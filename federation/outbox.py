@@ -38,7 +38,7 @@ LEAD_BYTES = 1024 * 1024
 
 #: The same after control was sent in the midst of a backlog: facts are being stated now, and each would wait for what
 #: is under way. Less than a large run, so that one run at a time goes out.
-LIVE_LEAD_BYTES = 128 * 1024
+LIVE_LEAD_BYTES = 64 * 1024
 
 #: Commits between the next control fact and what is read next from which on it is fetched by itself: many more than lie
 #: between two in a log that holds control everywhere, where reading on is as quick.
