@@ -22,12 +22,8 @@ from federation.state import State
 from souverix.event.v1 import event_pb2
 from souverix.sync.v1 import sync_pb2
 
-#: Joined runs are cut at this size: one run is what an urgent fact waits for, and a signature for some 350 events costs
-#: a fiftieth of taking them in.
-MAX_JOINED_BYTES = 128 * 1024
-
-#: Runs of one frame come to this unless one is larger: half the largest run a receiver takes.
-MAX_FRAME_BYTES = 256 * 1024
+#: Joined runs are cut at this size: half the largest run a receiver takes, so that one more commit's run still fits.
+MAX_JOINED_BYTES = 256 * 1024
 
 #: Runs in one frame: small runs of many streams weigh more in names and seals than in events.
 MAX_RUNS_A_FRAME = 512
@@ -38,7 +34,7 @@ LEAD_BYTES = 1024 * 1024
 
 #: The same after control was sent in the midst of a backlog: facts are being stated now, and each would wait for what
 #: is under way. Less than a large run, so that one run at a time goes out.
-LIVE_LEAD_BYTES = 64 * 1024
+LIVE_LEAD_BYTES = 128 * 1024
 
 #: Commits between the next control fact and what is read next from which on it is fetched by itself: many more than lie
 #: between two in a log that holds control everywhere, where reading on is as quick.
@@ -78,11 +74,15 @@ class _Queue:
         self.runs.append(run)
         self.size += run.size
 
-    def next_frames_runs(self, max_bytes: int = MAX_FRAME_BYTES) -> list[_Joined]:
+    def next_frames_runs(self) -> list[_Joined]:
         """Takes out what fits into one frame, at least one run."""
         taken = [self.runs.popleft()]
         size = taken[0].size
-        while self.runs and size + self.runs[0].size <= max_bytes and len(taken) < MAX_RUNS_A_FRAME:
+        while (
+            self.runs
+            and size + self.runs[0].size <= MAX_JOINED_BYTES
+            and len(taken) < MAX_RUNS_A_FRAME
+        ):
             taken.append(self.runs.popleft())
             size += taken[-1].size
         self.size -= size
@@ -150,10 +150,7 @@ class Outbox:
             waits = under_way_bytes >= LIVE_LEAD_BYTES
         else:
             waits = under_way_bytes >= LEAD_BYTES and self._control_lies_ahead()
-        if waits:
-            return None
-        max_bytes = MAX_JOINED_BYTES if control_is_live else MAX_FRAME_BYTES
-        return self._frame(self._put_by.next_frames_runs(max_bytes))
+        return None if waits else self._frame(self._put_by.next_frames_runs())
 
     def next_reading(self) -> LogReading | None:
         """What to read next: control alone where too much of the rest is put by already; None when nothing is to be
