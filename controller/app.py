@@ -41,6 +41,7 @@ from controller.maintenance import MaintenanceExpiry
 from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
+from controller.sboms.live import LiveSboms
 from controller.services.attention import AttentionService
 from controller.services.audit import AuditService
 from controller.services.calls import CallInterceptor, RefusalAudit
@@ -127,6 +128,7 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
         life = asyncio.create_task(replica.run(), name="replica")
         serving = asyncio.create_task(application.serve_when_replayed(), name="serving")
         attention = asyncio.create_task(application.attention.run(), name="attention")
+        sboms = asyncio.create_task(application.sboms.run(), name="sboms")
         budget_bytes = int(config.log.budget_mib * 1024 * 1024)
         compaction = asyncio.create_task(
             Compaction(replica, log, budget_bytes).run(), name="compaction"
@@ -138,7 +140,7 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
                 body.cancel()
 
         gauging = asyncio.create_task(application.gauge(), name="gauges")
-        tasks = [life, serving, attention, compaction]
+        tasks = [life, serving, attention, sboms, compaction]
         if application.certificates is not None:
             tasks.append(asyncio.create_task(application.certificates.run(), name="certificates"))
         for task in tasks:
@@ -171,6 +173,9 @@ class Application:
             Path(config.values_dir) if config.values_dir else config.controller.data_dir / "values"
         )
         links.attach(replica, self.values, self._local)
+        data_dir = config.controller.data_dir
+        self.sboms = LiveSboms(replica, self.values, data_dir / "sboms.sqlite")
+        replica.add_duty(self.sboms.lead)
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
         self._held = replica.credentials
@@ -252,7 +257,7 @@ class Application:
         self._name(audit_service_pb2.DESCRIPTOR, audit)
         judge = Judge(replica, self.values)
         replica.add_duty(judge.run)
-        supply = SupplyService(replica, self.values, judge)
+        supply = SupplyService(replica, self.values, judge, self.sboms)
         supply_service_pb2_grpc.add_SupplyServiceServicer_to_server(supply, server)
         self._name(supply_service_pb2.DESCRIPTOR, supply)
         commands = CommandService(replica)
