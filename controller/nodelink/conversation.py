@@ -72,8 +72,6 @@ class Conversation:
     async def frames(self) -> AsyncGenerator[Response, None]:
         """What goes to the node, until the session is over."""
         try:
-            if (wait_s := self._desk.doorstep.wait_s(time.monotonic())) > 0:
-                await asyncio.sleep(wait_s)
             journal = await self._desk.serving_journal()
             hello = await self._hello()
             await self._check_bearer(journal, hello)
