@@ -78,6 +78,8 @@ class TrustSection:
     root_public_key: str
     #: Signed genesis; the root's controller only.
     genesis: str = ""
+    #: PEM file of the X25519 key that bundles for this controller are encrypted to; replicas share it. Empty: none is.
+    bundle_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

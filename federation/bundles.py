@@ -104,6 +104,8 @@ class Follower:
 
     def __init__(self, state: State, may_bring: Callable[[StreamId], bool]) -> None:
         self.missing: dict[StreamId, Missing] = {}
+        #: Events of the runs so far that are not held here.
+        self.new_events = 0
         self._state = state
         self._may_bring = may_bring
         self._heads: dict[StreamId, tuple[int, bytes]] = {}
@@ -133,6 +135,7 @@ class Follower:
         ):
             return Standing.FORGED
         self._heads[stream] = (run.seal.sequence, run.seal.chain_hash)
+        self.new_events += len(new)
         return Standing.NEW
 
 
