@@ -88,6 +88,9 @@ class ParentSection:
 
     controller: str
     addresses: tuple[str, ...]
+    #: Ed25519 public key of the parent's controller, hexadecimal: a zone whose first contact is a bundle cannot have
+    #: learnt it from the log. Empty: bundles are taken once the log tells.
+    public_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,7 +263,7 @@ def _import_one(session: Session, path: Path, *, check_only: bool) -> wire.Impor
                     yield wire.ImportBundleRequest(data=data)
 
         replies = session.connection.exchange(
-            pieces, wire.ImportBundleRequest, wire.ImportBundleResponse
+            pieces, wire.ImportBundleRequest.DESCRIPTOR, wire.ImportBundleResponse
         )
         for reply in replies:
             if reply.WhichOneof("kind") == "result":

@@ -25,7 +25,6 @@ from controller.bundle.peers import BundlePeer, RingKeys, peer_of
 from controller.errors import ServiceError
 from controller.journal import Committed
 from controller.replica import Replica
-from controller.signing import Ed25519Verifier
 from controller.sync.examining import Examiner
 from controller.values import ValueStore, ValueStoreError
 from federation.bundles import Follower, Missing, Standing, held_positions
@@ -134,7 +133,8 @@ class Importer:
         return result
 
     def _open(self, file: BinaryIO) -> BundleReader:
-        return BundleReader(file, RingKeys(self._replica.state.keys, Ed25519Verifier()))
+        keys = RingKeys(self._replica.state.keys, self._replica.config.parent)
+        return BundleReader(file, keys)
 
     def _addressed(self, manifest: bundle_pb2.Manifest) -> BundlePeer:
         """Checks that the volume is for this controller, from a peer of it, and still in time."""
@@ -146,7 +146,7 @@ class Importer:
                 f"the bundle was made for {manifest.audience[:63]!r}; this is {own.id}",
             )
         peer = peer_of(self._replica.config, self._replica.state.authority, manifest.exporter)
-        if manifest.exporter_domain != peer.domain:
+        if peer.domain and manifest.exporter_domain != peer.domain:
             raise ServiceError(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 "BUNDLE_WRONG_EXPORTER",

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from controller.config import ControllerConfig
+from controller.config import ControllerConfig, ParentSection
 from federation.acceptance import KeyRing
 from federation.authority import AuthorityTable
-from federation.chain import Verifier
+from federation.chain import key_id_of
 from federation.errors import NotFound
 from federation.link_scope import LinkScope
 from federation.session_settings import PeerRole
@@ -20,6 +20,7 @@ class BundlePeer:
     """One peer, and the rule for what passes between."""
 
     controller: str
+    #: Empty: the parent's, of which this controller has not heard yet.
     domain: str
     role: PeerRole
     scope: LinkScope
@@ -50,15 +51,20 @@ def peer_of(config: ControllerConfig, table: AuthorityTable, controller: str) ->
 
 
 class RingKeys:
-    """The keys of controllers as control facts grant them (`airgap.reader.ExporterKeys`)."""
+    """The keys of controllers as control facts grant them, and the parent's as it is configured
+    (`airgap.reader.ExporterKeys`).
+    """
 
-    def __init__(self, ring: KeyRing, verifier: Verifier) -> None:
+    def __init__(self, ring: KeyRing, parent: ParentSection | None) -> None:
         self._ring = ring
-        self._verifier = verifier
+        self._pinned: dict[tuple[str, str], bytes] = {}
+        if parent is not None and parent.public_key:
+            key = bytes.fromhex(parent.public_key)
+            self._pinned[parent.controller, key_id_of(key)] = key
 
     def signature_is_good(
         self, controller: str, key_id: str, message: bytes, signature: bytes
     ) -> bool | None:
         """Tells whether that key of the controller made the signature; None: no such key is known."""
-        key = self._ring.public_key(controller, key_id)
-        return None if key is None else self._verifier.verify(key, message, signature)
+        key = self._ring.public_key(controller, key_id) or self._pinned.get((controller, key_id))
+        return None if key is None else self._ring.verifier.verify(key, message, signature)
