@@ -30,6 +30,7 @@ from souverixctl.session import Session, Verbs, pass_session
 from souverixctl.times import parse_duration
 from trust.encryption_keys import encryption_key_pem, new_encryption_key, read_encryption_key
 from trust.errors import KeyUnreadable
+from trust.keys import MAX_KEY_BYTES
 
 #: Bytes in one message to a controller, at most what it takes.
 PIECE_BYTES = 1024 * 1024
@@ -40,7 +41,7 @@ KEY_BYTES = 32
 _SIZE_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 _Files = click.argument(
-    "files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False, exists=True)
+    "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
 
 group = Verbs(
@@ -125,7 +126,7 @@ def export(
 
     \b
     souverixctl bundle export --to edge-zone-b1-control --out stick/
-    souverixctl bundle export --to edge-zone-b1-control --volume-size 4GB --encrypt-to 5d…f1
+    souverixctl bundle export --to edge-zone-b1-control --volume-size 4GB --valid-for 60d
     """
     request = wire.ExportBundleRequest(
         audience=audience,
@@ -227,9 +228,11 @@ def import_(session: Session, files: Sequence[Path], check_only: bool) -> None:
     are brought again after it.
 
     \b
-    souverixctl bundle import stick/*.svxb
+    souverixctl bundle import stick/region-b-control-to-edge-zone-b1-control-812.svxb
     """
     waiting = list(files)
+    for path in waiting:
+        _opened(path).close()
     while waiting:
         gaps = []
         for path in waiting:
@@ -258,7 +261,7 @@ def _import_one(session: Session, path: Path, *, check_only: bool) -> wire.Impor
 
         def pieces() -> Iterator[wire.ImportBundleRequest]:
             yield wire.ImportBundleRequest(begin=wire.ImportBegin(size=size, check_only=check_only))
-            with path.open("rb") as file:
+            with _opened(path) as file:
                 while data := file.read(PIECE_BYTES):
                     yield wire.ImportBundleRequest(data=data)
 
@@ -334,9 +337,13 @@ class _OneKey:
 @_Files
 @pass_session
 def inspect(session: Session, files: Sequence[Path]) -> None:
-    """Show manifests. Nothing is verified: whoever made the file chose what it says."""
+    """Show manifests. Nothing is verified: whoever made the file chose what it says.
+
+    \b
+    souverixctl bundle inspect stick/region-b-control-to-edge-zone-b1-control-812.svxb
+    """
     for path in files:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             try:
                 manifest = BundleReader(file, _AnyKey()).manifest
             except BundleRefused as error:
@@ -345,6 +352,13 @@ def inspect(session: Session, files: Sequence[Path]) -> None:
             _show_manifest(session, path, manifest)
         else:
             session.output.step(manifest)
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _not_intact(path: Path, error: BundleRefused) -> NotIntact:
@@ -389,7 +403,7 @@ def _show_manifest(session: Session, path: Path, manifest: bundle_pb2.Manifest) 
     "--key-file",
     default=None,
     metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    type=click.Path(path_type=Path),
     help="Private key of the audience, where the bundle is encrypted.",
 )
 @pass_session
@@ -399,17 +413,21 @@ def verify(
     """Read bundles to their ends: signature, hashes, declared ranges, and chains within the file.
 
     How they stand to a controller's log, only that controller can tell: `bundle import --check`.
+
+    \b
+    souverixctl bundle verify stick/region-b-control-to-edge-zone-b1-control-812.svxb --exporter-key 9f…
     """
     keys = _OneKey(_public_key(exporter_key))
     private = None
     if key_file is not None:
         try:
-            private = read_encryption_key(key_file.read_bytes())
+            with _opened(key_file) as file:
+                private = read_encryption_key(file.read(MAX_KEY_BYTES))
         except KeyUnreadable as error:
             raise BadInput(f"{key_file}: {error}") from error
     for path in files:
         events = 0
-        with path.open("rb") as file:
+        with _opened(path) as file:
             try:
                 for content in BundleReader(file, keys).contents(private):
                     events += sum(len(run.events) for run in content.runs)
@@ -425,6 +443,9 @@ def new_key(session: Session, file: Path) -> None:
     """Write a new private key to FILE, for `trust.bundle_key` of the controller, and print its public key.
 
     Whoever exports for that controller gives the public key as --encrypt-to.
+
+    \b
+    souverixctl bundle new-key /etc/souverix/bundle.pem
     """
     key = new_encryption_key()
     try:
@@ -433,6 +454,8 @@ def new_key(session: Session, file: Path) -> None:
         raise BadInput(
             f"{file} is there already", "a key is never overwritten: choose another name"
         ) from error
+    except OSError as error:
+        raise BadInput(f"{file} cannot be written: {error.strerror}") from error
     with os.fdopen(descriptor, "wb") as opened:
         opened.write(encryption_key_pem(key))
     public = key.public_key().public_bytes_raw()
@@ -443,7 +466,11 @@ def new_key(session: Session, file: Path) -> None:
 @group.command("peers", short_help="What the controller remembers of bundles.")
 @pass_session
 def peers(session: Session) -> None:
-    """Show with whom bundles were exchanged, when, and what is not acknowledged yet."""
+    """Show with whom bundles were exchanged, when, and what is not acknowledged yet.
+
+    \b
+    souverixctl bundle peers
+    """
     reply = session.connection.call(wire.ListBundlePeersRequest(), wire.ListBundlePeersResponse)
     now = session.output.now
     rows = [

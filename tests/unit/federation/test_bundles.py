@@ -89,7 +89,7 @@ def test_the_next_bundle_leaves_out_what_the_last_one_back_acknowledged(
 def test_audit_does_not_go_down(root: MemoryController, region: MemoryController) -> None:
     runs = list(selected(root, down(root), {}))
     assert runs
-    assert Lane.AUDIT not in {run.stream.lane for run in runs}
+    assert Lane.AUDIT not in {Lane(run.stream.lane) for run in runs}
 
 
 def test_what_is_written_while_a_bundle_is_made_is_the_next_ones(
@@ -126,7 +126,7 @@ def test_a_gap_names_what_is_missing(root: MemoryController, region: MemoryContr
     for version in ("first", "second", "third"):
         region.write_policy("region-a", version)
     *_, last = [
-        r for r in selected(region, up(region), {}, step=1) if r.stream.lane == Lane.CONTROL
+        r for r in selected(region, up(region), {}, step=1) if Lane(r.stream.lane) is Lane.CONTROL
     ]
     follower = Follower(root.state, down(root).may_bring)
     assert follower.stand(last) is Standing.GAP
@@ -191,7 +191,7 @@ def test_a_peer_that_holds_another_head_is_sent_that_stream_whole(
     [said] = [
         p
         for p in positions(region.state, up(region).is_sent)
-        if p.stream.lane == Lane.CONTROL and p.stream.controller == region.name
+        if Lane(p.stream.lane) is Lane.CONTROL and p.stream.controller == region.name
     ] or positions(region.state, up(region).is_sent)[:1]
     other = sync_pb2.StreamPosition()
     other.CopyFrom(said)
