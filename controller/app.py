@@ -39,6 +39,7 @@ from controller.maintenance import MaintenanceExpiry
 from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
+from controller.services.access import AccessService
 from controller.services.attention import AttentionService
 from controller.services.audit import AuditService
 from controller.services.calls import CallInterceptor, RefusalAudit
@@ -75,6 +76,7 @@ from souverix.nodelink.v1 import (
 from souverix.policy.v1 import policy_service_pb2, policy_service_pb2_grpc
 from souverix.supply.v1 import supply_service_pb2, supply_service_pb2_grpc
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
+from souverix.trust.v1 import access_service_pb2, access_service_pb2_grpc
 from telemetry.started import Telemetry, TelemetryUnavailable, start
 
 _log = logging.getLogger(__name__)
@@ -157,7 +159,7 @@ class Application:
         self._replica = replica
         self._links = links
         refusals = RefusalAudit(replica)
-        self._local = LocalCalls(refusals)
+        self._local = LocalCalls(refusals, replica.gate)
         self.values = ValueStore(
             Path(config.values_dir) if config.values_dir else config.controller.data_dir / "values"
         )
@@ -165,7 +167,7 @@ class Application:
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(refusals, replica.telemetry)],
+            interceptors=[CallInterceptor(refusals, replica.telemetry, gate=replica.gate)],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -238,6 +240,9 @@ class Application:
         supply = SupplyService(replica, self.values, judge)
         supply_service_pb2_grpc.add_SupplyServiceServicer_to_server(supply, server)
         self._name(supply_service_pb2.DESCRIPTOR, supply)
+        access = AccessService(replica)
+        access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, server)
+        self._name(access_service_pb2.DESCRIPTOR, access)
         commands = CommandService(replica)
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(commands, server)
         self._name(command_service_pb2.DESCRIPTOR, commands)

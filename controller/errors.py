@@ -12,6 +12,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from controller.access.errors import AccessDenied
 from controller.changes import SlowWatcher
 from controller.journal import JournalClosed, JournalFull, WriteOutcomeUnknown
 from controller.log.errors import CommitTooLarge, LogCorrupt, LogError
@@ -63,6 +64,7 @@ class ForwardedStatus(Exception):
 
 
 _CORE: tuple[tuple[type[core.FederationError], grpc.StatusCode], ...] = (
+    (AccessDenied, Code.PERMISSION_DENIED),
     (core.InvalidWrite, Code.INVALID_ARGUMENT),
     (core.NotFound, Code.NOT_FOUND),
     (core.AlreadyExists, Code.ALREADY_EXISTS),

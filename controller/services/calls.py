@@ -1,5 +1,5 @@
-"""What every call has in common: who calls, errors as status, refusals in the audit log. Owns the server
-interceptor; knows no service.
+"""What every call has in common: who calls, whether it may, errors as status, refusals in the audit log. Owns the
+server interceptor; knows no service.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2
 
+from controller.access.errors import AccessDenied
 from controller.errors import ServiceError, abort, status_of
+from controller.gate import Gate
 from controller.journal import JournalError
 from controller.log.errors import LogError
 from controller.replica import Replica
@@ -162,8 +164,11 @@ class RefusalAudit:
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Turns exceptions into status with details, and notes refusals of changes."""
 
-    def __init__(self, audit: RefusalAudit, telemetry: Telemetry = OFF) -> None:
+    def __init__(
+        self, audit: RefusalAudit, telemetry: Telemetry = OFF, *, gate: Gate | None = None
+    ) -> None:
         self._audit = audit
+        self._gate = gate
         self._telemetry = CallTelemetry(telemetry)
         #: Wrapped handlers of the methods there are: the wrapping is the same for every call.
         self._wrapped: dict[str, Any] = {}
@@ -220,6 +225,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
                 _check_parsed(request)
+                self._admit(method, request, context)
                 given = _parsed(request) if isinstance(request, AsyncIterator) else request
                 return await inner(given, context)
             except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
@@ -231,6 +237,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             try:
                 _check_parsed(request)
+                version = self._admit(method, request, context)
                 given = _parsed(request) if isinstance(request, AsyncIterator) else request
                 responses = inner(given, context)
                 if not isinstance(responses, AsyncGenerator):
@@ -239,11 +246,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 # Closed with the call: a generator that is left where it yielded keeps what it holds.
                 async with contextlib.aclosing(responses):
                     async for response in responses:
+                        if self._gate is not None and version != self._gate.version:
+                            version = self._admit(method, request, context)
                         await context.write(response)
             except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
                 await self._refuse(method, context, error)
 
         return call
+
+    def _admit(self, method: str, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> int:
+        """Asks the gate; the version of the rights it judged by. Raises `AccessDenied`."""
+        if self._gate is None or not self._gate.enforced:
+            return 0
+        self._gate.admit(method, request, caller_of(context))
+        return self._gate.version
 
     async def _refuse(
         self, method: str, context: grpc.aio.ServicerContext[Any, Any], error: Exception
@@ -261,7 +277,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._telemetry.refused(getattr(error, "reason", "") or type(error).__name__)
         if status_of(error).code == code_pb2.INTERNAL:
             _log.exception("a call failed", extra={"method": method}, exc_info=error)
-        if isinstance(error, FederationError) and not method.rpartition("/")[2].startswith(READING):
+        reading = method.rpartition("/")[2].startswith(READING)
+        if isinstance(error, AccessDenied) or (isinstance(error, FederationError) and not reading):
             # A request may be refused before anybody asked who sends it, and its principal be malformed too.
             with contextlib.suppress(ServiceError):
                 await self._audit.note(method, caller_of(context), error)
