@@ -57,20 +57,23 @@ def full_name(text: str) -> str:
     return f"domains/{parts[0]}/bindings/{parts[1]}"
 
 
-@click.group("access", cls=Verbs, short_help="Who may call what, and where.")
-def group() -> None:
-    """Give roles, take them back, and ask what they allow.
-
-    Roles, each with what those before it may: viewer, operator, domain-admin, fleet-admin. A role holds over the
-    domain it is given in and all below.
-    """
+group = Verbs(
+    "access",
+    help="Who may call what, and where: give roles, take them back, and ask what they allow.\n\n"
+    "Roles, each with what those before it may: viewer, operator, domain-admin, fleet-admin. A role"
+    " holds over the domain it is given in and all below.\n\n"
+    "\b\nsouverixctl access whoami\nsouverixctl access grant region-a operator user:alice",
+    short_help="Who may call what, and where.",
+)
 
 
 @group.command("grant", short_help="Give a role.")
 @click.argument("domain")
 @click.argument("role", type=click.Choice(list(ROLES)))
 @click.argument("members", nargs=-1, required=True, metavar="MEMBER...")
-@click.option("--id", "binding_id", default="", help="Id of the binding. Default: made of the rest.")
+@click.option(
+    "--id", "binding_id", default="", help="Id of the binding. Default: made of the rest."
+)
 @click.option("--reason", default="", help="Why, for people.")
 @options.write_options
 @pass_session
@@ -138,9 +141,7 @@ def list_(session: Session, domain: str, subtree: bool, member: str, limit: int)
     \b
     souverixctl access list --domain region-a --subtree --member user:alice
     """
-    request = service.ListRoleBindingsRequest(
-        domain=domain, include_subtree=subtree, member=member
-    )
+    request = service.ListRoleBindingsRequest(domain=domain, include_subtree=subtree, member=member)
     reply = fetch_pages(session, request, service.ListRoleBindingsResponse, "bindings", limit)
     rows = [row(each, session.output.now) for each in reply.bindings]
     present(session, reply, lambda: session.output.table(COLUMNS, rows, "no role bindings"))

@@ -116,6 +116,9 @@ METHODS: Final[dict[str, Rule]] = {
     _SUPPLY + "UploadSbom": Rule(Role.OPERATOR, Place.ANYWHERE),
     _SUPPLY + "SetSupplyPolicy": Rule(Role.DOMAIN_ADMIN, Place.DOMAIN),
     _SUPPLY + "GetSupplyPolicy": Rule(Role.VIEWER, Place.DOMAIN),
+    _SUPPLY + "FindAffectedNodes": Rule(Role.VIEWER, Place.LISTED_HERE),
+    _SUPPLY + "GetSbomLineage": Rule(Role.VIEWER, Place.NODE),
+    _SUPPLY + "FindHardware": Rule(Role.VIEWER, Place.LISTED),
     # Nobody gives a role above its own there: AccessService sees to it.
     _ACCESS + "CreateRoleBinding": Rule(Role.DOMAIN_ADMIN, Place.DOMAIN),
     _ACCESS + "DeleteRoleBinding": Rule(Role.DOMAIN_ADMIN, Place.NAME),

@@ -8,7 +8,7 @@ is `controller.gate`'s to say.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from controller.access.binding import binding_etag, binding_name, compose_binding
 from controller.access.bindings import ASPECT, Bearing, is_member
@@ -151,7 +151,7 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
         denial = self._gate.denial(method, rule, bearing, {domain})
         return service.CheckAccessResponse(
             allowed=denial is None or not self._gate.enforced,
-            role=rule.role.value,
+            role=_in_message(rule.role),
             reason=denial.text if denial is not None and self._gate.enforced else "",
         )
 
@@ -163,7 +163,7 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
             principal=caller.principal,
             issued_by=caller.issued_by,
             grants=[
-                service.RoleGrant(role=grant.role.value, domain=grant.domain, binding=grant.binding)
+                service.RoleGrant(role=_in_message(grant.role), domain=grant.domain, binding=grant.binding)
                 for grant in sorted(grants)
             ],
             enforced=self._gate.enforced,
@@ -267,6 +267,10 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
             reply.receipt.domain = ""
         written: R = reply
         return written
+
+
+def _in_message(role: Role) -> role_binding_pb2.Role:
+    return cast(role_binding_pb2.Role, role.value)
 
 
 def _named(name: str) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from controller.judge import Judge
 from controller.log.sqlite_log import SqliteLog
 from controller.maintenance import MaintenanceExpiry
 from controller.replica import Replica
+from controller.sboms.live import LiveSboms
 from controller.services.access import AccessService
 from controller.services.attention import AttentionService
 from controller.services.calls import CallInterceptor, RefusalAudit
@@ -116,6 +117,8 @@ async def served(
     replica.add_duty(MarkEnding(replica, feed).run)
     values = ValueStore(directory / "values")
     judge = Judge(replica, values)
+    sboms = LiveSboms(replica, values, directory / "sboms.sqlite")
+    replica.add_duty(sboms.lead)
     replica.add_duty(judge.run)
     master = asyncio.Event()
 
@@ -124,7 +127,8 @@ async def served(
         await asyncio.Event().wait()
 
     replica.add_duty(tell)
-    tasks = [asyncio.create_task(replica.run()), asyncio.create_task(feed.run())]
+    lives = (replica.run(), feed.run(), sboms.run())
+    tasks = [asyncio.create_task(life) for life in lives]
     server = grpc.aio.server(
         interceptors=[CallInterceptor(RefusalAudit(replica), gate=replica.gate)]
     )
@@ -136,7 +140,7 @@ async def served(
         AttentionService(replica, feed), server
     )
     supply_service_pb2_grpc.add_SupplyServiceServicer_to_server(
-        SupplyService(replica, values, judge), server
+        SupplyService(replica, values, judge, sboms), server
     )
     access_service_pb2_grpc.add_AccessServiceServicer_to_server(AccessService(replica), server)
     port = server.add_insecure_port("127.0.0.1:0")
