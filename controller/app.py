@@ -23,7 +23,9 @@ from controller.archive.directory import ArchiveDirectory
 from controller.attention_duty import MarkEnding
 from controller.attention_feed import AttentionFeed
 from controller.attention_links import SeenLinks
+from controller.bearer import Bearers
 from controller.bootstrap import bootstrap
+from controller.certificate_duty import CertificateDuty
 from controller.config import ConfigError, ControllerConfig
 from controller.duties import Duties
 from controller.etcd.access import Access, Password, TlsFiles
@@ -79,6 +81,10 @@ from souverix.supply.v1 import supply_service_pb2, supply_service_pb2_grpc
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
 from souverix.trust.v1 import access_service_pb2, access_service_pb2_grpc
 from telemetry.started import Telemetry, TelemetryUnavailable, start
+from trust.channels import ListenerTls
+from trust.errors import CertificateRefused, FilesUnusable
+from trust.files import ReloadedCredentials
+from trust.identity import Kind
 
 _log = logging.getLogger(__name__)
 
@@ -113,12 +119,13 @@ async def serve(config: ControllerConfig) -> None:
 async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
     """A replica that lives and serves while the block runs. Raises what ended its life, if anything did."""
     signer = _load_signer(config.trust.signing_key)
+    credentials = _read_credentials(config)
     telling = _start_telemetry(config)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, telling.stop)
         log = await stack.enter_async_context(_open_log(config))
         links = Links()
-        replica = Replica(config, log, signer, links, telling)
+        replica = Replica(config, log, signer, links, telling, credentials)
         application = Application(config, replica, links)
         life = asyncio.create_task(replica.run(), name="replica")
         serving = asyncio.create_task(application.serve_when_replayed(), name="serving")
@@ -135,7 +142,9 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
                 body.cancel()
 
         gauging = asyncio.create_task(application.gauge(), name="gauges")
-        tasks = (life, serving, attention, sboms, compaction)
+        tasks = [life, serving, attention, sboms, compaction]
+        if application.certificates is not None:
+            tasks.append(asyncio.create_task(application.certificates.run(), name="certificates"))
         for task in tasks:
             task.add_done_callback(end_body)
         try:
@@ -148,7 +157,7 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
         finally:
             for task in tasks:
                 task.remove_done_callback(end_body)
-            await end(serving, attention, sboms, compaction, gauging)
+            await end(*tasks[1:], gauging)
             await application.stop()
             await end(life)
 
@@ -171,8 +180,11 @@ class Application:
         replica.add_duty(self.sboms.lead)
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
+        self._held = replica.credentials
+        bearers = Bearers(self._held, replica.state) if self._held else None
+        self.bearers = bearers
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(refusals, replica.telemetry, gate=replica.gate)],
+            interceptors=[CallInterceptor(refusals, replica.telemetry, bearers, gate=replica.gate)],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -180,6 +192,11 @@ class Application:
                 ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
                 ("grpc.so_reuseport", 0),
             ],
+        )
+        self.certificates = (
+            CertificateDuty(self._held, bearers, replica.changes, config.listen.address)
+            if self._held and bearers
+            else None
         )
         self._admin: grpc.aio.Server | None = None
         self._sync = SyncService(replica, links)
@@ -275,7 +292,8 @@ class Application:
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             reflection.aio.ReflectionServicer(names), server
         )
-        _bind(self._server, "listen.address", self._config.listen.address)
+        credentials = ListenerTls(self._held).credentials() if self._held else None
+        _bind(self._server, "listen.address", self._config.listen.address, credentials)
         if self._config.listen.admin_address:
             self._admin = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
             channelz.add_channelz_servicer(self._admin)
@@ -335,6 +353,23 @@ def _start_telemetry(config: ControllerConfig) -> Telemetry:
         raise ConfigError(str(error)) from error
 
 
+def _read_credentials(config: ControllerConfig) -> ReloadedCredentials | None:
+    """Certificates of this controller, if it has any; they must name it. Raises `ConfigError`."""
+    if config.tls is None:
+        return None
+    try:
+        held = ReloadedCredentials(config.tls.files)
+        identity = held.current.identity
+    except (FilesUnusable, CertificateRefused) as error:
+        raise ConfigError(f"tls: {error}") from error
+    who = config.controller
+    if (identity.kind, identity.name, identity.domain) != (Kind.CONTROLLER, who.id, who.domain):
+        raise ConfigError(
+            f"tls: the certificate is of {identity}, and this is controller {who.id} of domain {who.domain}"
+        )
+    return held
+
+
 def _load_signer(path: Path) -> Ed25519Signer:
     try:
         return Ed25519Signer.load(path)
@@ -346,10 +381,18 @@ def _load_signer(path: Path) -> Ed25519Signer:
         ) from error
 
 
-def _bind(server: grpc.aio.Server, setting: str, address: str) -> None:
+def _bind(
+    server: grpc.aio.Server,
+    setting: str,
+    address: str,
+    credentials: grpc.ServerCredentials | None = None,
+) -> None:
     """Takes a port; gRPC tells of a failure by an exception or by port 0, as its version has it."""
     try:
-        bound = server.add_insecure_port(address) != 0
+        if credentials is None:
+            bound = server.add_insecure_port(address) != 0
+        else:
+            bound = server.add_secure_port(address, credentials) != 0
     except RuntimeError:
         bound = False
     if not bound:

@@ -11,6 +11,7 @@ from controller.attention_settings import AttentionSection
 from controller.connectivity_settings import ConnectivitySection
 from controller.lifecycle_settings import LifecycleSection
 from telemetry.settings import TelemetrySettings
+from trust.files import TrustFiles
 
 
 class ConfigError(Exception):
@@ -81,6 +82,25 @@ class TrustSection:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsSection:
+    """Certificates. With this section the controller is called, and calls, by mutual TLS only."""
+
+    #: Directory of identity.pem and roots.pem, as `souverixctl pki issue` makes it.
+    directory: str = ""
+    #: In its place, a PEM file each: the chain, the key, the trusted roots.
+    certificate: str = ""
+    key: str = ""
+    roots: str = ""
+
+    @property
+    def files(self) -> TrustFiles:
+        """Where certificates, key and roots lie."""
+        if self.directory:
+            return TrustFiles.in_directory(Path(self.directory))
+        return TrustFiles(Path(self.certificate), Path(self.key), Path(self.roots))
+
+
+@dataclass(frozen=True, slots=True)
 class ParentSection:
     """The controller above."""
 
@@ -121,6 +141,9 @@ class ChildSection:
     kind: str = "edge-zone"
     #: "regional", "local" or "autonomous".
     level: str = "local"
+    #: PEM file with the certificates of the child's authority, the newest first; empty: nobody of that domain is known
+    #: by a certificate here.
+    certificate_authority: str = ""
     #: Empty: the child's controller.
     master_of_record: str = ""
     autonomy: AutonomySection = field(default_factory=AutonomySection)
@@ -162,6 +185,8 @@ class ControllerConfig:
     trust: TrustSection
     listen: ListenSection = field(default_factory=ListenSection)
     log: LogSection = field(default_factory=LogSection)
+    #: None: no TLS, and loopback addresses only.
+    tls: TlsSection | None = None
     parent: ParentSection | None = None
     #: None: as the authority record of the own domain says.
     sync: SyncSection | None = None

@@ -42,6 +42,7 @@ def problems(config: ControllerConfig) -> Iterator[str]:
     yield from attention_problems(config.attention)
     yield from lifecycle_problems(config.lifecycle)
     yield from _trust_problems(config)
+    yield from _tls_problems(config)
     yield from _address_problems(config)
     for i, admin in enumerate(config.access.admins):
         if not is_member(admin):
@@ -142,6 +143,15 @@ def _trust_problems(config: ControllerConfig) -> Iterator[str]:
         )
 
 
+def _tls_problems(config: ControllerConfig) -> Iterator[str]:
+    tls = config.tls
+    if tls is None:
+        return
+    files = (tls.certificate, tls.key, tls.roots)
+    if bool(tls.directory) == any(files) or (any(files) and not all(files)):
+        yield "tls names either directory, or certificate, key and roots"
+
+
 def _address_problems(config: ControllerConfig) -> Iterator[str]:
     addresses = [("listen.address", config.listen.address)]
     if config.listen.admin_address:
@@ -155,6 +165,10 @@ def _address_problems(config: ControllerConfig) -> Iterator[str]:
         if not (port.isascii() and port.isdigit() and int(port) <= MAX_PORT):
             yield f"{name} {address!r} is not HOST:PORT"
         elif not is_loopback(address):
-            yield (
-                f"{name} {address!r} is not a loopback address; without TLS a controller binds and dials loopback only"
-            )
+            if name == "listen.admin_address":
+                yield f"{name} {address!r} is not a loopback address, and what it serves is for this machine only"
+            elif config.tls is None:
+                yield (
+                    f"{name} {address!r} is not a loopback address; without TLS a controller binds and dials loopback "
+                    "only: add [tls]"
+                )

@@ -72,9 +72,13 @@ group = Verbs(
 @click.argument("role", type=click.Choice(list(ROLES)))
 @click.argument("members", nargs=-1, required=True, metavar="MEMBER...")
 @click.option(
-    "--id", "binding_id", default="", help="Id of the binding. Default: made of the rest."
+    "--id",
+    "binding_id",
+    default="",
+    metavar="ID",
+    help="Id of the binding. Default: made of the rest.",
 )
-@click.option("--reason", default="", help="Why, for people.")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for people.")
 @options.write_options
 @pass_session
 def grant(
@@ -132,7 +136,12 @@ def revoke(session: Session, name: str, etag: str, **given: Any) -> None:
 
 @group.command("list", short_help="List role bindings.")
 @options.scope_options
-@click.option("--member", default="", help="Only bindings of this member, such as user:alice.")
+@click.option(
+    "--member",
+    default="",
+    metavar="MEMBER",
+    help="Only bindings of this member, such as user:alice.",
+)
 @options.limit_option
 @pass_session
 def list_(session: Session, domain: str, subtree: bool, member: str, limit: int) -> None:
@@ -174,8 +183,19 @@ def whoami(session: Session) -> None:
 
 @group.command("check", short_help="Ask whether a call is allowed.")
 @click.argument("method")
-@click.option("--domain", default="", help="Domain it is about. Default: the controller's own.")
-@click.option("--principal", default="", help="Ask about another, such as user:bob.")
+@click.option(
+    "--domain",
+    default="",
+    metavar="DOMAIN",
+    help="Domain it is about. Default: the controller's own.",
+)
+@click.option(
+    "--of",
+    "principal",
+    default="",
+    metavar="PRINCIPAL",
+    help="Ask about another, such as user:bob.",
+)
 @pass_session
 def check(session: Session, method: str, domain: str, principal: str) -> None:
     """Ask whether a method may be called for a domain. Nothing is called.

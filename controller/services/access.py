@@ -163,7 +163,9 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
             principal=caller.principal,
             issued_by=caller.issued_by,
             grants=[
-                service.RoleGrant(role=_in_message(grant.role), domain=grant.domain, binding=grant.binding)
+                service.RoleGrant(
+                    role=_in_message(grant.role), domain=grant.domain, binding=grant.binding
+                )
                 for grant in sorted(grants)
             ],
             enforced=self._gate.enforced,

@@ -72,9 +72,12 @@ class SessionDriver:
         session: Session,
         observer: Observer,
         address: str,
+        certificate: str = "",
     ) -> None:
         self.session = session
         self.address = address
+        #: Fingerprint of the certificate that a child showed; empty without TLS.
+        self.certificate = certificate
         self.last_seen_ms = 0
         #: As `last_seen_ms`, by the monotonic clock; None: nothing came yet.
         self.heard_s: float | None = None

@@ -115,9 +115,7 @@ def alice(issued_by: str = "", via: tuple[str, ...] = ()) -> Caller:
 
 @pytest.mark.parametrize("role", [None, *BINDABLE])
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_every_role_at_every_method(
-    federation: Federation, method: str, role: Role | None
-) -> None:
+def test_every_role_at_every_method(federation: Federation, method: str, role: Role | None) -> None:
     if role is not None:
         federation.bind("user:alice", role, ROOT if role is Role.FLEET_ADMIN else REGION)
     rule = METHODS[method]

@@ -159,9 +159,7 @@ async def test_writes_of_bindings_keep_the_conventions(enforced: Served) -> None
         access.ListRoleBindingsRequest(member="user:alice"), **ADMIN
     )
     assert list(listed.bindings) == [one]
-    got = await enforced.access.GetRoleBinding(
-        access.GetRoleBindingRequest(name=one.name), **ADMIN
-    )
+    got = await enforced.access.GetRoleBinding(access.GetRoleBindingRequest(name=one.name), **ADMIN)
     assert got.binding == one
 
 
