@@ -198,9 +198,14 @@ class Bearers:
             self.recheck()
 
 
+def now_serving(bearer: Bearer) -> None:
+    """Makes a bearer the current one for the rest of the `serving` block."""
+    _BEARER.set(bearer)
+
+
 @contextlib.contextmanager
-def serving(bearer: Bearer | None) -> Iterator[None]:
-    """Makes a bearer the current one while the block runs."""
+def serving(bearer: Bearer | None = None) -> Iterator[None]:
+    """A call: within the block a bearer may be the current one, after it none is."""
     token = _BEARER.set(bearer)
     try:
         yield

@@ -19,6 +19,7 @@ class Rule(NamedTuple):
 
 _ATTENTION = "/souverix.attention.v1.AttentionService/"
 _AUDIT = "/souverix.audit.v1.AuditService/"
+_BUNDLE = "/souverix.bundle.v1.BundleService/"
 _COMMAND = "/souverix.command.v1.CommandService/"
 _FEDERATION = "/souverix.federation.v1.FederationService/"
 _FLEET = "/souverix.fleet.v1.FleetService/"
@@ -40,6 +41,10 @@ METHODS: Final[dict[str, Rule]] = {
     _AUDIT + "ListAuditEntries": Rule(Role.OPERATOR, Place.LISTED),
     _AUDIT + "WatchAuditEntries": Rule(Role.OPERATOR, Place.LISTED),
     _AUDIT + "VerifyAudit": Rule(Role.OPERATOR, Place.LISTED),
+    # A bundle is a session of the controller with another, by file.
+    _BUNDLE + "ExportBundle": Rule(Role.OPERATOR, Place.OWN),
+    _BUNDLE + "ImportBundle": Rule(Role.OPERATOR, Place.OWN),
+    _BUNDLE + "ListBundlePeers": Rule(Role.VIEWER, Place.OWN),
     _COMMAND + "IssueCommand": Rule(Role.OPERATOR, Place.TARGETS),
     _COMMAND + "CancelCommand": Rule(Role.OPERATOR, Place.NAME),
     _COMMAND + "GetCommand": Rule(Role.VIEWER, Place.NAME),
@@ -117,6 +122,7 @@ METHODS: Final[dict[str, Rule]] = {
     _SUPPLY + "SetSupplyPolicy": Rule(Role.DOMAIN_ADMIN, Place.DOMAIN),
     _SUPPLY + "GetSupplyPolicy": Rule(Role.VIEWER, Place.DOMAIN),
     _SUPPLY + "FindAffectedNodes": Rule(Role.VIEWER, Place.LISTED_HERE),
+    _SUPPLY + "ListUnverifiedNodes": Rule(Role.VIEWER, Place.LISTED_HERE),
     _SUPPLY + "GetSbomLineage": Rule(Role.VIEWER, Place.NODE),
     _SUPPLY + "FindHardware": Rule(Role.VIEWER, Place.LISTED),
     # Nobody gives a role above its own there: AccessService sees to it.

@@ -17,7 +17,15 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2
 
 from controller.access.errors import AccessDenied
-from controller.bearer import Bearer, BearerRefused, Bearers, current_bearer, is_secured, serving
+from controller.bearer import (
+    Bearer,
+    BearerRefused,
+    Bearers,
+    current_bearer,
+    is_secured,
+    now_serving,
+    serving,
+)
 from controller.errors import ServiceError, abort, status_of
 from controller.gate import Gate
 from controller.journal import JournalError
@@ -295,39 +303,40 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, inner: Any) -> Any:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            bearer = None
-            try:
-                bearer = self._bearers.of_call(context) if self._bearers else None
-                with serving(bearer):
+            with serving():
+                try:
+                    bearer = self._judge(context)
                     _check_parsed(request)
                     Admission(self._gate, method, request, context).renew()
                     if not isinstance(request, AsyncIterator):
                         return await inner(request, context)
                     async with self._standing(bearer):
                         return await inner(_parsed(request), context)
-            except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
-                with serving(bearer):
+                except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
                     await self._refuse(method, context, error)
 
         return call
 
     def _stream(self, method: str, inner: Any) -> Any:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            admission = Admission(self._gate, method, request, context)
-            bearer = None
-            try:
-                if self._bearers is None:
-                    await _answer(inner, request, context, admission)
-                    return
-                bearer = self._bearers.of_call(context)
-                with serving(bearer):
-                    async with self._standing(bearer):
-                        await _answer(inner, request, context, admission)
-            except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
-                with serving(bearer):
+            with serving():
+                try:
+                    async with self._standing(self._judge(context)):
+                        await _answer(
+                            inner, request, context, Admission(self._gate, method, request, context)
+                        )
+                except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
                     await self._refuse(method, context, error)
 
         return call
+
+    def _judge(self, context: Any) -> Bearer | None:
+        """Who calls, from here on also for the refusal that may follow. Raises `BearerRefused`."""
+        if self._bearers is None:
+            return None
+        bearer = self._bearers.of_call(context)
+        now_serving(bearer)
+        return bearer
 
     def _standing(self, bearer: Bearer | None) -> AbstractAsyncContextManager[None]:
         if self._bearers is None or bearer is None:

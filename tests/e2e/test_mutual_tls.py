@@ -127,6 +127,18 @@ def test_the_certificate_says_who_wrote_and_metadata_does_not(secured: Secured) 
     wait_until(lambda: authors() == {"user:operator"}, f"its author in the audit log: {authors()}")
 
 
+def test_a_refusal_is_audited_with_whom_the_certificate_names(secured: Secured) -> None:
+    with pytest.raises(grpc.RpcError):
+        secured.region.update_policy(REGION, "never-made", "1")
+    request = audit_service_pb2.ListAuditEntriesRequest(page_size=100)
+
+    def refused() -> set[str]:
+        page = secured.region.audit.ListAuditEntries(request, timeout=DEADLINE_S)
+        return {e.record.principal for e in page.entries if e.record.reason == "NOT_FOUND"}
+
+    wait_until(lambda: refused() == {"user:operator"}, f"who was refused: {refused()}")
+
+
 def test_the_command_line_asks_by_its_certificate(secured: Secured) -> None:
     federation = secured.federation
     alice = federation.certificates.leaf(REGION, Kind.USER, "alice")

@@ -56,7 +56,7 @@ def request_of(method: str, domain: str) -> Any:
     """A request of a method that is about one domain, and node n1 of the zone where it is about a node."""
     service, _, name = method.lstrip("/").rpartition("/")
     package = service.rpartition(".")[0]
-    for module in ("attention_service", "audit_service", "command_service", "federation_service",
+    for module in ("attention_service", "audit_service", "bundle_service", "command_service", "federation_service",
                    "fleet_service", "graph_service", "policy_service", "replay_service",
                    "supply_service", "access_service"):  # fmt: skip
         try:
