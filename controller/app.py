@@ -44,6 +44,7 @@ from controller.replica import Replica
 from controller.sboms.live import LiveSboms
 from controller.services.attention import AttentionService
 from controller.services.audit import AuditService
+from controller.services.bundles import BundleService
 from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.command import CommandService
 from controller.services.federation import FederationService
@@ -63,6 +64,7 @@ from controller.telemetry.gauges import Gauges
 from controller.values import ValueStore
 from souverix.attention.v1 import attention_service_pb2, attention_service_pb2_grpc
 from souverix.audit.v1 import audit_service_pb2, audit_service_pb2_grpc
+from souverix.bundle.v1 import bundle_service_pb2, bundle_service_pb2_grpc
 from souverix.command.v1 import command_service_pb2, command_service_pb2_grpc
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc
 from souverix.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
@@ -80,7 +82,8 @@ from souverix.supply.v1 import supply_service_pb2, supply_service_pb2_grpc
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
 from telemetry.started import Telemetry, TelemetryUnavailable, start
 from trust.channels import ListenerTls
-from trust.errors import CertificateRefused, FilesUnusable
+from trust.encryption_keys import EncryptionKey, read_encryption_key
+from trust.errors import CertificateRefused, FilesUnusable, KeyUnreadable
 from trust.files import ReloadedCredentials
 from trust.identity import Kind
 
@@ -124,7 +127,7 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
         log = await stack.enter_async_context(_open_log(config))
         links = Links()
         replica = Replica(config, log, signer, links, telling, credentials)
-        application = Application(config, replica, links)
+        application = Application(config, replica, links, _load_bundle_key(config.trust.bundle_key))
         life = asyncio.create_task(replica.run(), name="replica")
         serving = asyncio.create_task(application.serve_when_replayed(), name="serving")
         attention = asyncio.create_task(application.attention.run(), name="attention")
@@ -163,7 +166,14 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
 class Application:
     """The services of one replica and the server they stand on."""
 
-    def __init__(self, config: ControllerConfig, replica: Replica, links: Links) -> None:
+    def __init__(
+        self,
+        config: ControllerConfig,
+        replica: Replica,
+        links: Links,
+        bundle_key: EncryptionKey | None = None,
+    ) -> None:
+        self._bundle_key = bundle_key
         self._config = config
         self._replica = replica
         self._links = links
@@ -282,6 +292,12 @@ class Application:
         federation = FederationService(replica, self._links, lambda: len(nodes.links))
         federation_service_pb2_grpc.add_FederationServiceServicer_to_server(federation, server)
         self._name(federation_service_pb2.DESCRIPTOR, federation)
+        directory = self._config.controller.data_dir / "bundles"
+        bundles = BundleService(
+            replica, self._links, self.values, replica.signer, directory, self._bundle_key
+        )
+        bundle_service_pb2_grpc.add_BundleServiceServicer_to_server(bundles, server)
+        self._name(bundle_service_pb2.DESCRIPTOR)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
@@ -374,6 +390,17 @@ def _load_signer(path: Path) -> Ed25519Signer:
         raise ConfigError(
             f"trust.signing_key {path} is no Ed25519 key in PEM without a password: {error}"
         ) from error
+
+
+def _load_bundle_key(path: str) -> EncryptionKey | None:
+    if not path:
+        return None
+    try:
+        return read_encryption_key(Path(path).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"trust.bundle_key {path} cannot be read: {error.strerror}") from error
+    except KeyUnreadable as error:
+        raise ConfigError(f"trust.bundle_key {path}: {error}") from error
 
 
 def _bind(

@@ -79,6 +79,8 @@ class TrustSection:
     root_public_key: str
     #: Signed genesis; the root's controller only.
     genesis: str = ""
+    #: PEM file of the X25519 key that bundles for this controller are encrypted to; replicas share it. Empty: none is.
+    bundle_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,9 @@ class ParentSection:
 
     controller: str
     addresses: tuple[str, ...]
+    #: Ed25519 public key of the parent's controller, hexadecimal: a zone whose first contact is a bundle cannot have
+    #: learnt it from the log. Empty: bundles are taken once the log tells.
+    public_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,8 @@ def _sync_sections(config: ControllerConfig) -> list[tuple[str, SyncSection]]:
 def _trust_problems(config: ControllerConfig) -> Iterator[str]:
     keys = [("trust.root_public_key", config.trust.root_public_key)]
     keys += [(f"children[{i}].public_key", c.public_key) for i, c in enumerate(config.children)]
+    if config.parent is not None and config.parent.public_key:
+        keys.append(("parent.public_key", config.parent.public_key))
     for name, value in keys:
         try:
             raw = bytes.fromhex(value)

@@ -153,6 +153,7 @@ class LocalLayout:
                 "[parent]",
                 f'controller = "{parent.controller}"',
                 f"addresses = {json.dumps(dialled)}",
+                f'public_key = "{self._keys[parent.controller].public_key.hex()}"',
             ]
         else:
             lines.insert(-1, f"genesis = {json.dumps(str(self.directory / 'genesis.bin'))}")

@@ -146,15 +146,7 @@ class Connection:
             )(request, timeout=limit_s, metadata=self._metadata)
             return call, list(islice(call, 1))
 
-        call, first = self._with_failover(method, attempt, "")
-        try:
-            yield from first
-            if first:
-                yield from call
-        except grpc.RpcError as error:
-            raise read_refusal(error, method=method, address=self.address) from error
-        finally:
-            call.cancel()
+        yield from self._answers(method, *self._with_failover(method, attempt, ""))
 
     def upload(
         self, pieces: Callable[[], Iterator[Message]], request_type: Any, reply_type: type[Reply]
@@ -175,6 +167,37 @@ class Connection:
             return reply
 
         return self._with_failover(method, attempt, "")
+
+    def exchange(
+        self, pieces: Callable[[], Iterator[Message]], request_type: Any, reply_type: type[Reply]
+    ) -> Iterator[Reply]:
+        """The answers to a stream of requests as they come. Raises Refused.
+
+        Other addresses are tried until the first answer, with the requests made anew.
+        """
+        method = method_taking(request_type, reply_type)
+
+        def attempt(channel: grpc.Channel) -> tuple[Any, list[Reply]]:
+            stub: Any = channel.stream_stream(
+                method,
+                request_serializer=lambda piece: piece.SerializeToString(),
+                response_deserializer=reply_type.FromString,
+            )
+            call = stub(pieces(), metadata=self._metadata)
+            return call, list(islice(call, 1))
+
+        yield from self._answers(method, *self._with_failover(method, attempt, ""))
+
+    def _answers(self, method: str, call: Any, first: list[Reply]) -> Iterator[Reply]:
+        """The first answer of a call, and those that follow; the call ends with whoever reads them."""
+        try:
+            yield from first
+            if first:
+                yield from call
+        except grpc.RpcError as error:
+            raise read_refusal(error, method=method, address=self.address) from error
+        finally:
+            call.cancel()
 
     @property
     def address(self) -> str:

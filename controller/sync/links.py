@@ -210,6 +210,11 @@ class Links:
         driver = self.syncing().get(controller)
         return driver.heard_s if driver is not None else self._heard_s.get(controller)
 
+    def acknowledged_by(self, controller: str) -> Mapping[StreamId, int]:
+        """How far a peer acknowledged streams in its last session with this process; empty where there was none."""
+        exchanged = self._exchanged.get(controller)
+        return exchanged.acked if exchanged is not None else {}
+
     def peers(self) -> list[PeerView]:
         """The parent, then the children by id."""
         replica = self._required_replica()
