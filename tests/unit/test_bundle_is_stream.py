@@ -133,7 +133,7 @@ def selected(
 
 def written(runs: Sequence[event_pb2.Run], directory: Path, chance: random.Random) -> list[bytes]:
     """Real files, each of some consecutive runs."""
-    files = []
+    files: list[bytes] = []
     rest = list(runs)
     while rest or not files:
         count = chance.randint(1, max(1, len(rest)))
