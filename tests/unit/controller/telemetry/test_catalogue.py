@@ -24,7 +24,7 @@ def documented() -> dict[str, tuple[str, str, tuple[str, ...]]]:
 
 
 def test_every_metric_is_documented_as_it_is() -> None:
-    metrics = (*catalogue.METRICS, *agent.METRICS)
+    metrics = (*catalogue.METRICS, *agent.AGENT_METRICS, *agent.RELAY_METRICS)
     told = {m.name: (m.kind, m.unit, m.attributes) for m in metrics}
     assert documented() == told
 
