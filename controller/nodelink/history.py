@@ -46,8 +46,8 @@ class TransitionQueue:
     def __init__(self) -> None:
         self._waiting: dict[str, tuple[float, Transition]] = {}
         self._rates: dict[str, TokenBucket] = {}
-        #: Rates from which on the settled ones are looked for: so rarely that it costs each node a few looks, however many
-        #: change at once.
+        #: Rates from which on the settled ones are looked for: so rarely that it costs each node a few looks, however
+        #: many change at once.
         self._room = REMEMBERED
 
     def note(self, transition: Transition, now_s: float, not_before_s: float = 0.0) -> None:
