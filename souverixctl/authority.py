@@ -181,11 +181,11 @@ def transfer(
         force=force,
         reason=reason,
         etag=etag,
-        **write,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.TransferAuthorityResponse)
     record = reply.authority
-    if limit_s and record.next_master and not write["validate_only"]:
+    if limit_s and record.next_master and not write.validate_only:
         with session.output.busy(f"waiting for {record.master_of_record} to release {domain}"):
             record = _settled(session, domain, limit_s)
         reply.authority.CopyFrom(record)

@@ -97,16 +97,16 @@ def _issue(session: Session, action: command.Action, given: dict[str, Any]) -> N
             else command.DELIVERY_SEMANTICS_AT_LEAST_ONCE
         ),
         expiry=command.Expiry(ttl=ttl),
-        **write,
+        **write.fields(),
         reason=given["reason"],
     )
     reply = session.connection.call(request, service.IssueCommandResponse)
-    if given["wait"] and not write["validate_only"]:
+    if given["wait"] and not write.validate_only:
         _wait(session, reply.command, limit_s)
         return
     issued = reply.command
     present_write(session, reply, _issued(issued))
-    if not write["validate_only"]:
+    if not write.validate_only:
         session.output.note(f"follow it with: souverixctl watch command {issued.id}")
 
 
@@ -261,7 +261,7 @@ def cancel(session: Session, id: str, reason: str, etag: str, **given: Any) -> N
         name=options.resource_name("commands", id),
         reason=reason,
         etag=etag,
-        **write,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.CancelCommandResponse)
     done = f"cancel of {reply.command.id} recorded; now {states(reply.command)}"

@@ -185,7 +185,7 @@ def restore(
         controller=controller,
         sequence=sequence,
         etag=etag,
-        **write,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.RestoreConflictValueResponse)
     present_write(

@@ -106,7 +106,7 @@ def set_desired_state(
         name=options.resource_name("nodes", id),
         desired_state=desired if desired.ListFields() else None,
         etag=etag or present_node.etag,
-        **write,
+        **write.fields(),
     )
     reply = session.connection.call(request, fleet.SetDesiredStateResponse)
     present_write(session, reply, f"desired state of {reply.node.id} set", reply.node.etag)

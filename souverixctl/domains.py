@@ -150,7 +150,7 @@ def create_domain(
     request = fleet.CreateDomainRequest(
         domain_id=domain_id,
         spec=spec,
-        **write,
+        **write.fields(),
     )
     reply = session.connection.call(request, fleet.CreateDomainResponse)
     done = f"domain {reply.domain.id} created below {spec.parent}"
@@ -192,7 +192,7 @@ def delete_domain(session: Session, id: str, reason: str, etag: str, **given: An
         name=options.resource_name("domains", id),
         etag=etag,
         reason=reason,
-        **write,
+        **write.fields(),
     )
     reply = session.connection.call(request, fleet.DeleteDomainResponse)
     present_write(session, reply, f"domain {id} deleted")

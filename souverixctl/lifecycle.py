@@ -85,7 +85,7 @@ def transition(session: Session, id: str, transition: str, **given: Any) -> None
         reason=given["reason"],
         exit_condition=given["exit_condition"],
         etag=given["etag"],
-        **write,
+        **write.fields(),
     )
     if given["until"]:
         seconds = seconds_of(parse_duration(given["until"]))

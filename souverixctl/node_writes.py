@@ -58,7 +58,7 @@ def create_node(session: Session, id: str, file: str | None, **given: Any) -> No
     request = fleet.CreateNodeRequest(
         node_id=id or resource.get("id", ""),
         domain=given["domain"] or resource.get("domain", ""),
-        **write,
+        **write.fields(),
     )
     parse_into(resource.get("spec", {}), request.spec, str(file))
     FieldMask(paths=named).MergeMessage(flags, request.spec, replace_repeated_field=True)
@@ -105,7 +105,7 @@ def delete_node(session: Session, id: str, reason: str, etag: str, **given: Any)
         name=options.resource_name("nodes", id),
         etag=etag,
         reason=reason,
-        **write,
+        **write.fields(),
     )
     reply = session.connection.call(request, fleet.DeleteNodeResponse)
     present_write(session, reply, f"node {id} deleted")
@@ -130,7 +130,7 @@ def move_node(session: Session, id: str, domain: str, reason: str, etag: str, **
         domain=domain,
         etag=etag,
         reason=reason,
-        **write,
+        **write.fields(),
     )
     reply = session.connection.call(request, fleet.MoveNodeResponse)
     present_write(

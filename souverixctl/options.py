@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import click
@@ -16,6 +17,19 @@ from souverixctl.errors import BadInput
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 DEFAULT_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """How a write is made."""
+
+    request_id: str
+    durable_at: str
+    validate_only: bool
+
+    def fields(self) -> dict[str, Any]:
+        """The fields every request that writes has."""
+        return asdict(self)
 
 
 def write_options(function: Function) -> Function:
@@ -38,13 +52,13 @@ def write_options(function: Function) -> Function:
     return function
 
 
-def read_write_options(given: dict[str, Any]) -> dict[str, Any]:
-    """Takes the write options out of a verb's keyword arguments: the fields every request that writes has."""
-    return {
-        "request_id": given.pop("request_id") or new_request_id(),
-        "durable_at": given.pop("wait_durable"),
-        "validate_only": given.pop("validate_only"),
-    }
+def read_write_options(given: dict[str, Any]) -> WriteOptions:
+    """Takes the write options out of a verb's keyword arguments."""
+    return WriteOptions(
+        request_id=given.pop("request_id") or new_request_id(),
+        durable_at=given.pop("wait_durable"),
+        validate_only=given.pop("validate_only"),
+    )
 
 
 def new_request_id() -> str:

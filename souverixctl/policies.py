@@ -235,7 +235,7 @@ def create_policy(
         domain=domain,
         policy_id=id,
         spec=spec,
-        **write,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.CreatePolicyResponse)
     present_write(session, reply, f"policy {domain}/{id} created", reply.policy.etag)
@@ -286,7 +286,7 @@ def set_policy(
         name=f"domains/{domain}/policies/{id}",
         spec=spec,
         etag=etag,
-        **write,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.UpdatePolicyResponse)
     present_write(
@@ -313,7 +313,7 @@ def delete_policy(session: Session, name: str, etag: str, **given: Any) -> None:
     request = service.DeletePolicyRequest(
         name=f"domains/{domain}/policies/{id}",
         etag=etag,
-        **write,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.DeletePolicyResponse)
     present_write(

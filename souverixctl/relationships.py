@@ -239,7 +239,7 @@ def create_relationship(
         domain=domain,
         relationship_id=plain,
         spec=spec,
-        **write,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.CreateRelationshipResponse)
     made = reply.relationship
@@ -285,7 +285,7 @@ def set_relationship(
         spec=spec,
         update_mask=mask,
         etag=etag,
-        **write,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.UpdateRelationshipResponse)
     present_write(session, reply, f"relationship {name} changed", reply.relationship.etag)
@@ -308,7 +308,7 @@ def delete_relationship(session: Session, name: str, reason: str, etag: str, **g
         name=full_name(name),
         etag=etag,
         reason=reason,
-        **write,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.DeleteRelationshipResponse)
     present_write(session, reply, f"relationship {name} deleted")

@@ -63,7 +63,7 @@ def change_spec(
         spec=spec,
         update_mask=FieldMask(paths=named),
         etag=etag,
-        **write,
+        **write.fields(),
     )
     reply = session.connection.call(request, reply_type)
     changed = getattr(reply, noun)
