@@ -38,11 +38,13 @@ from controller.attention.suspects import suspects
 from controller.attention.twin_signals import TwinSignals
 from controller.background import Background
 from controller.replica import Replica
+from controller.supply.gate import Gate
 from controller.twin.facts import home_of
 from federation.clock import wall_ms_of
 from federation.codec import Write
 from federation.identifiers import Key
 from federation.state import Applied
+from souverix.supply.v1 import artifact_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -99,6 +101,8 @@ class AttentionFeed:
         self._nodes: dict[str, None] = {}
         self._keys: dict[Key, None] = {}
         self._policies: set[str] = set()
+        #: Domains of whose artifacts or demands something changed.
+        self._supply: set[str] = set()
         self._late: deque[tuple[str, Write]] = deque(maxlen=MAX_LATE_WRITES)
         self._authority = False
         self._shown_conflicts: set[Key] = set()
@@ -162,6 +166,8 @@ class AttentionFeed:
                     self._nodes[key.subject] = None
             elif key.subject.startswith("policies/"):
                 self._policies.add(key.domain)
+            elif key.aspect == "supply_policy" or key.subject.startswith("artifacts/"):
+                self._supply.add(key.domain)
             elif key.aspect in NOTED_ASPECTS:
                 self._keys[key] = None
             if key in open_keys or key in self._shown_conflicts:
@@ -195,12 +201,24 @@ class AttentionFeed:
             yield f"transfer/{domain}"
             yield f"hop/{domain}"
 
-    def _drifting_below(self, domains: Iterable[str]) -> Iterator[str]:
+    def _drifting(self, domains: Iterable[str]) -> Iterator[str]:
         """Nodes that drift already: what drifts by another policy. Of those that begin or cease to the columns tell."""
-        subtrees = {d: None for top in domains for d in self._state.authority.subtree_of(top)}
-        for domain in subtrees:
+        for domain in domains:
             for kind in (Kind.NODE_DRIFT, Kind.WAIVER_EXPIRING):
                 yield from self.queue.subjects_of(kind, domain)
+
+    def _gated(self, domains: Iterable[str], now_ms: int) -> Iterator[str]:
+        """Nodes of domains whose gate is not off, and those that were in trouble when it was turned off."""
+        gate = Gate(self._state, now_ms)
+        for domain in domains:
+            if gate.mode(domain) > artifact_pb2.GATE_MODE_OFF:
+                yield from self._state.subjects_of(domain, "nodes")
+            else:
+                yield from self.queue.subjects_of(Kind.SUPPLY_CHAIN_VIOLATION, domain)
+
+    def _subtrees(self, tops: Iterable[str]) -> list[str]:
+        """The domains and all below them, each once."""
+        return list({d: None for top in tops for d in self._state.authority.subtree_of(top)})
 
     # Working off.
 
@@ -229,6 +247,7 @@ class AttentionFeed:
             self._awaits_columns = False
             self._scans["pending"] = pending
             self._scans["suspects"] = suspects(nodes.columns, self.limits, now_ms)
+            self._scans["gated"] = self._gated(list(self._state.authority.records), now_ms)
 
     def _step(self, now_ms: int, most: int, end_s: float = float("inf")) -> None:
         before = self.queue.revision
@@ -237,7 +256,10 @@ class AttentionFeed:
             self._scans["authority"] = self._transfers_and_hops()
         if self._policies and "policies" not in self._scans:
             changed, self._policies = self._policies, set()
-            self._scans["policies"] = self._drifting_below(changed)
+            self._scans["policies"] = self._drifting(self._subtrees(changed))
+        if self._supply and "gated" not in self._scans:
+            gated, self._supply = self._supply, set()
+            self._scans["gated"] = self._gated(self._subtrees(gated), now_ms)
         while self._late:
             domain, write = self._late.popleft()
             judged = judge_late_write(domain, write, self.limits, now_ms)

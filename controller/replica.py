@@ -38,6 +38,7 @@ from federation.proposal import Identity
 from federation.state import Applied, State
 from souverix.event.v1 import event_pb2
 from telemetry.started import OFF, Telemetry
+from trust.files import ReloadedCredentials
 
 _log = logging.getLogger(__name__)
 
@@ -69,8 +70,11 @@ class Replica:
         signer: Ed25519Signer,
         forwarder: Forwarder,
         telemetry: Telemetry = OFF,
+        credentials: ReloadedCredentials | None = None,
     ) -> None:
         self.config = config
+        #: What this controller shows and trusts by TLS; None without.
+        self.credentials = credentials
         self.telemetry = telemetry
         self.signer = signer
         self.verifier = Ed25519Verifier()
