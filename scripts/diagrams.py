@@ -123,7 +123,7 @@ def machines() -> list[Machine]:
     ]
 
 
-def _moves(transitions: Mapping[tuple[Enum, Enum], Any]) -> list[Move]:
+def _moves(transitions: Mapping[Any, Any]) -> list[Move]:
     """The rows of a table of (state, trigger) -> edge."""
     return [
         Move(before.name, _words(trigger), edge.to.name, edge.because)
