@@ -20,6 +20,7 @@ import grpc
 from click.shell_completion import get_completion_class
 
 from souverixctl import (
+    access,
     artifacts,
     attention,
     audit,
@@ -98,7 +99,7 @@ for group in (
     drift.group, graph.group, conflicts.group,
     audit.group, federation.group, bundle.group, authority.group, observations.values,
     artifacts.group, artifacts.policy_group, components.who_runs, components.sbom_group, components.hardware,
-    pki.group,
+    access.group, pki.group,
 ):  # fmt: skip
     program.add_command(group)
 
