@@ -43,6 +43,7 @@ from souverixctl import (
 )
 from souverixctl import desired_state as desired_state  # adds its verb to `set`
 from souverixctl import domains as domains  # adds its verbs
+from souverixctl import node_writes as node_writes  # adds its verbs
 from souverixctl import policies as policies  # adds its verbs
 from souverixctl import relationships as relationships  # adds its verbs
 from souverixctl.errors import EXIT_CODE_MEANINGS, CtlError, ExitCode
