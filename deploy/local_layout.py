@@ -51,6 +51,8 @@ class LocalLayout:
     lease_ttl_s: float = 2.0
     #: Mutual TLS everywhere. Without, everything speaks in clear, on loopback.
     secured: bool = False
+    #: With `secured`, who may do everything, so that others are held to their roles. Empty: nobody is.
+    admins: Sequence[str] = ()
     #: child controller -> addresses it dials for its parent, to put a proxy between; overrides the real ones.
     parent_addresses: dict[str, list[str]] = field(default_factory=dict)
     _ports: dict[str, int] = field(default_factory=dict)
@@ -141,8 +143,8 @@ class LocalLayout:
         if self.secured:
             leaf = self.certificates.leaf(plan.domain, Kind.CONTROLLER, plan.controller)
             lines += ["[tls]", f"directory = {json.dumps(str(leaf))}"]
-            # Whoever holds one of the certificates made here may do everything: it is for trying out.
-            lines += ["[access]", 'mode = "off"']
+            mode = "enforce" if self.admins else "off"
+            lines += ["[access]", f'mode = "{mode}"', f"admins = {json.dumps(list(self.admins))}"]
         lines += [
             "[trust]",
             f"signing_key = {json.dumps(str(self.directory / (plan.controller + '.pem')))}",
