@@ -117,6 +117,14 @@ class Bounds:
         """Takes in that a stream is held here otherwise than above: nothing of it counts here."""
         self._contradicted.add(stream)
 
+    def concern(self, stream: StreamId) -> bool:
+        """Tells whether any of this is about a stream or its controller."""
+        return (
+            stream[1][0] in self._sealed
+            or stream in self._decisions
+            or stream in self._contradicted
+        )
+
     def limit(self, stream: StreamId, is_within: IsWithin) -> Limit | None:
         """How far a stream counts; None: it does not end."""
         if stream in self._contradicted:

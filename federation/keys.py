@@ -188,26 +188,40 @@ class KeyRing:
             return OUT_OF_REACH
         if controller not in self._bounded:
             return ""
-        for ended in self._ended.get((controller, key_id), ()):
-            if not table.is_within(domain, ended.domain):
-                continue
-            at = ended.incarnation
-            if incarnation > at or (incarnation == at and last > ended.ends.get(stream, 0)):
-                return KEY_SUPERSEDED
+        if self.is_ended(stream, last, key_id, table, domain):
+            return KEY_SUPERSEDED
         sealed = self._sealed.get(controller, ())
         for title in reaching:
             begins = title.first_incarnation
             if begins > incarnation:
                 continue
-            if title.ends is not None and begins == incarnation:
-                if first <= title.ends.get(stream, 0):
-                    continue
+            before = title.ends.get(stream, 0) if title.ends is not None else 0
+            if begins == incarnation and first <= before:
+                continue
             if not any(
                 begins <= at < incarnation and table.is_within(title.domain, within)
                 for within, at in sealed
             ):
                 return ""
         return KEY_NOT_VALID
+
+    def is_ended(
+        self,
+        stream: StreamId,
+        last: int,
+        key_id: str,
+        table: AuthorityTable,
+        domain: str = "",
+    ) -> bool:
+        """Tells whether a key ended before an event of a stream; `domain` is as that of `standing`."""
+        controller, incarnation = stream[1]
+        for ended in self._ended.get((controller, key_id), ()):
+            if not table.is_within(domain or stream[0], ended.domain):
+                continue
+            at = ended.incarnation
+            if incarnation > at or (incarnation == at and last > ended.ends.get(stream, 0)):
+                return True
+        return False
 
     def seal_is_good(self, stream: StreamId, seal: event_pb2.Seal) -> bool:
         """Tells whether a known key made the seal."""

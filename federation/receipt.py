@@ -12,11 +12,18 @@ from federation.codec import Write
 from federation.errors import InvalidWrite
 from federation.examination import Findings, examine
 from federation.identifiers import Origin, StreamId
+from federation.keys import KEY_SUPERSEDED
 from federation.state import State
 from souverix.event.v1 import event_pb2
 
 #: Largest run a peer may hand over. Senders cut at half of it; above it a run would not share a commit with others.
 MAX_RUN_BYTES = 512 * 1024
+
+#: Bytes of one stream held without effect: some ten thousand events. Their sender keeps what follows.
+MAX_HELD_BYTES = 8 * 1024 * 1024
+
+#: Streams held without effect above which no new one is taken: a peer may name as many as it likes.
+MAX_HELD_STREAMS = 1_024
 
 
 class Receipt(enum.Enum):
@@ -29,6 +36,8 @@ class Receipt(enum.Enum):
     GAP = "GAP"
     #: Refused and kept as evidence, without effect.
     QUARANTINED = "QUARANTINED"
+    #: Of the stream as much is held without effect as there is room for; nothing was taken.
+    NO_ROOM = "NO_ROOM"
 
 
 class Head(NamedTuple):
@@ -85,7 +94,28 @@ def judge(
         return Judgement(Receipt.QUARANTINED, run, "KEY_UNKNOWN")
     if findings.writes is None:
         return Judgement(Receipt.QUARANTINED, run, "UNDECODABLE")
+    ended = _why_ended(stream, run, state)
+    if ended:
+        return Judgement(Receipt.QUARANTINED, run, ended)
+    if stream in state.blocked and state.streams[stream].waiting_bytes >= MAX_HELD_BYTES:
+        return Judgement(Receipt.NO_ROOM, run)
+    if len(state.blocked) >= MAX_HELD_STREAMS and stream not in state.streams:
+        return Judgement(Receipt.NO_ROOM, run)
     return Judgement(Receipt.TAKEN, run, "", findings.writes, verified)
+
+
+def _why_ended(stream: StreamId, run: event_pb2.Run, state: State) -> str:
+    """Why a run cannot belong to its stream, whatever else becomes known: kept out, it does not stand in the way of the
+    one that does.
+    """
+    limit = state.limit(stream)
+    if limit is not None and run.first_sequence > limit.last:
+        return limit.reason
+    first, last, key_id = run.first_sequence, run.seal.sequence, run.seal.key_id
+    if not state.keys.is_ended(stream, last, key_id, state.authority):
+        return ""
+    decided = state.bounds.decisions(stream)
+    return "" if any(d.first <= first and last <= d.last for d in decided) else KEY_SUPERSEDED
 
 
 def _check_shape(stream: StreamId, run: event_pb2.Run) -> None:

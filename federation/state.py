@@ -7,22 +7,40 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from federation.acceptance import KeyRing, Outcome, Verdict, adopt_genesis, judge_event, judge_run
+from federation.acceptance import (
+    ACCEPTED,
+    Outcome,
+    Verdict,
+    adopt_genesis,
+    judge_event,
+    judge_run,
+)
 from federation.admissions import Admissions, admission_key, stands_above
 from federation.applied import TRANSITION_ASPECTS, as_audit_item
 from federation.applied import Applied as Applied
 from federation.applied import AuditItem as AuditItem
 from federation.authority import AuthorityTable
+from federation.bounds import (
+    CHAIN_CONTRADICTED,
+    STREAM_SEALED,
+    Bounds,
+    Decision,
+    Foreknown,
+    Limit,
+    decided_stream,
+)
 from federation.chain import Verifier, chain_start
 from federation.codec import ASPECTS, EventDecoder, Term, Write, stream_from_message
 from federation.conflicts import ConflictLedger
 from federation.errors import CorruptLog, InvalidWrite
 from federation.identifiers import Dot, Key, Lane, Origin, StreamId, as_key
+from federation.keys import KeyRing
 from federation.merge import Siblings, merge, rivals_of, winner_of
 from federation.requests import RememberedRequests
-from federation.streams import ReceivedRun, StreamState
+from federation.streams import ReceivedRun, RefusedRun, StreamState
 from federation.table import Table
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2
@@ -31,8 +49,17 @@ from souverix.federation.v1 import authority_pb2
 #: each contact to fill it.
 MAX_EVIDENCE_A_STREAM = 16
 
+#: Streams of which refused runs are kept: a peer may name as many as it likes.
+MAX_EVIDENCE_STREAMS = 1_024
+
+#: Facts that take effect from what others state: each holds for all events, also for those that came before it.
+BOUNDING_ASPECTS = frozenset({"key_succession", "stream_sealed", "run_decision"})
+
 #: Facts that hold for good, whatever is written after them: of admissions the lowest counts, and a key's seals stand.
-ACCUMULATING_ASPECTS = frozenset({"admission", "key_grant"})
+ACCUMULATING_ASPECTS = BOUNDING_ASPECTS | {"admission", "key_grant"}
+
+#: Grounds that no further fact takes away: what follows in such a stream is not kept in memory.
+FINAL_REASONS = frozenset({STREAM_SEALED, CHAIN_CONTRADICTED})
 
 #: Audit entries kept at hand for listing; older ones are read from the log by verification and export.
 MAX_AUDIT_AT_HAND = 100_000
@@ -41,10 +68,18 @@ MAX_AUDIT_AT_HAND = 100_000
 class State:
     """The fold of one log.
 
-    `controller` is the one whose log this is: its own streams need no verdict, since they were decided here.
+    `controller` is the one whose log this is: its own streams need no verdict, since they were decided here. When a
+    fact voids what is in effect already, the fold is `outdated`, and the log is to be folded anew with what it `knows`
+    foreknown.
     """
 
-    def __init__(self, controller: str, verifier: Verifier, root_key: bytes) -> None:
+    def __init__(
+        self,
+        controller: str,
+        verifier: Verifier,
+        root_key: bytes,
+        foreknown: Foreknown | None = None,
+    ) -> None:
         self.controller = controller
         self.streams: dict[StreamId, StreamState] = {}
         self.table = Table()
@@ -66,16 +101,49 @@ class State:
         self.clock = 0
         #: Offsets of commits that hold runs of the control lane, in order.
         self.control_offsets = array("Q")
-        #: stream -> chain hashes of refused runs that the log holds.
-        self.evidence: dict[StreamId, set[bytes]] = {}
+        #: stream -> refused runs that the log holds, by chain hash.
+        self.evidence: dict[StreamId, dict[bytes, RefusedRun]] = {}
         #: domain -> stamp of the record by which its present master's unbroken mastership began.
         self.mastery_began: dict[str, int] = {}
         #: Streams that are judged again whenever control facts change.
         self.blocked: set[StreamId] = set()
+        #: What void streams, keys and events; with it goes what was found of that in the log.
+        self.bounds = Bounds()
+        self.foreknown = Foreknown()
+        self.knows = Foreknown()
+        #: Something is in effect that a fact found since makes void.
+        self.outdated = False
         #: A control fact came into effect that blocked streams may have waited for.
         self._judge_again = False
+        if foreknown is not None:
+            self.foreknow(foreknown)
+
+    def foreknow(self, foreknown: Foreknown) -> None:
+        """Is told facts before their events are reached; to be called before anything is applied."""
+        self.foreknown = foreknown
+        self._put_bounds(foreknown)
+
+    def take_bounds(self, known: Foreknown) -> None:
+        """Takes back what was known when the state was stored."""
+        self.knows = known
+        self._put_bounds(known)
+
+    def _put_bounds(self, known: Foreknown) -> None:
+        for sealed in known.sealed():
+            self._put_bound("stream_sealed", sealed)
+        for decision in known.decisions():
+            self._put_bound("run_decision", decision)
+        for succession in known.successions():
+            self._put_bound("key_succession", succession)
+        for stream in known.contradicted:
+            self.bounds.contradict(stream)
 
     # Reading.
+
+    @property
+    def stands(self) -> bool:
+        """Tells whether the fold, at the end of the log, rests on nothing but what is in the log."""
+        return not self.outdated and self.knows.covers(self.foreknown)
 
     def siblings(self, key: Key) -> Siblings:
         """The writes of a key of which none saw another; empty when it was never written."""
@@ -119,8 +187,18 @@ class State:
 
     def wants_evidence(self, refused: event_pb2.Run) -> bool:
         """Tells whether a refused run is to be kept: not when it is held already, nor without bound."""
-        held = self.evidence.get(stream_from_message(refused.stream), ())
+        held = self.evidence.get(stream_from_message(refused.stream))
+        if held is None:
+            return len(self.evidence) < MAX_EVIDENCE_STREAMS
         return len(held) < MAX_EVIDENCE_A_STREAM and refused.seal.chain_hash not in held
+
+    def refused_runs(self, stream: StreamId) -> int:
+        """Runs of a stream that were refused at receipt and that nobody has decided to discard."""
+        return sum(not run.discarded for run in self.evidence.get(stream, {}).values())
+
+    def limit(self, stream: StreamId) -> Limit | None:
+        """How far a stream counts; None: it does not end."""
+        return self.bounds.limit(stream, self.authority.is_within)
 
     def own_incarnation(self) -> int:
         """The highest incarnation this log holds of its own controller; 0 when it wrote nothing yet."""
@@ -182,15 +260,28 @@ class State:
                 ready = self._decode(stream, run)
             self._take(stream, run, ready, commit, applied)
         for refused in commit.quarantined:
-            stream = stream_from_message(refused.run.stream)
-            self.evidence.setdefault(stream, set()).add(refused.run.seal.chain_hash)
-            state = self.streams.get(stream)
-            if state is not None:
-                state.quarantined_runs += 1
-            applied.quarantined.append((stream, refused.reason))
+            self._keep_evidence(refused, commit, applied)
         self.next_offset = offset + 1
         self.clock = max(self.clock, commit.clock)
         return applied
+
+    def _keep_evidence(
+        self, refused: event_pb2.QuarantinedRun, commit: event_pb2.Commit, applied: Applied
+    ) -> None:
+        run = refused.run
+        stream = stream_from_message(run.stream)
+        chain_hash = run.seal.chain_hash
+        self.evidence.setdefault(stream, {})[chain_hash] = RefusedRun(
+            refused.reason,
+            refused.peer,
+            applied.offset,
+            commit.time_ms,
+            run.first_sequence,
+            run.seal.sequence,
+            sum(map(len, run.events)),
+            any(d.discards and d.chain_hash == chain_hash for d in self.bounds.decisions(stream)),
+        )
+        applied.quarantined.append((stream, refused.reason))
 
     def _decode(self, stream: StreamId, run: event_pb2.Run) -> ReceivedRun:
         writes: list[Write | None] = []
@@ -215,6 +306,7 @@ class State:
             state = self.streams[stream] = StreamState(0, chain_start(stream))
         if run.first_sequence != state.received + 1:
             raise CorruptLog(f"run of {stream} at {run.first_sequence} follows {state.received}")
+        follows = state.chain_hash
         state.received = run.seal.sequence
         state.chain_hash = run.seal.chain_hash
         kinds: dict[str, int] = {}
@@ -222,6 +314,8 @@ class State:
             kind = ASPECTS[write[4]][2] if write is not None else "message"
             kinds[kind] = kinds.get(kind, 0) + 1
         state.index.add(state.received, offset, commit.time_ms, kinds)
+        if self.bounds.concern(stream):
+            ready = ready.kept(run.events, follows)
         state.waiting.append(ready)
         if stream.origin.controller != self.controller:
             self.admissions.note_ahead(
@@ -232,6 +326,8 @@ class State:
         if stream.lane is Lane.CONTROL and not (control and control[-1] == offset):
             control.append(offset)
         self._advance(stream, state, offset, applied)
+        if state.waiting and state.waiting[-1] is ready:
+            state.waiting[-1] = ready.kept(run.events, follows)
         while self._judge_again:
             self._judge_again = False
             for blocked in sorted(self.blocked, key=lambda s: (s.lane, s)):
@@ -239,60 +335,155 @@ class State:
 
     def _advance(self, stream: StreamId, state: StreamState, offset: int, applied: Applied) -> None:
         """Brings into effect what may, in the stream's order."""
-        own = stream.origin.controller == self.controller
-        while state.waiting and not state.quarantine_reason:
-            run = state.waiting[0]
-            done = state.applied + len(run.writes) - run.seal.sequence
-            first = run.writes[done]
-            verdict = (
-                Verdict(Outcome.ACCEPTED)
-                if own
-                else judge_run(
-                    stream, run.seal, first, self.keys, self.authority, verified=run.verified
-                )
-            )
-            if verdict.outcome is Outcome.ACCEPTED:
-                verdict = self._bring_into_effect(stream, state, run, done, own, offset, applied)
+        waiting = state.waiting
+        if not waiting:
+            return
+        told, state.quarantine_reason = state.quarantine_reason, ""
+        while waiting:
+            verdict = self._run_into_effect(stream, state, waiting[0], offset, applied)
             state.waiting_reason = verdict.reason
-            if verdict.outcome is Outcome.ACCEPTED:
-                state.waiting.popleft()
-                self.blocked.discard(stream)
-            elif verdict.outcome is Outcome.PENDING:
-                self.blocked.add(stream)
-                return
-            else:
-                state.quarantine_reason = verdict.reason
-                self.blocked.discard(stream)
+            if verdict.outcome is not Outcome.ACCEPTED:
+                break
+            waiting.popleft()
+        else:
+            self.blocked.discard(stream)
+            return
+        self.blocked.add(stream)
+        if verdict.outcome is Outcome.QUARANTINED:
+            state.quarantine_reason = verdict.reason
+            if verdict.reason != told:
                 applied.quarantined.append((stream, verdict.reason))
-        if state.quarantine_reason:
-            state.quarantined_runs += len(state.waiting)
-            state.waiting.clear()
+            if verdict.reason in FINAL_REASONS:
+                waiting.clear()
+                self.blocked.discard(stream)
+
+    def _run_into_effect(
+        self,
+        stream: StreamId,
+        state: StreamState,
+        run: ReceivedRun,
+        offset: int,
+        applied: Applied,
+    ) -> Verdict:
+        if self.bounds.concern(stream):
+            return self._bounded_into_effect(stream, state, run, offset, applied)
+        done = state.applied + len(run.writes) - run.seal.sequence
+        own = stream[1][0] == self.controller
+        if not own:
+            verdict = self._judge(stream, state, run, done)
+            if verdict is not ACCEPTED:
+                return verdict
+        writes = run.writes[done:] if done else run.writes
+        return self._bring_into_effect(stream, state, run, writes, own, offset, applied)
+
+    def _judge(self, stream: StreamId, state: StreamState, run: ReceivedRun, done: int) -> Verdict:
+        """Judges a run from the event `done` of it on by the key that sealed it."""
+        verdict = judge_run(
+            stream,
+            run.seal,
+            run.writes[done],
+            state.applied + 1,
+            self.keys,
+            self.authority,
+            verified=run.verified,
+        )
+        if verdict.outcome is not Outcome.ACCEPTED:
+            return verdict
+        state.note_key(run.seal.key_id)
+        return ACCEPTED
+
+    def _bounded_into_effect(
+        self,
+        stream: StreamId,
+        state: StreamState,
+        run: ReceivedRun,
+        offset: int,
+        applied: Applied,
+    ) -> Verdict:
+        """As `_run_into_effect`, for a stream that ends, or on whose events there are decisions."""
+        own = stream[1][0] == self.controller
+        last = run.seal.sequence
+        before = last - len(run.writes)
+        while state.applied < last:
+            at, end = state.applied, last
+            limit = self.limit(stream)
+            if limit is not None:
+                verdict = self._judge_limit(stream, state, run, limit)
+                if verdict is not ACCEPTED:
+                    return verdict
+                end = min(end, limit.last)
+            decision = self._decision_on(stream, state, at + 1)
+            if decision is not None and decision.discards:
+                if state.chain_hash_at(decision.last) is None:
+                    return Verdict(Outcome.PENDING, "DECISION_AHEAD")
+                end = min(end, decision.last)
+                state.skipped.append((at + 1, end))
+                state.applied = end
+                continue
+            if decision is not None:
+                end = min(end, decision.last)
+                state.note_key("")
+            else:
+                starts = [d.first - 1 for d in self.bounds.decisions(stream) if d.first > at + 1]
+                end = min([end, *starts])
+                verdict = ACCEPTED if own else self._judge(stream, state, run, at - before)
+                if verdict is not ACCEPTED:
+                    return verdict
+            verdict = self._bring_into_effect(
+                stream, state, run, run.writes[at - before : end - before], own, offset, applied
+            )
+            if verdict is not ACCEPTED:
+                return verdict
+        return ACCEPTED
+
+    def _judge_limit(
+        self, stream: StreamId, state: StreamState, run: ReceivedRun, limit: Limit
+    ) -> Verdict:
+        """Whether a stream goes on, and is the one that the controller above speaks of."""
+        if state.applied >= limit.last:
+            return Verdict(Outcome.QUARANTINED, limit.reason)
+        if limit.chain_hash and run.seal.sequence >= limit.last:
+            found = state.chain_hash_at(limit.last)
+            if found is not None and found != limit.chain_hash:
+                self.bounds.contradict(stream)
+                self.knows.contradicted.add(stream)
+                self.outdated |= state.applied > 0
+                return Verdict(Outcome.QUARANTINED, CHAIN_CONTRADICTED)
+        return ACCEPTED
+
+    def _decision_on(self, stream: StreamId, state: StreamState, sequence: int) -> Decision | None:
+        """What was decided on an event, as far as it is known to be this one; a discard also where it is not yet."""
+        for decision in self.bounds.decisions(stream):
+            if decision.first <= sequence <= decision.last:
+                found = state.chain_hash_at(decision.last)
+                if found == decision.chain_hash or (found is None and decision.discards):
+                    return decision
+        return None
 
     def _bring_into_effect(
         self,
         stream: StreamId,
         state: StreamState,
         run: ReceivedRun,
-        done: int,
+        writes: Sequence[Write | None],
         own: bool,
         offset: int,
         applied: Applied,
     ) -> Verdict:
         control = stream[2] is Lane.CONTROL
         term = self.authority.term_of(stream[0])
-        writes = run.writes[done:] if done else run.writes
         merge_in = self._merge
         for write in writes:
             if write is not None:
                 if not own and (control or write[6] > term):
-                    verdict = judge_event(stream, write, self.keys, self.authority)
+                    verdict = judge_event(stream, write, run.seal, self.keys, self.authority)
                     if verdict.outcome is not Outcome.ACCEPTED:
                         return verdict
                 state.applied += 1
                 merge_in(stream, write, offset, applied)
             else:
                 state.applied += 1
-        return Verdict(Outcome.ACCEPTED)
+        return ACCEPTED
 
     def _merge(self, stream: StreamId, write: Write, offset: int, applied: Applied) -> None:
         aspect = write[4]
@@ -393,10 +584,62 @@ class State:
             self.keys.put(write.body())
         elif aspect == "genesis":
             adopt_genesis(write, stream, self.keys, self.authority)
+        elif aspect in BOUNDING_ASPECTS:
+            self._bound(aspect, write.body())
         else:
             return
         applied.authority_changed = True
         self._judge_again = True
+
+    def _bound(self, aspect: str, body: Any) -> None:
+        """A fact of `BOUNDING_ASPECTS` came into effect."""
+        raw = body.SerializeToString(deterministic=True)
+        self.knows.add(aspect, raw)
+        if aspect == "key_succession":
+            self.keys.succeed(body)
+        if raw not in self.foreknown.facts.get(aspect, ()):
+            self._put_bound(aspect, body)
+            self.outdated = self.outdated or self._voids(body.controller)
+        if aspect == "run_decision" and body.ruling == authority_pb2.RULING_DISCARD:
+            refused = self.evidence.get(decided_stream(body), {})
+            if body.chain_hash in refused:
+                refused[body.chain_hash] = refused[body.chain_hash]._replace(discarded=True)
+
+    def _put_bound(self, aspect: str, body: Any) -> None:
+        if aspect == "key_succession":
+            self.keys.end(body)
+        elif aspect == "stream_sealed":
+            self.bounds.seal(body)
+            self.keys.seal(body.controller, body.domain, body.incarnation)
+        else:
+            self.bounds.decide(body)
+
+    def _voids(self, controller: str) -> bool:
+        """Tells whether something of a controller is in effect that would not come into effect now."""
+        for stream, held in self.streams.items():
+            if stream.origin.controller != controller or not held.applied:
+                continue
+            limit = self.limit(stream)
+            if limit is not None and (
+                held.applied > limit.last
+                or (limit.chain_hash and not held.is_at(limit.last, limit.chain_hash))
+            ):
+                return True
+            if any(
+                d.discards and d.first <= held.applied and not held.has_skipped(d.first)
+                for d in self.bounds.decisions(stream)
+            ):
+                return True
+            if controller != self.controller and any(
+                self._why_not(stream, first, last, key_id)
+                for first, last, key_id in held.key_ranges()
+            ):
+                return True
+        return False
+
+    def _why_not(self, stream: StreamId, first: int, last: int, key_id: str) -> str:
+        domain = stream.domain
+        return self.keys.standing(stream, domain, first, last, key_id, self.authority)
 
     def _put_authority(self, key: Key, applied: Applied) -> None:
         winner = self.winner(key)

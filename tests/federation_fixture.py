@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from controller.signing import Ed25519Signer, Ed25519Verifier
-from federation.acceptance import genesis_message
+from federation.keys import genesis_message
 from federation.clock import HybridClock
 from federation.codec import Write
 from federation.domains import DomainDeclaration, declare_domain

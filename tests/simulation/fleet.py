@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from federation.acceptance import genesis_message
 from federation.backoff import Backoff
 from federation.chain import key_id_of
 from federation.clock import MAX_AHEAD_MS, stamp_of
 from federation.codec import stream_from_message
+from federation.keys import genesis_message
 from federation.proposal import Built, Proposal
 from federation.session_settings import PeerRole
 from souverix.event.v1 import event_pb2

@@ -65,7 +65,7 @@ def _check_level(fleet: Fleet, states: dict[str, State]) -> None:
             _fail("I15", f"{child.name} has no session with its parent")
     for controller in fleet.controllers:
         for stream, held in states[controller.name].streams.items():
-            if held.quarantine_reason or held.quarantined_runs:
+            if held.quarantine_reason or states[controller.name].refused_runs(stream):
                 _fail("I15", f"{controller.name} quarantined {stream}: {held.quarantine_reason}")
             if held.waiting or held.applied != held.received:
                 _fail("I15", f"{controller.name} holds back {stream}: {held.waiting_reason}")

@@ -123,11 +123,11 @@ def _ignore_admissions(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _apply_last_twice(original: Callable[..., Any]) -> Callable[..., Any]:
     def bring(
-        state: Any, stream: Any, held: Any, run: Any, done: Any, own: Any, offset: Any, applied: Any
+        state: Any, stream: Any, held: Any, run: Any, writes: Any, own: Any, at: Any, applied: Any
     ) -> Any:
-        verdict = original(state, stream, held, run, done, own, offset, applied)
-        if verdict is ACCEPTED or verdict.outcome is ACCEPTED.outcome:
-            state._merge(stream, run.writes[-1], offset, applied)
+        verdict = original(state, stream, held, run, writes, own, at, applied)
+        if verdict is ACCEPTED:
+            state._merge(stream, writes[-1], at, applied)
         return verdict
 
     return bring
