@@ -33,6 +33,7 @@ from souverixctl import (
     nodes,
     observations,
     overview,
+    pki,
     replays,
     verbs,
 )
@@ -92,6 +93,7 @@ for group in (
     verbs.move, lifecycle.transition, lifecycle.history, replays.replay, replays.reset_key, commands.group,
     drift.group, graph.group, conflicts.group,
     audit.group, federation.group, authority.group, observations.values,
+    pki.group,
 ):  # fmt: skip
     program.add_command(group)
 

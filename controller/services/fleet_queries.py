@@ -10,8 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from controller.query.conditions import at_least, one_of, with_tags, with_text, within
-from controller.query.filter import Filter, Mask, all_of, compile_filter
+from controller.query.conditions import (
+    Filter,
+    Mask,
+    all_of,
+    at_least,
+    one_of,
+    with_tags,
+    with_text,
+    within,
+)
+from controller.query.filter import compile_filter
 from controller.query.live import ViewFreshness
 from controller.query.moment import ALL_ROWS, Moment
 from controller.query.ordering import next_rows, parse_order, place_of, read_place

@@ -157,7 +157,7 @@ def reasons_of_errors() -> set[str]:
 
 def reasons_of_verdicts() -> set[str]:
     found = {text_of(call, 1, "reason") for call in calls("Verdict")}
-    found |= {text_of(call, 2, "reason") for call in calls("_quarantine")}
+    found |= {text_of(call, 2, "reason") for call in calls("Judgement")}
     return {reason for reason in found if reason}
 
 
