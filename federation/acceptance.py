@@ -120,7 +120,7 @@ def judge_event(
     """
     verdict = ACCEPTED
     if write.aspect in GRANTING_ASPECTS:
-        verdict = _judge_from_above(stream, write, keys, table)
+        verdict = judge_ruling(stream, write, keys, table)
     elif write.aspect == "admission":
         verdict = _judge_admission(stream, write.body(), keys, table)
     elif write.aspect == "key_succession":
@@ -132,9 +132,8 @@ def judge_event(
     return ACCEPTED
 
 
-def _judge_from_above(
-    stream: StreamId, write: Write, keys: KeyRing, table: AuthorityTable
-) -> Verdict:
+def judge_ruling(stream: StreamId, write: Write, keys: KeyRing, table: AuthorityTable) -> Verdict:
+    """Judges a fact of `GRANTING_ASPECTS` by who states it, and of whom."""
     author = stream.origin.controller
     if stream.domain in keys.domains_of(author):
         return Verdict(Outcome.QUARANTINED, "SELF_GRANT")

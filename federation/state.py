@@ -12,10 +12,12 @@ from typing import Any
 
 from federation.acceptance import (
     ACCEPTED,
+    RULING_ASPECTS,
     Outcome,
     Verdict,
     adopt_genesis,
     judge_event,
+    judge_ruling,
     judge_run,
 )
 from federation.admissions import Admissions, admission_key, stands_above
@@ -121,6 +123,7 @@ class State:
     def foreknow(self, foreknown: Foreknown) -> None:
         """Is told facts before their events are reached; to be called before anything is applied."""
         self.foreknown = foreknown
+        self.knows.contradicted.update(foreknown.contradicted)
         self._put_bounds(foreknown)
 
     def take_bounds(self, known: Foreknown) -> None:
@@ -144,6 +147,13 @@ class State:
     def stands(self) -> bool:
         """Tells whether the fold, at the end of the log, rests on nothing but what is in the log."""
         return not self.outdated and self.knows.covers(self.foreknown)
+
+    def to_foreknow(self) -> Foreknown:
+        """What the log is to be folded anew with, where the fold does not stand. What contradicts a seal is looked for
+        again when the seals changed.
+        """
+        same = self.knows.facts == self.foreknown.facts
+        return Foreknown(self.knows.facts, self.knows.contradicted if same else set())
 
     def siblings(self, key: Key) -> Siblings:
         """The writes of a key of which none saw another; empty when it was never written."""
@@ -198,7 +208,14 @@ class State:
 
     def limit(self, stream: StreamId) -> Limit | None:
         """How far a stream counts; None: it does not end."""
-        return self.bounds.limit(stream, self.authority.is_within)
+        bounds, is_within = self.bounds, self.authority.is_within
+        if not bounds.concern(stream) or self.authority.path_of(stream.domain) is not None:
+            return bounds.limit(stream, is_within)
+        # A domain that has no place in the tree yet is below those that its writer serves.
+        served = self.keys.domains_of(stream.origin.controller)
+        return bounds.limit(
+            stream, lambda _, above: bool(served) and all(is_within(d, above) for d in served)
+        )
 
     def own_incarnation(self) -> int:
         """The highest incarnation this log holds of its own controller; 0 when it wrote nothing yet."""
@@ -406,12 +423,14 @@ class State:
         before = last - len(run.writes)
         while state.applied < last:
             at, end = state.applied, last
-            limit = self.limit(stream)
+            limit, vouched = self.limit(stream), False
             if limit is not None:
                 verdict = self._judge_limit(stream, state, run, limit)
                 if verdict is not ACCEPTED:
                     return verdict
                 end = min(end, limit.last)
+                # The chain up to the seal is the one that the controller above holds: it stands for the keys in it.
+                vouched = state.chain_hash_at(limit.last) == limit.chain_hash
             decision = self._decision_on(stream, state, at + 1)
             if decision is not None and decision.discards:
                 if state.chain_hash_at(decision.last) is None:
@@ -426,7 +445,11 @@ class State:
             else:
                 starts = [d.first - 1 for d in self.bounds.decisions(stream) if d.first > at + 1]
                 end = min([end, *starts])
-                verdict = ACCEPTED if own else self._judge(stream, state, run, at - before)
+                if vouched:
+                    state.note_key("")
+                verdict = ACCEPTED
+                if not (own or vouched):
+                    verdict = self._judge(stream, state, run, at - before)
                 if verdict is not ACCEPTED:
                     return verdict
             verdict = self._bring_into_effect(
@@ -585,14 +608,20 @@ class State:
         elif aspect == "genesis":
             adopt_genesis(write, stream, self.keys, self.authority)
         elif aspect in BOUNDING_ASPECTS:
-            self._bound(aspect, write.body())
+            self._bound(stream, write)
         else:
             return
         applied.authority_changed = True
         self._judge_again = True
 
-    def _bound(self, aspect: str, body: Any) -> None:
-        """A fact of `BOUNDING_ASPECTS` came into effect."""
+    def _bound(self, stream: StreamId, write: Write) -> None:
+        """A fact of `BOUNDING_ASPECTS` came into effect. One's own word on oneself counts for nothing here, either."""
+        if (
+            write.aspect in RULING_ASPECTS
+            and judge_ruling(stream, write, self.keys, self.authority) is not ACCEPTED
+        ):
+            return
+        aspect, body = write.aspect, write.body()
         raw = body.SerializeToString(deterministic=True)
         self.knows.add(aspect, raw)
         if aspect == "key_succession":

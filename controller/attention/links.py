@@ -12,6 +12,7 @@ from typing import Final
 from controller.attention.conditions import Condition, Judgement, Kind, Severity
 from controller.attention.rules import Limits
 from controller.twin.hops import Hop, link_key, recorded_down_since_ms, speakers
+from federation.bounds import STREAM_SEALED
 from federation.state import State
 from souverix.federation.v1 import authority_pb2, peer_link_pb2
 

@@ -5,7 +5,6 @@ import pytest
 from controller.signing import Ed25519Signer, Ed25519Verifier
 from federation.acceptance import (
     ACCEPTED,
-    KeyRing,
     Outcome,
     Verdict,
     adopt_genesis,
@@ -15,6 +14,7 @@ from federation.acceptance import (
 from federation.authority import AuthorityTable
 from federation.codec import Write, stream_from_message
 from federation.identifiers import Lane, Origin, StreamId
+from federation.keys import KeyRing
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2
 from souverix.policy.v1 import policy_pb2
