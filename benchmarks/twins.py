@@ -25,7 +25,8 @@ import grpc
 from benchmarks.fleet_log import NODES_A_ZONE, NodeFacts, fleet, write_fleet_log
 from benchmarks.report import RUNS, line, percentile, report, rounded, say
 from controller.signing import Ed25519Signer
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from federation.proposal import Identity
 from souverix.fleet.v1 import domain_pb2, fleet_service_pb2, node_pb2
 from souverix.fleet.v1.connectivity_pb2 import LinkState

@@ -110,6 +110,11 @@ class Store:
         """Stores a fold with the state, at the same cut; to be said before the store is opened."""
         self._folds[name] = fold
 
+    @property
+    def durable_to(self) -> int:
+        """Up to which offset of the log the file has what followed from it."""
+        return self._written
+
     # Its life.
 
     async def open(

@@ -22,7 +22,8 @@ from controller.config_file import load_config
 from controller.main import EXIT_CONFIG
 from controller.replica import Duty
 from controller.signing import Ed25519Signer
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.fleet.v1 import fleet_service_pb2
 from tests.e2e.clients import DEADLINE_S, Clients, wait_until
 from tests.processes import ProcessStarter, RunningProcess
