@@ -28,6 +28,7 @@ from controller.config import ConfigError, ControllerConfig
 from controller.duties import Duties
 from controller.etcd.access import Access, Password, TlsFiles
 from controller.journal import Journal
+from controller.key_rotation import KeyRotation
 from controller.lifecycle_duty import LifecycleMoves
 from controller.local_calls import LocalCalls
 from controller.log.embedded import EmbeddedEtcd
@@ -37,6 +38,7 @@ from controller.log.sqlite_log import SqliteLog
 from controller.maintenance import MaintenanceExpiry
 from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
+from controller.outdated import StateOutdated
 from controller.replica import Replica
 from controller.services.attention import AttentionService
 from controller.services.audit import AuditService
@@ -48,7 +50,7 @@ from controller.services.fleet_moves import LateWrites
 from controller.services.graph import GraphService
 from controller.services.policy import PolicyService
 from controller.services.replays import ReplayService
-from controller.signing import Ed25519Signer
+from controller.signing_keys import SigningKeys
 from controller.sync.dialer import Dialer
 from controller.sync.links import Links
 from controller.sync.peer_links import PeerLinkRecorder
@@ -56,6 +58,7 @@ from controller.sync.service import SyncService
 from controller.tasks import end
 from controller.telemetry.gauges import Gauges
 from controller.values import ValueStore
+from federation.bounds import Foreknown
 from souverix.attention.v1 import attention_service_pb2, attention_service_pb2_grpc
 from souverix.audit.v1 import audit_service_pb2, audit_service_pb2_grpc
 from souverix.command.v1 import command_service_pb2, command_service_pb2_grpc
@@ -98,21 +101,33 @@ async def serve(config: ControllerConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(config):
-        await stop.wait()
-        _log.info("stopping")
+    foreknown: Foreknown | None = None
+    while not stop.is_set():
+        try:
+            async with running(config, foreknown):
+                await stop.wait()
+                _log.info("stopping")
+        except StateOutdated as outdated:
+            foreknown = outdated.foreknown
+            body = asyncio.current_task()
+            if body is not None:
+                body.uncancel()
 
 
 @contextlib.asynccontextmanager
-async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
-    """A replica that lives and serves while the block runs. Raises what ended its life, if anything did."""
+async def running(
+    config: ControllerConfig, foreknown: Foreknown | None = None
+) -> AsyncIterator[Replica]:
+    """A replica that lives and serves while the block runs. Raises what ended its life, if anything did. With
+    `foreknown` it folds its log anew.
+    """
     signer = _load_signer(config.trust.signing_key)
     telling = _start_telemetry(config)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, telling.stop)
         log = await stack.enter_async_context(_open_log(config))
         links = Links()
-        replica = Replica(config, log, signer, links, telling)
+        replica = Replica(config, log, signer, links, telling, foreknown)
         application = Application(config, replica, links)
         life = asyncio.create_task(replica.run(), name="replica")
         serving = asyncio.create_task(application.serve_when_replayed(), name="serving")
@@ -175,8 +190,9 @@ class Application:
         self._sync = SyncService(replica, links)
         replica.add_duty(self._prepare)
         if config.parent is not None:
-            replica.add_duty(Dialer(replica, links, config.parent).run)
-        replica.add_duty(self._end_sessions_after)
+            replica.add_duty(Dialer(replica, links, config.parent).run, patient=True)
+        replica.add_duty(self._end_sessions_after, patient=True)
+        replica.add_duty(KeyRotation(replica).run, patient=True)
         replica.add_duty(Duties(replica).run)
         replica.add_duty(LateWrites(replica).run)
         replica.add_duty(MaintenanceExpiry(replica).run)
@@ -317,9 +333,9 @@ def _start_telemetry(config: ControllerConfig) -> Telemetry:
         raise ConfigError(str(error)) from error
 
 
-def _load_signer(path: Path) -> Ed25519Signer:
+def _load_signer(path: Path) -> SigningKeys:
     try:
-        return Ed25519Signer.load(path)
+        return SigningKeys.load(path)
     except OSError as error:
         raise ConfigError(f"trust.signing_key {path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:

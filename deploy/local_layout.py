@@ -82,7 +82,7 @@ class LocalLayout:
         self.directory.mkdir(parents=True, exist_ok=True)
         for plan in self.plans:
             self._keys[plan.controller] = Ed25519Signer.generate()
-            self._keys[plan.controller].save(self.directory / f"{plan.controller}.pem")
+            self._keys[plan.controller].save(self.signing_key(plan.domain))
         root = next(plan for plan in self.plans if not plan.parent)
         genesis = make_genesis(
             self._root, self._keys[root.controller], root.controller, root.domain
@@ -95,6 +95,10 @@ class LocalLayout:
     def config_path(self, domain: str, replica: int = 1) -> Path:
         """The configuration file of a replica."""
         return self.directory / f"{domain}-r{replica}.toml"
+
+    def signing_key(self, domain: str) -> Path:
+        """The file of a controller's signing key, which its replicas share."""
+        return self.directory / f"{self.plan(domain).controller}.pem"
 
     def data_dir(self, domain: str, replica: int = 1) -> Path:
         """The data directory of a replica."""
@@ -125,7 +129,7 @@ class LocalLayout:
             lines.append(f"budget_mib = {plan.log_budget_mib}")
         lines += [
             "[trust]",
-            f"signing_key = {json.dumps(str(self.directory / (plan.controller + '.pem')))}",
+            f"signing_key = {json.dumps(str(self.signing_key(plan.domain)))}",
             f'root_public_key = "{self._root.public_key.hex()}"',
         ]
         if plan.parent:

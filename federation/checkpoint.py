@@ -295,6 +295,7 @@ def _authorities(state: State) -> bytes:
         successions=state.keys.successions(),
         bounds=_bounds(state.knows),
         foreknown=_bounds(state.foreknown),
+        outdated=state.outdated,
     ).SerializeToString()
 
 

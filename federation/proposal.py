@@ -344,7 +344,7 @@ class Proposal:
         state, drafted = self.state, self._heads.get(stream)
         head = drafted or Head(state.received(stream), state.chain_hash(stream))
         receipt, run, reason, writes, verified = judge(
-            self._origin, stream, run, head, state, findings
+            peer, self._origin, stream, run, head, state, findings
         )
         if receipt is Receipt.QUARANTINED:
             self._keep_evidence(peer, run, reason)

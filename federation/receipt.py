@@ -61,6 +61,7 @@ class Judgement(NamedTuple):
 
 
 def judge(
+    peer: str,
     writer: Origin,
     stream: StreamId,
     run: event_pb2.Run,
@@ -68,7 +69,7 @@ def judge(
     state: State,
     findings: Findings | None,
 ) -> Judgement:
-    """Judges a run of a stream that stands at `head`: numbers, chain and seal.
+    """Judges a run of a stream that stands at `head`, which the controller `peer` brought: numbers, chain and seal.
 
     Of the own streams of `writer` only those of earlier incarnations are taken back, and only under a known key.
     `findings` save the work where they still fit. Raises `InvalidWrite` for a run that is malformed or too large.
@@ -90,7 +91,7 @@ def judge(
     verified = keys.knows(stream.origin.controller, run.seal.key_id)
     if verified and not findings.seal_is_good and not keys.seal_is_good(stream, run.seal):
         return Judgement(Receipt.QUARANTINED, run, "SEAL_INVALID")
-    if own and not verified:
+    if not verified and (own or _is_beyond(peer, stream.origin.controller, writer, state)):
         return Judgement(Receipt.QUARANTINED, run, "KEY_UNKNOWN")
     if findings.writes is None:
         return Judgement(Receipt.QUARANTINED, run, "UNDECODABLE")
@@ -102,6 +103,17 @@ def judge(
     if len(state.blocked) >= MAX_HELD_STREAMS and stream not in state.streams:
         return Judgement(Receipt.NO_ROOM, run)
     return Judgement(Receipt.TAKEN, run, "", findings.writes, verified)
+
+
+def _is_beyond(peer: str, controller: str, writer: Origin, state: State) -> bool:
+    """Tells whether a peer from below brings what one writes who is not below it. Such a run must be good at receipt:
+    held for want of a key, a forged one would take the place of those that come on the straight way.
+    """
+    keys, is_within = state.keys, state.authority.is_within
+    own, theirs = keys.domains_of(writer.controller), keys.domains_of(peer)
+    served = keys.domains_of(controller)
+    is_below = any(is_within(domain, above) for domain in theirs - own for above in own)
+    return is_below and any(not any(is_within(d, t) for t in theirs) for d in served)
 
 
 def _why_ended(stream: StreamId, run: event_pb2.Run, state: State) -> str:

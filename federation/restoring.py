@@ -79,6 +79,7 @@ class _Restoring:
                 state.keys.succeed(succession)
             state.foreknow(_bounds(part.foreknown))
             state.take_bounds(_bounds(part.bounds))
+            state.outdated = part.outdated
 
     def _streams(self) -> dict[StreamId, int]:
         state = self._state

@@ -211,10 +211,13 @@ class State:
         bounds, is_within = self.bounds, self.authority.is_within
         if not bounds.concern(stream) or self.authority.path_of(stream.domain) is not None:
             return bounds.limit(stream, is_within)
-        # A domain that has no place in the tree yet is below those that its writer serves.
+        # A domain that has no place in the tree yet is below those that its writer serves; one's own word is written
+        # before any of this is known.
+        own = stream.origin.controller == self.controller
         served = self.keys.domains_of(stream.origin.controller)
         return bounds.limit(
-            stream, lambda _, above: bool(served) and all(is_within(d, above) for d in served)
+            stream,
+            lambda _, above: own or (bool(served) and all(is_within(d, above) for d in served)),
         )
 
     def own_incarnation(self) -> int:

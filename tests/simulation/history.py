@@ -38,6 +38,9 @@ class Figures:
     acknowledged: int = 0
     transfers: int = 0
     optimistic: int = 0
+    rotations: int = 0
+    expulsions: int = 0
+    forgeries: int = 0
 
     def add(self, other: Figures) -> None:
         """Adds another simulation's figures."""
