@@ -28,6 +28,7 @@ from controller.config import ConfigError, ControllerConfig
 from controller.duties import Duties
 from controller.etcd.access import Access, Password, TlsFiles
 from controller.journal import Journal
+from controller.judge import Judge
 from controller.key_rotation import KeyRotation
 from controller.lifecycle_duty import LifecycleMoves
 from controller.local_calls import LocalCalls
@@ -50,6 +51,7 @@ from controller.services.fleet_moves import LateWrites
 from controller.services.graph import GraphService
 from controller.services.policy import PolicyService
 from controller.services.replays import ReplayService
+from controller.services.supply import SupplyService
 from controller.signing_keys import SigningKeys
 from controller.sync.dialer import Dialer
 from controller.sync.links import Links
@@ -74,6 +76,7 @@ from souverix.nodelink.v1 import (
     replay_service_pb2_grpc,
 )
 from souverix.policy.v1 import policy_service_pb2, policy_service_pb2_grpc
+from souverix.supply.v1 import supply_service_pb2, supply_service_pb2_grpc
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
 from telemetry.started import Telemetry, TelemetryUnavailable, start
 
@@ -246,6 +249,11 @@ class Application:
         audit = AuditService(replica)
         audit_service_pb2_grpc.add_AuditServiceServicer_to_server(audit, server)
         self._name(audit_service_pb2.DESCRIPTOR, audit)
+        judge = Judge(replica, self.values)
+        replica.add_duty(judge.run)
+        supply = SupplyService(replica, self.values, judge)
+        supply_service_pb2_grpc.add_SupplyServiceServicer_to_server(supply, server)
+        self._name(supply_service_pb2.DESCRIPTOR, supply)
         commands = CommandService(replica)
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(commands, server)
         self._name(command_service_pb2.DESCRIPTOR, commands)

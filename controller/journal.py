@@ -105,7 +105,8 @@ class Journal:
     """Appends proposals to the log under one mastership, and applies them to the state.
 
     `on_applied` is called after each commit, with what it changed, its message and its size in bytes, before any
-    caller is answered. What it returns ends the journal, once they are; not even answered is who may have written in vain.
+    caller is answered. What it returns ends the journal; callers are answered before, unless they may have written in
+    vain.
     """
 
     def __init__(

@@ -202,6 +202,7 @@ def test_every_service_is_served_and_told_of_by_reflection_and_health(
             "nodelink",
             "nodelink",
             "policy",
+            "supply",
             "sync",
         ]
         health: Any = health_pb2_grpc.HealthStub(channel)
