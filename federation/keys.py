@@ -157,6 +157,10 @@ class KeyRing:
         """Tells whether the key of a seal is known."""
         return (controller, key_id) in self._keys
 
+    def is_bounded(self, controller: str) -> bool:
+        """Tells whether more is known of a controller's keys than grants without bounds."""
+        return controller in self._bounded
+
     def public_key(self, controller: str, key_id: str) -> bytes | None:
         """A controller's key; None when it is not known."""
         return self._keys.get((controller, key_id))
@@ -188,7 +192,7 @@ class KeyRing:
             return OUT_OF_REACH
         if controller not in self._bounded:
             return ""
-        if self.is_ended(stream, last, key_id, table, domain):
+        if self._is_ended(stream, domain, last, key_id, table):
             return KEY_SUPERSEDED
         sealed = self._sealed.get(controller, ())
         for title in reaching:
@@ -205,18 +209,13 @@ class KeyRing:
                 return ""
         return KEY_NOT_VALID
 
-    def is_ended(
-        self,
-        stream: StreamId,
-        last: int,
-        key_id: str,
-        table: AuthorityTable,
-        domain: str = "",
+    def _is_ended(
+        self, stream: StreamId, domain: str, last: int, key_id: str, table: AuthorityTable
     ) -> bool:
-        """Tells whether a key ended before an event of a stream; `domain` is as that of `standing`."""
+        """Tells whether a key ended before an event of a stream."""
         controller, incarnation = stream[1]
         for ended in self._ended.get((controller, key_id), ()):
-            if not table.is_within(domain or stream[0], ended.domain):
+            if not table.is_within(domain, ended.domain):
                 continue
             at = ended.incarnation
             if incarnation > at or (incarnation == at and last > ended.ends.get(stream, 0)):

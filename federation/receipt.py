@@ -12,7 +12,7 @@ from federation.codec import Write
 from federation.errors import InvalidWrite
 from federation.examination import Findings, examine
 from federation.identifiers import Origin, StreamId
-from federation.keys import KEY_SUPERSEDED
+from federation.keys import KEY_NOT_VALID, KEY_SUPERSEDED
 from federation.state import State
 from souverix.event.v1 import event_pb2
 
@@ -123,11 +123,18 @@ def _why_ended(stream: StreamId, run: event_pb2.Run, state: State) -> str:
     limit = state.limit(stream)
     if limit is not None and run.first_sequence > limit.last:
         return limit.reason
+    keys, table = state.keys, state.authority
     first, last, key_id = run.first_sequence, run.seal.sequence, run.seal.key_id
-    if not state.keys.is_ended(stream, last, key_id, state.authority):
+    controller = stream.origin.controller
+    if not keys.is_bounded(controller) or not keys.knows(controller, key_id):
+        return ""
+    if table.path_of(stream.domain) is None:
+        return ""
+    why = keys.standing(stream, stream.domain, first, last, key_id, table)
+    if why not in (KEY_SUPERSEDED, KEY_NOT_VALID):
         return ""
     decided = state.bounds.decisions(stream)
-    return "" if any(d.first <= first and last <= d.last for d in decided) else KEY_SUPERSEDED
+    return "" if any(d.first <= first and last <= d.last for d in decided) else why
 
 
 def _check_shape(stream: StreamId, run: event_pb2.Run) -> None:

@@ -102,7 +102,10 @@ def expel(
         request.void_since.CopyFrom(parse_time(void_since, session.output.now))
     reply = session.connection.call(request, service.SealStreamsResponse)
     done = f"{controller}: {len(reply.sealed.streams)} streams are sealed, {reply.voided_events} events are void"
-    present_write(session, reply, done)
+    if write.validate_only:
+        present(session, reply, lambda: session.output.line(f"{done}, were this not a check"))
+    else:
+        present_write(session, reply, done)
 
 
 @group.command("grant-key", short_help="Grant a controller below a signing key.")

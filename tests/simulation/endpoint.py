@@ -218,8 +218,9 @@ class Endpoint:
                 if receipt is Receipt.QUARANTINED:
                     self._quarantined.add(stream)
                     if not self._may_be_refused(stream, run):
+                        forged = stream in self.replica.controller.fleet.history.forged
                         raise InvariantViolated(
-                            "I15",
+                            "I11" if forged else "I15",
                             f"{self.replica.name} refuses an honest run of {stream} by {peer}",
                         )
             if any(

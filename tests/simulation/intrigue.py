@@ -155,12 +155,9 @@ class Intrigue:
         if stream is None:
             return None
         at = state.received(stream)
-        if (
-            signer is not None
-            and state.keys.knows(stream.origin.controller, signer.key_id)
-            and not state.keys.is_ended(stream, at + 1, signer.key_id, state.authority)
-        ):
-            return None
+        if signer is child.signers[0] and child.signer_for(state) is signer:
+            return None  # It is good.
+        self._fleet.history.forged.add(stream)
         self._count += 1
         event = event_pb2.Event(
             stamp=1 << 62,

@@ -120,7 +120,7 @@ def _check_level(fleet: Fleet, states: dict[str, State]) -> None:
             limit = states[controller.name].limit(stream)
             due = held.received if limit is None else min(held.received, limit.last)
             if held.applied != due:
-                forged = bool(states[controller.name].evidence.get(stream))
+                forged = stream in fleet.history.forged
                 _fail(
                     "I11" if forged else "I15",
                     f"{controller.name} holds back {stream} at {held.applied} of {due}: "
@@ -137,7 +137,7 @@ def _check_level(fleet: Fleet, states: dict[str, State]) -> None:
                 continue
             here, there = _counting(below, stream), _counting(above, stream)
             if here != there and not (audit and here == 0):
-                forged = bool({**below.evidence, **above.evidence}.get(stream))
+                forged = stream in fleet.history.forged
                 _fail(
                     "I11" if forged else "I15",
                     f"{stream}: {child.name} holds {here}, its parent {there}",
