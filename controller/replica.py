@@ -246,8 +246,8 @@ class Replica:
         if cut is not None:
             self._log_hash = cut.log_hash
         await self._replay()
-        if not self.state.stands:
-            raise StateOutdated(self.state.to_foreknow())
+        if not self.state.grounds.stand:
+            raise StateOutdated(self.state.grounds.to_foreknow())
         self._incarnation = self._choose_incarnation(continuity)
         self.follow_keys()
         self._replayed.set()
@@ -264,7 +264,7 @@ class Replica:
         """The incarnation to write under; a log that was set back or exchanged begins a new one (design §4)."""
         path = self.config.controller.data_dir / "incarnation.json"
         stored = json.loads(path.read_text())["incarnation"] if path.exists() else 0
-        sealed = self.state.bounds.sealed_incarnation(self.config.controller.id)
+        sealed = self.state.grounds.bounds.sealed_incarnation(self.config.controller.id)
         highest = max(stored, self.state.own_incarnation(), sealed + 1)
         chosen: int = highest if continuity is Continuity.SAME else highest + 1
         if chosen != stored:
@@ -306,14 +306,14 @@ class Replica:
 
     def _follow_bounds(self) -> StateOutdated | None:
         """Control facts changed: which key seals here, and whether what is in effect still rests on something."""
-        sealed = self.state.bounds.sealed_incarnation(self.config.controller.id)
+        sealed = self.state.grounds.bounds.sealed_incarnation(self.config.controller.id)
         own = sealed >= self._incarnation
-        if self.state.outdated or own:
+        if self.state.grounds.outdated or own:
             _log.warning(
                 "a seal or a key voids what is in effect here; the log is folded anew",
-                extra={"outdated": self.state.outdated},
+                extra={"outdated": self.state.grounds.outdated},
             )
-            foreknown = None if self.state.stands else self.state.to_foreknow()
+            foreknown = None if self.state.grounds.stand else self.state.grounds.to_foreknow()
             return StateOutdated(foreknown, own=own)
         self.follow_keys()
         return None

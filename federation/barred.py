@@ -32,7 +32,7 @@ def why_barred(state: State, origin: Origin, domain: str, key_id: str) -> str:
     """Why an origin that serves `domain` may seal nothing with a key; empty when it may, or when nothing is known of
     its keys yet.
     """
-    if state.bounds.sealed_incarnation(origin.controller) >= origin.incarnation:
+    if state.grounds.bounds.sealed_incarnation(origin.controller) >= origin.incarnation:
         return STREAM_SEALED
     keys = state.keys
     if not keys.domains_of(origin.controller):

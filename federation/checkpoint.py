@@ -293,9 +293,9 @@ def _authorities(state: State) -> bytes:
         mastery_began=state.mastery_began,
         grants=state.keys.grants(),
         successions=state.keys.successions(),
-        bounds=_bounds(state.knows),
-        foreknown=_bounds(state.foreknown),
-        outdated=state.outdated,
+        bounds=_bounds(state.grounds.knows),
+        foreknown=_bounds(state.grounds.foreknown),
+        outdated=state.grounds.outdated,
     ).SerializeToString()
 
 

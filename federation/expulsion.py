@@ -49,7 +49,7 @@ def last_incarnation(state: State, controller: str) -> int:
         grant.first_incarnation for grant in state.keys.grants() if grant.controller == controller
     )
     wrote = (s.origin.incarnation for s in state.streams if s.origin.controller == controller)
-    return max(1, *granted, *wrote, state.bounds.sealed_incarnation(controller))
+    return max(1, *granted, *wrote, state.grounds.bounds.sealed_incarnation(controller))
 
 
 def streams_below(state: State, controller: str, domain: str) -> list[StreamId]:
@@ -118,7 +118,7 @@ def new_key(
         raise InvalidWrite(
             f"public_key must be a raw Ed25519 key of {PUBLIC_KEY_BYTES} bytes", field="public_key"
         )
-    sealed = state.bounds.sealed_incarnation(controller)
+    sealed = state.grounds.bounds.sealed_incarnation(controller)
     first = first_incarnation or (sealed + 1 if sealed else 0)
     key_id = key_id_of(public_key)
     for title in state.keys.titles(controller, key_id):

@@ -133,7 +133,7 @@ def _why_ended(stream: StreamId, run: event_pb2.Run, state: State) -> str:
     why = keys.standing(stream, stream.domain, first, last, key_id, table)
     if why not in (KEY_SUPERSEDED, KEY_NOT_VALID):
         return ""
-    decided = state.bounds.decisions(stream)
+    decided = state.grounds.bounds.decisions(stream)
     return "" if any(d.first <= first and last <= d.last for d in decided) else why
 
 

@@ -77,9 +77,8 @@ class _Restoring:
                 state.keys.put(grant)
             for succession in part.successions:
                 state.keys.succeed(succession)
-            state.foreknow(_bounds(part.foreknown))
-            state.take_bounds(_bounds(part.bounds))
-            state.outdated = part.outdated
+            state.grounds.foreknow(_bounds(part.foreknown))
+            state.grounds.restore(_bounds(part.bounds), outdated=part.outdated)
 
     def _streams(self) -> dict[StreamId, int]:
         state = self._state

@@ -8,7 +8,6 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from federation.acceptance import (
     ACCEPTED,
@@ -25,19 +24,12 @@ from federation.applied import TRANSITION_ASPECTS, as_audit_item
 from federation.applied import Applied as Applied
 from federation.applied import AuditItem as AuditItem
 from federation.authority import AuthorityTable
-from federation.bounds import (
-    CHAIN_CONTRADICTED,
-    STREAM_SEALED,
-    Bounds,
-    Decision,
-    Foreknown,
-    Limit,
-    decided_stream,
-)
+from federation.bounds import Foreknown, Limit, decided_stream
 from federation.chain import Verifier, chain_start
 from federation.codec import ASPECTS, EventDecoder, Term, Write, stream_from_message
 from federation.conflicts import ConflictLedger
 from federation.errors import CorruptLog, InvalidWrite
+from federation.grounds import BOUNDING_ASPECTS, FINAL_REASONS, Grounds
 from federation.identifiers import Dot, Key, Lane, Origin, StreamId, as_key
 from federation.keys import KeyRing
 from federation.merge import Siblings, merge, rivals_of, winner_of
@@ -54,14 +46,8 @@ MAX_EVIDENCE_A_STREAM = 16
 #: Streams of which refused runs are kept: a peer may name as many as it likes.
 MAX_EVIDENCE_STREAMS = 1_024
 
-#: Facts that take effect from what others state: each holds for all events, also for those that came before it.
-BOUNDING_ASPECTS = frozenset({"key_succession", "stream_sealed", "run_decision"})
-
 #: Facts that hold for good, whatever is written after them: of admissions the lowest counts, and a key's seals stand.
 ACCUMULATING_ASPECTS = BOUNDING_ASPECTS | {"admission", "key_grant"}
-
-#: Grounds that no further fact takes away: what follows in such a stream is not kept in memory.
-FINAL_REASONS = frozenset({STREAM_SEALED, CHAIN_CONTRADICTED})
 
 #: Audit entries kept at hand for listing; older ones are read from the log by verification and export.
 MAX_AUDIT_AT_HAND = 100_000
@@ -71,8 +57,7 @@ class State:
     """The fold of one log.
 
     `controller` is the one whose log this is: its own streams need no verdict, since they were decided here. When a
-    fact voids what is in effect already, the fold is `outdated`, and the log is to be folded anew with what it `knows`
-    foreknown.
+    fact voids what is in effect already, it is to be made anew from the log (`federation.grounds`).
     """
 
     def __init__(
@@ -109,51 +94,14 @@ class State:
         self.mastery_began: dict[str, int] = {}
         #: Streams that are judged again whenever control facts change.
         self.blocked: set[StreamId] = set()
-        #: What void streams, keys and events; with it goes what was found of that in the log.
-        self.bounds = Bounds()
-        self.foreknown = Foreknown()
-        self.knows = Foreknown()
-        #: Something is in effect that a fact found since makes void.
-        self.outdated = False
         #: A control fact came into effect that blocked streams may have waited for.
         self._judge_again = False
+        #: What the effects rest on beside these.
+        self.grounds = Grounds(controller, self.keys, self.authority, self.streams)
         if foreknown is not None:
-            self.foreknow(foreknown)
-
-    def foreknow(self, foreknown: Foreknown) -> None:
-        """Is told facts before their events are reached; to be called before anything is applied."""
-        self.foreknown = foreknown
-        self.knows.contradicted.update(foreknown.contradicted)
-        self._put_bounds(foreknown)
-
-    def take_bounds(self, known: Foreknown) -> None:
-        """Takes back what was known when the state was stored."""
-        self.knows = known
-        self._put_bounds(known)
-
-    def _put_bounds(self, known: Foreknown) -> None:
-        for sealed in known.sealed():
-            self._put_bound("stream_sealed", sealed)
-        for decision in known.decisions():
-            self._put_bound("run_decision", decision)
-        for succession in known.successions():
-            self._put_bound("key_succession", succession)
-        for stream in known.contradicted:
-            self.bounds.contradict(stream)
+            self.grounds.foreknow(foreknown)
 
     # Reading.
-
-    @property
-    def stands(self) -> bool:
-        """Tells whether the fold, at the end of the log, rests on nothing but what is in the log."""
-        return not self.outdated and self.knows.covers(self.foreknown)
-
-    def to_foreknow(self) -> Foreknown:
-        """What the log is to be folded anew with, where the fold does not stand. What contradicts a seal is looked for
-        again when the seals changed.
-        """
-        same = self.knows.facts == self.foreknown.facts
-        return Foreknown(self.knows.facts, self.knows.contradicted if same else set())
 
     def siblings(self, key: Key) -> Siblings:
         """The writes of a key of which none saw another; empty when it was never written."""
@@ -208,17 +156,7 @@ class State:
 
     def limit(self, stream: StreamId) -> Limit | None:
         """How far a stream counts; None: it does not end."""
-        bounds, is_within = self.bounds, self.authority.is_within
-        if not bounds.concern(stream) or self.authority.path_of(stream.domain) is not None:
-            return bounds.limit(stream, is_within)
-        # A domain that has no place in the tree yet is below those that its writer serves; one's own word is written
-        # before any of this is known.
-        own = stream.origin.controller == self.controller
-        served = self.keys.domains_of(stream.origin.controller)
-        return bounds.limit(
-            stream,
-            lambda _, above: own or (bool(served) and all(is_within(d, above) for d in served)),
-        )
+        return self.grounds.limit(stream)
 
     def own_incarnation(self) -> int:
         """The highest incarnation this log holds of its own controller; 0 when it wrote nothing yet."""
@@ -299,7 +237,10 @@ class State:
             run.first_sequence,
             run.seal.sequence,
             sum(map(len, run.events)),
-            any(d.discards and d.chain_hash == chain_hash for d in self.bounds.decisions(stream)),
+            any(
+                d.discards and d.chain_hash == chain_hash
+                for d in self.grounds.bounds.decisions(stream)
+            ),
         )
         applied.quarantined.append((stream, refused.reason))
 
@@ -334,7 +275,7 @@ class State:
             kind = ASPECTS[write[4]][2] if write is not None else "message"
             kinds[kind] = kinds.get(kind, 0) + 1
         state.index.add(state.received, offset, commit.time_ms, kinds)
-        if self.bounds.concern(stream):
+        if self.grounds.bounds.concern(stream):
             ready = ready.kept(run.events, follows)
         state.waiting.append(ready)
         if stream.origin.controller != self.controller:
@@ -385,7 +326,7 @@ class State:
         offset: int,
         applied: Applied,
     ) -> Verdict:
-        if self.bounds.concern(stream):
+        if self.grounds.bounds.concern(stream):
             return self._bounded_into_effect(stream, state, run, offset, applied)
         done = state.applied + len(run.writes) - run.seal.sequence
         own = stream[1][0] == self.controller
@@ -425,66 +366,22 @@ class State:
         last = run.seal.sequence
         before = last - len(run.writes)
         while state.applied < last:
-            at, end = state.applied, last
-            limit, vouched = self.limit(stream), False
-            if limit is not None:
-                verdict = self._judge_limit(stream, state, run, limit)
-                if verdict is not ACCEPTED:
-                    return verdict
-                end = min(end, limit.last)
-                # The chain up to the seal is the one that the controller above holds: it stands for the keys in it.
-                vouched = state.chain_hash_at(limit.last) == limit.chain_hash
-            decision = self._decision_on(stream, state, at + 1)
-            if decision is not None and decision.discards:
-                if state.chain_hash_at(decision.last) is None:
-                    return Verdict(Outcome.PENDING, "DECISION_AHEAD")
-                end = min(end, decision.last)
-                state.skipped.append((at + 1, end))
-                state.applied = end
+            at = state.applied
+            part = self.grounds.next_part(stream, state, run)
+            verdict = part.verdict
+            if verdict is ACCEPTED and part.skipped:
+                state.pass_over(part.last)
                 continue
-            if decision is not None:
-                end = min(end, decision.last)
+            if verdict is ACCEPTED and part.vouched:
                 state.note_key("")
-            else:
-                starts = [d.first - 1 for d in self.bounds.decisions(stream) if d.first > at + 1]
-                end = min([end, *starts])
-                if vouched:
-                    state.note_key("")
-                verdict = ACCEPTED
-                if not (own or vouched):
-                    verdict = self._judge(stream, state, run, at - before)
-                if verdict is not ACCEPTED:
-                    return verdict
-            verdict = self._bring_into_effect(
-                stream, state, run, run.writes[at - before : end - before], own, offset, applied
-            )
+            elif verdict is ACCEPTED and not own:
+                verdict = self._judge(stream, state, run, at - before)
+            if verdict is ACCEPTED:
+                writes = run.writes[at - before : part.last - before]
+                verdict = self._bring_into_effect(stream, state, run, writes, own, offset, applied)
             if verdict is not ACCEPTED:
                 return verdict
         return ACCEPTED
-
-    def _judge_limit(
-        self, stream: StreamId, state: StreamState, run: ReceivedRun, limit: Limit
-    ) -> Verdict:
-        """Whether a stream goes on, and is the one that the controller above speaks of."""
-        if state.applied >= limit.last:
-            return Verdict(Outcome.QUARANTINED, limit.reason)
-        if limit.chain_hash and run.seal.sequence >= limit.last:
-            found = state.chain_hash_at(limit.last)
-            if found is not None and found != limit.chain_hash:
-                self.bounds.contradict(stream)
-                self.knows.contradicted.add(stream)
-                self.outdated |= state.applied > 0
-                return Verdict(Outcome.QUARANTINED, CHAIN_CONTRADICTED)
-        return ACCEPTED
-
-    def _decision_on(self, stream: StreamId, state: StreamState, sequence: int) -> Decision | None:
-        """What was decided on an event, as far as it is known to be this one; a discard also where it is not yet."""
-        for decision in self.bounds.decisions(stream):
-            if decision.first <= sequence <= decision.last:
-                found = state.chain_hash_at(decision.last)
-                if found == decision.chain_hash or (found is None and decision.discards):
-                    return decision
-        return None
 
     def _bring_into_effect(
         self,
@@ -625,53 +522,11 @@ class State:
         ):
             return
         aspect, body = write.aspect, write.body()
-        raw = body.SerializeToString(deterministic=True)
-        self.knows.add(aspect, raw)
-        if aspect == "key_succession":
-            self.keys.succeed(body)
-        if raw not in self.foreknown.facts.get(aspect, ()):
-            self._put_bound(aspect, body)
-            self.outdated = self.outdated or self._voids(body.controller)
+        self.grounds.take(aspect, body)
         if aspect == "run_decision" and body.ruling == authority_pb2.RULING_DISCARD:
             refused = self.evidence.get(decided_stream(body), {})
             if body.chain_hash in refused:
                 refused[body.chain_hash] = refused[body.chain_hash]._replace(discarded=True)
-
-    def _put_bound(self, aspect: str, body: Any) -> None:
-        if aspect == "key_succession":
-            self.keys.end(body)
-        elif aspect == "stream_sealed":
-            self.bounds.seal(body)
-            self.keys.seal(body.controller, body.domain, body.incarnation)
-        else:
-            self.bounds.decide(body)
-
-    def _voids(self, controller: str) -> bool:
-        """Tells whether something of a controller is in effect that would not come into effect now."""
-        for stream, held in self.streams.items():
-            if stream.origin.controller != controller or not held.applied:
-                continue
-            limit = self.limit(stream)
-            if limit is not None and (
-                held.applied > limit.last
-                or (limit.chain_hash and not held.is_at(limit.last, limit.chain_hash))
-            ):
-                return True
-            if any(
-                d.discards and d.first <= held.applied and not held.has_skipped(d.first)
-                for d in self.bounds.decisions(stream)
-            ):
-                return True
-            if controller != self.controller and any(
-                self._why_not(stream, first, last, key_id)
-                for first, last, key_id in held.key_ranges()
-            ):
-                return True
-        return False
-
-    def _why_not(self, stream: StreamId, first: int, last: int, key_id: str) -> str:
-        domain = stream.domain
-        return self.keys.standing(stream, domain, first, last, key_id, self.authority)
 
     def _put_authority(self, key: Key, applied: Applied) -> None:
         winner = self.winner(key)

@@ -85,6 +85,11 @@ class StreamState:
             if key_id and first <= last:
                 yield first, min(last, self.applied), key_id
 
+    def pass_over(self, last: int) -> None:
+        """Leaves events up to one without effect."""
+        self.skipped.append((self.applied + 1, last))
+        self.applied = last
+
     def has_skipped(self, sequence: int) -> bool:
         """Tells whether an event was passed over."""
         return any(first <= sequence <= last for first, last in self.skipped)

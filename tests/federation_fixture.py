@@ -90,7 +90,7 @@ class MemoryController:
             built = proposal.build(len(self.commits).to_bytes(16, "big"), "r1", 1)
             self.last_applied = self.state.apply(built.commit.offset, built.commit, built.prepared)
             self.commits.append(built.commit)
-            if self.state.outdated:
+            if self.state.grounds.outdated:
                 self.state = self.replayed()
         return value
 
@@ -122,9 +122,9 @@ class MemoryController:
             for commit in self.commits:
                 again = event_pb2.Commit.FromString(commit.SerializeToString())
                 state.apply(commit.offset, again)
-            if state.stands:
+            if state.grounds.stand:
                 return state
-            foreknown = state.to_foreknow()
+            foreknown = state.grounds.to_foreknow()
         raise AssertionError(f"the state does not stand after {MAX_FOLDS} folds")
 
     def rotate_key(self) -> None:
@@ -164,7 +164,7 @@ class MemoryController:
 
     def go_on(self) -> None:
         """Goes on under the next incarnation, with the signer of the moment."""
-        incarnation = self.state.bounds.sealed_incarnation(self.name) + 1
+        incarnation = self.state.grounds.bounds.sealed_incarnation(self.name) + 1
         self.identity = Identity(self.name, self.identity.domain, incarnation)
 
     def declare(

@@ -101,7 +101,7 @@ def contents(state: State) -> dict[str, object]:
         "mastery": state.mastery_began,
         "keys": sorted(g.SerializeToString() for g in state.keys.grants()),
         "successions": sorted(s.SerializeToString() for s in state.keys.successions()),
-        "knows": state.knows,
+        "knows": state.grounds.knows,
         "ranges": state.admissions.ranges,
         "unadmitted": state.admissions.unadmitted,
         "due": {i: (d.key, d.dots, d.siblings, d.gone) for i, d in state.conflicts.due.items()},

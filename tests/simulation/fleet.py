@@ -92,7 +92,7 @@ class Controller:
 
     def origin(self, state: State) -> Origin:
         """Under which name it writes: a sealed incarnation is followed by the next."""
-        return Origin(self.name, state.bounds.sealed_incarnation(self.name) + 1)
+        return Origin(self.name, state.grounds.bounds.sealed_incarnation(self.name) + 1)
 
     def next_signer(self) -> KeyedHashSigner:
         """A new key, which lies ready."""

@@ -174,7 +174,7 @@ class Intrigue:
         )
 
     def _own(self, state: State, child: Controller) -> StreamId | None:
-        origin = Origin(child.name, state.bounds.sealed_incarnation(child.name) + 1)
+        origin = Origin(child.name, state.grounds.bounds.sealed_incarnation(child.name) + 1)
         stream = StreamId(child.domain, origin, Lane.CONTROL)
         return stream if stream in state.streams else None
 

@@ -339,10 +339,10 @@ def _check_replay(fleet: Fleet, states: dict[str, State]) -> None:
         for data in controller.log.data:
             commit = controller.parse(data)
             fresh.apply(commit.offset, commit)
-        if fresh.stands:
+        if fresh.grounds.stand:
             break
         fresh = ObservedState(
-            controller.name, VERIFIER, ROOT.public_key, fleet.history, fresh.to_foreknow()
+            controller.name, VERIFIER, ROOT.public_key, fleet.history, fresh.grounds.to_foreknow()
         )
     live = states[controller.name]
     if _view(fresh) != _view(live) or fresh.authority.records != live.authority.records:

@@ -18,6 +18,7 @@ from federation.admissions import Admissions
 from federation.bounds import Bounds
 from federation.codec import stream_from_message
 from federation.conflicts import ConflictLedger
+from federation.grounds import Grounds
 from federation.keys import KeyRing
 from federation.merge import Siblings
 from federation.outbox import Outbox
@@ -173,7 +174,7 @@ PLANTED: dict[str, PlantedBug] = {
     "seals-unverified": PlantedBug("I10", KeyRing, "seal_is_good", _always(True)),
     "old-keys-good": PlantedBug("I10", KeyRing, "_is_ended", _always(False)),
     "sealed-goes-on": PlantedBug("I10", Bounds, "limit", _always(None)),
-    "void-stands": PlantedBug("I10", State, "_voids", _always(False)),
+    "void-stands": PlantedBug("I10", Grounds, "_voids", _always(False)),
     "detours-open": PlantedBug("I11", receipt_module, "_is_beyond", _always(False)),
     "refused-takes-place": PlantedBug("I11", receipt_module, "_why_ended", _always("")),
     "audit-lost": PlantedBug("I12", clients_module, "write_audit", _audit_only_here),

@@ -155,9 +155,9 @@ class Replica:
     def _settle(self) -> None:
         """Folds the log anew until the state rests on nothing but what is in it."""
         for _ in range(MAX_FOLDS):
-            if self.state.stands:
+            if self.state.grounds.stand:
                 return
-            self.state = self._fresh_state(self.state.to_foreknow())
+            self.state = self._fresh_state(self.state.grounds.to_foreknow())
             self._catch_up()
         raise InvariantViolated("I1", f"{self.name} does not come to a state that stands")
 
@@ -254,7 +254,7 @@ class Replica:
         self._in_flight = None
         before = self.controller.origin(self.state)
         applied = self.state.apply(built.commit.offset, built.commit, built.prepared)
-        if self.state.outdated or self.controller.origin(self.state) != before:
+        if self.state.grounds.outdated or self.controller.origin(self.state) != before:
             for answer, _ in gathered:
                 answer(None, NotMaster())
             self._begin_anew()

@@ -83,7 +83,7 @@ def facts(state: State) -> dict[str, object]:
         },
         "authority": dict(state.authority.records),
         "keys": sorted(grant.SerializeToString() for grant in state.keys.grants()),
-        "knows": state.knows,
+        "knows": state.grounds.knows,
         "audits": sorted(item.raw for item in state.audits),
         "applied": {s: held.applied for s, held in state.streams.items() if held.applied},
     }
@@ -256,7 +256,7 @@ def test_a_seal_from_below_is_refused(
     tree.root.receive_from(writer)
     held = tree.root.state.streams[StreamId(domain, writer.identity.origin, Lane.CONTROL)]
     assert held.quarantine_reason == reason
-    assert tree.root.state.bounds.sealed_incarnation(whose) == 0
+    assert tree.root.state.grounds.bounds.sealed_incarnation(whose) == 0
 
 
 # The next incarnation.
@@ -529,7 +529,7 @@ def test_a_checkpoint_and_what_follows_it_give_the_same_bounds_and_outcome(seed:
         taken(observer, run)
     whole = observer.replayed()
     fresh = whole.controller, whole.keys.verifier, whole.keys.root_key
-    state, store = State(*fresh, whole.foreknown), MemoryStore()
+    state, store = State(*fresh, whole.grounds.foreknown), MemoryStore()
     store.follow(state)
     for commit in observer.commits:
         store.take_note(state.apply(commit.offset, commit))
@@ -539,4 +539,4 @@ def test_a_checkpoint_and_what_follows_it_give_the_same_bounds_and_outcome(seed:
             for later in observer.commits[state.next_offset : commit.offset + 1]:
                 store.take_note(state.apply(later.offset, later))
     assert contents(state) == contents(whole)
-    assert state.stands
+    assert state.grounds.stand

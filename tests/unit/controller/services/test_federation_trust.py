@@ -84,7 +84,7 @@ async def test_a_seal_names_all_that_is_in_effect_and_the_next_key_is_for_the_ne
     state = tree.region.state
     [title] = state.keys.titles(ZONE_CONTROL, fresh.key_id)
     assert (title.domain, title.first_incarnation) == (ZONE, 2)
-    assert not state.outdated
+    assert not state.grounds.outdated
     [audited] = tree.region.audited("souverix.federation.v1.FederationService/SealStreams")
     assert audited.resource == f"domains/{ZONE}/controllers/{ZONE_CONTROL}"
 
@@ -92,7 +92,7 @@ async def test_a_seal_names_all_that_is_in_effect_and_the_next_key_is_for_the_ne
 async def test_only_checking_writes_nothing(tree: Tree) -> None:
     reply = await tree.region.federation.SealStreams(sealing(validate_only=True), as_caller())
     assert reply.sealed.controller == ZONE_CONTROL
-    assert tree.region.state.bounds.sealed_incarnation(ZONE_CONTROL) == 0
+    assert tree.region.state.grounds.bounds.sealed_incarnation(ZONE_CONTROL) == 0
 
 
 @pytest.mark.parametrize(
