@@ -30,7 +30,9 @@ Answer = Callable[[Any, Exception | None], None]
 MAX_FOLDS = 8
 
 #: Grounds on which runs are held that forgers and expulsions bring about.
-EXPECTED = frozenset({"STREAM_SEALED", "SEAL_INVALID", "KEY_SUPERSEDED", "KEY_UNKNOWN"})
+EXPECTED = frozenset(
+    {"STREAM_SEALED", "SEAL_INVALID", "KEY_SUPERSEDED", "KEY_UNKNOWN", "KEY_NOT_VALID"}
+)
 
 #: Longest time in which a replica that slept past its lease goes on believing in it.
 LEASE_NOTICE_MS = 400
