@@ -44,6 +44,9 @@ STEADY_S = 30.0
 """After running this long, a death begins a new series of restarts."""
 SNAPSHOT_COUNT = 2_000
 """Requests between two dumps of the consensus log; etcd keeps these and 5,000 more in memory."""
+KEPT_FILES = 2
+"""Files of 64 MB of the consensus log, and dumps, kept beside those in use: what restarts after a crash
+read is in use, and more is for members that lag behind, of which there are none."""
 KEPT_REVISIONS = 10_000
 """Revisions that a watch may lag behind before it has to read pages instead."""
 QUOTA_BYTES = 8 * 1024**3
@@ -188,6 +191,8 @@ class EmbeddedEtcd:
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=embedded={peer}",
             f"--snapshot-count={SNAPSHOT_COUNT}",
+            f"--max-wals={KEPT_FILES}",
+            f"--max-snapshots={KEPT_FILES}",
             "--auto-compaction-mode=revision",
             f"--auto-compaction-retention={KEPT_REVISIONS}",
             f"--quota-backend-bytes={QUOTA_BYTES}",

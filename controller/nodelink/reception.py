@@ -59,7 +59,7 @@ class Reception:
         self.enrolment = Enrolment(
             agents.enrolment == "open",
             TokenBucket(ENROLMENTS_PER_S, ENROLMENTS_BURST, time.monotonic()),
-            replica.state.authority,
+            replica.state,
         )
         self.admission = Admission(
             agents.returns_per_s, agents.arrivals_per_s, agents.max_links, random.random
