@@ -271,7 +271,10 @@ class Replica:
     def _tell(self, applied: Applied) -> None:
         for stream, reason in applied.quarantined:
             if reason not in EXPECTED:
-                raise InvariantViolated("I15", f"{self.name} quarantines {stream}: {reason}")
+                forged = stream in self.controller.fleet.history.forged
+                raise InvariantViolated(
+                    "I11" if forged else "I15", f"{self.name} quarantines {stream}: {reason}"
+                )
         duties.perform(self, applied)
         for endpoint in list(self.endpoints):
             endpoint.advanced(tree_changed=applied.authority_changed)
