@@ -36,7 +36,7 @@ def test_a_thousand_fleets_hold_every_invariant() -> None:
     assert summary.figures.transfers > SEEDS / 4
     assert summary.figures.rotations > SEEDS / 4
     assert summary.figures.expulsions > SEEDS / 4
-    assert summary.figures.forgeries > SEEDS / 4
+    assert summary.figures.forgeries > SEEDS / 8
 
 
 def test_every_invariant_has_a_planted_bug() -> None:
