@@ -38,11 +38,13 @@ from controller.attention.suspects import suspects
 from controller.attention.twin_signals import TwinSignals
 from controller.background import Background
 from controller.replica import Replica
+from controller.supply.gate import Gate
 from controller.twin.facts import home_of
 from federation.clock import wall_ms_of
 from federation.codec import Write
 from federation.identifiers import Key
 from federation.state import Applied
+from souverix.supply.v1 import artifact_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +98,8 @@ class AttentionFeed:
         self._nodes: dict[str, None] = {}
         self._keys: dict[Key, None] = {}
         self._policies: set[str] = set()
+        #: Domains of whose artifacts or demands something changed.
+        self._supply: set[str] = set()
         self._late: deque[tuple[str, Write]] = deque(maxlen=MAX_LATE_WRITES)
         self._authority = False
         self._shown_conflicts: set[Key] = set()
@@ -159,6 +163,8 @@ class AttentionFeed:
                     self._nodes[key.subject] = None
             elif key.subject.startswith("policies/"):
                 self._policies.add(key.domain)
+            elif key.aspect == "supply_policy" or key.subject.startswith("artifacts/"):
+                self._supply.add(key.domain)
             elif key.aspect in NOTED_ASPECTS:
                 self._keys[key] = None
             if key in open_keys or key in self._shown_conflicts:
@@ -187,6 +193,15 @@ class AttentionFeed:
                 if subject.count("/") == 2:
                     yield Key(domain, subject, "delivery")
 
+    def _gated(self, domains: Sequence[str], now_ms: int) -> Iterator[str]:
+        """Nodes of domains whose gate is not off, and those that were in trouble when it was turned off."""
+        gate = Gate(self._state, now_ms)
+        for domain in domains:
+            if gate.mode(domain) > artifact_pb2.GATE_MODE_OFF:
+                yield from self._state.subjects_of(domain, "nodes")
+            else:
+                yield from self.queue.subjects_of(Kind.SUPPLY_CHAIN_VIOLATION, domain)
+
     # Working off.
 
     async def _work_off(self) -> None:
@@ -213,6 +228,7 @@ class AttentionFeed:
         if pending is not None:
             self._awaits_columns = False
             self._scans += [pending, suspects(nodes.columns, self.limits, now_ms)]
+            self._scans.append(self._gated(list(self._state.authority.records), now_ms))
 
     def _step(self, now_ms: int, most: int, end_s: float = float("inf")) -> None:
         before = self.queue.revision
@@ -225,6 +241,9 @@ class AttentionFeed:
             for domain in self._state.authority.subtree_of(self._policies.pop()):
                 for kind in (Kind.NODE_DRIFT, Kind.WAIVER_EXPIRING):
                     self._scans.append(iter(self.queue.subjects_of(kind, domain)))
+        while self._supply:
+            domains = self._state.authority.subtree_of(self._supply.pop())
+            self._scans.append(self._gated(domains, now_ms))
         while self._late:
             domain, write = self._late.popleft()
             judged = judge_late_write(domain, write, self.limits, now_ms)

@@ -11,6 +11,7 @@ from controller.attention_settings import AttentionSection
 from controller.connectivity_settings import ConnectivitySection
 from controller.lifecycle_settings import LifecycleSection
 from telemetry.settings import TelemetrySettings
+from trust.files import TrustFiles
 
 
 class ConfigError(Exception):
@@ -78,6 +79,27 @@ class TrustSection:
     root_public_key: str
     #: Signed genesis; the root's controller only.
     genesis: str = ""
+    #: PEM file of the X25519 key that bundles for this controller are encrypted to; replicas share it. Empty: none is.
+    bundle_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSection:
+    """Certificates. With this section the controller is called, and calls, by mutual TLS only."""
+
+    #: Directory of identity.pem and roots.pem, as `souverixctl pki issue` makes it.
+    directory: str = ""
+    #: In its place, a PEM file each: the chain, the key, the trusted roots.
+    certificate: str = ""
+    key: str = ""
+    roots: str = ""
+
+    @property
+    def files(self) -> TrustFiles:
+        """Where certificates, key and roots lie."""
+        if self.directory:
+            return TrustFiles.in_directory(Path(self.directory))
+        return TrustFiles(Path(self.certificate), Path(self.key), Path(self.roots))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +108,9 @@ class ParentSection:
 
     controller: str
     addresses: tuple[str, ...]
+    #: Ed25519 public key of the parent's controller, hexadecimal: a zone whose first contact is a bundle cannot have
+    #: learnt it from the log. Empty: bundles are taken once the log tells.
+    public_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +146,9 @@ class ChildSection:
     kind: str = "edge-zone"
     #: "regional", "local" or "autonomous".
     level: str = "local"
+    #: PEM file with the certificates of the child's authority, the newest first; empty: nobody of that domain is known
+    #: by a certificate here.
+    certificate_authority: str = ""
     #: Empty: the child's controller.
     master_of_record: str = ""
     autonomy: AutonomySection = field(default_factory=AutonomySection)
@@ -152,6 +180,8 @@ class ControllerConfig:
     trust: TrustSection
     listen: ListenSection = field(default_factory=ListenSection)
     log: LogSection = field(default_factory=LogSection)
+    #: None: no TLS, and loopback addresses only.
+    tls: TlsSection | None = None
     parent: ParentSection | None = None
     #: None: as the authority record of the own domain says.
     sync: SyncSection | None = None

@@ -40,6 +40,7 @@ def problems(config: ControllerConfig) -> Iterator[str]:
     yield from attention_problems(config.attention)
     yield from lifecycle_problems(config.lifecycle)
     yield from _trust_problems(config)
+    yield from _tls_problems(config)
     yield from _address_problems(config)
     complaint = settings.check(config.telemetry)
     if complaint:
@@ -123,6 +124,8 @@ def _sync_sections(config: ControllerConfig) -> list[tuple[str, SyncSection]]:
 def _trust_problems(config: ControllerConfig) -> Iterator[str]:
     keys = [("trust.root_public_key", config.trust.root_public_key)]
     keys += [(f"children[{i}].public_key", c.public_key) for i, c in enumerate(config.children)]
+    if config.parent is not None and config.parent.public_key:
+        keys.append(("parent.public_key", config.parent.public_key))
     for name, value in keys:
         try:
             raw = bytes.fromhex(value)
@@ -134,6 +137,15 @@ def _trust_problems(config: ControllerConfig) -> Iterator[str]:
         yield (
             "the root controller has trust.genesis and no [parent]; every other one has [parent] and no trust.genesis"
         )
+
+
+def _tls_problems(config: ControllerConfig) -> Iterator[str]:
+    tls = config.tls
+    if tls is None:
+        return
+    files = (tls.certificate, tls.key, tls.roots)
+    if bool(tls.directory) == any(files) or (any(files) and not all(files)):
+        yield "tls names either directory, or certificate, key and roots"
 
 
 def _address_problems(config: ControllerConfig) -> Iterator[str]:
@@ -149,6 +161,10 @@ def _address_problems(config: ControllerConfig) -> Iterator[str]:
         if not (port.isascii() and port.isdigit() and int(port) <= MAX_PORT):
             yield f"{name} {address!r} is not HOST:PORT"
         elif not is_loopback(address):
-            yield (
-                f"{name} {address!r} is not a loopback address; without TLS a controller binds and dials loopback only"
-            )
+            if name == "listen.admin_address":
+                yield f"{name} {address!r} is not a loopback address, and what it serves is for this machine only"
+            elif config.tls is None:
+                yield (
+                    f"{name} {address!r} is not a loopback address; without TLS a controller binds and dials loopback "
+                    "only: add [tls]"
+                )

@@ -43,6 +43,7 @@ from federation.proposal import Identity
 from federation.state import Applied, State
 from souverix.event.v1 import event_pb2
 from telemetry.started import OFF, Telemetry
+from trust.files import ReloadedCredentials
 
 _log = logging.getLogger(__name__)
 
@@ -77,9 +78,12 @@ class Replica:
         signer: Ed25519Signer | SigningKeys,
         forwarder: Forwarder,
         telemetry: Telemetry = OFF,
+        credentials: ReloadedCredentials | None = None,
         foreknown: Foreknown | None = None,
     ) -> None:
         self.config = config
+        #: What this controller shows and trusts by TLS; None without.
+        self.credentials = credentials
         self.telemetry = telemetry
         self.signer = signer if isinstance(signer, SigningKeys) else SigningKeys(signer)
         self.verifier = Ed25519Verifier()

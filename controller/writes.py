@@ -45,6 +45,9 @@ class Caller(NamedTuple):
     remaining_s: float | None = None
     #: Controllers that passed the call on, first one first.
     via: tuple[str, ...] = ()
+    #: Domain whose authority issued the caller's certificate, and the widest scope the caller can have; empty where no
+    #: certificate was shown.
+    issued_by: str = ""
 
 
 class Forwarder(Protocol):

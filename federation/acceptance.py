@@ -21,7 +21,9 @@ from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2
 
 #: Facts that only a controller above the governed domain may state.
-GRANTING_ASPECTS = frozenset({"authority", "key_grant", "stream_sealed", "run_decision"})
+GRANTING_ASPECTS = frozenset(
+    {"authority", "key_grant", "certificate_authority", "stream_sealed", "run_decision"}
+)
 
 #: Of them, those that speak of a controller the writer must stand above.
 RULING_ASPECTS = frozenset({"stream_sealed", "run_decision"})

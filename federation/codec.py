@@ -40,6 +40,7 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "key_succession": AspectRule(Lane.CONTROL, False, "policy"),
     "stream_sealed": AspectRule(Lane.CONTROL, False, "policy"),
     "run_decision": AspectRule(Lane.CONTROL, False, "policy"),
+    "certificate_authority": AspectRule(Lane.CONTROL, False, "policy"),
     "admission": AspectRule(Lane.CONTROL, False, "message"),
     "domain_spec": AspectRule(Lane.CONTROL, True, "config"),
     "placement": AspectRule(Lane.CONTROL, True, "config"),

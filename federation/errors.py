@@ -61,6 +61,12 @@ class KeyNotInForce(WrongState):
     reason = "SIGNING_KEY_NOT_IN_FORCE"
 
 
+class NotVerified(WrongState):
+    """What is to be run is not verified: sign it, believe its signer, or open the gate."""
+
+    reason = "VERSION_NOT_VERIFIED"
+
+
 class AuthorityError(FederationError):
     """Another controller must do it, or an operator must move the authority."""
 

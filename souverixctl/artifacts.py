@@ -311,6 +311,39 @@ def verify_artifact(session: Session, name: str, for_domain: str) -> None:
     present(session, reply, lambda: _show_verdict(session, reply.verdict))
 
 
+@group.command("unverified", short_help="List nodes that run what is not verified.")
+@options.scope_options
+@options.limit_option
+@pass_session
+def list_unverified(session: Session, domain: str, subtree: bool, limit: int) -> None:
+    """List nodes that run a version no verified artifact stands for; without --domain, all the controller's own.
+
+    \b
+    souverixctl artifact unverified --domain region-a --subtree
+    """
+    request = service.ListUnverifiedNodesRequest(
+        domain=domain, include_subtree=subtree or not domain
+    )
+    reply = fetch_pages(session, request, service.ListUnverifiedNodesResponse, "nodes", limit)
+    rows: list[Sequence[Cell]] = [
+        [
+            each.node,
+            each.domain,
+            each.version,
+            coloured(field_word(each, "state") or "not judged"),
+            each.reason,
+        ]
+        for each in reply.nodes
+    ]
+    columns = ("NODE", "DOMAIN", "VERSION", "STATE", "WHY")
+    present(session, reply, lambda: session.output.table(columns, rows, "no node is known to"))
+    if session.output.is_table:
+        session.output.line(
+            f"{reply.unverified_count} of {reply.node_count} nodes run what is not verified,"
+            f" {reply.verified_count} what is; of {reply.unknown_count} it is not known"
+        )
+
+
 @group.command("summary", short_help="Write the signed verification summary of an artifact.")
 @click.argument("name", metavar="DOMAIN/ID")
 @click.option("--to", "path", default="-", metavar="FILE", help="Where to write. Default: stdout.")

@@ -24,6 +24,7 @@ from souverixctl import (
     attention,
     audit,
     authority,
+    bundle,
     commands,
     components,
     conflicts,
@@ -95,7 +96,7 @@ for group in (
     attention.group, verbs.get, verbs.describe, verbs.watch, verbs.create, verbs.set_, verbs.delete,
     verbs.move, lifecycle.transition, lifecycle.history, replays.replay, replays.reset_key, commands.group,
     drift.group, graph.group, conflicts.group,
-    audit.group, federation.group, authority.group, observations.values,
+    audit.group, federation.group, bundle.group, authority.group, observations.values,
     artifacts.group, artifacts.policy_group, components.who_runs, components.sbom_group, components.hardware,
     pki.group,
 ):  # fmt: skip

@@ -22,11 +22,13 @@ from controller.query.columns import NodeColumns
 from controller.query.summary import summarise
 from controller.query.sums import OldestReports
 from controller.query.tree import DomainTree
+from controller.supply.gate import Gate
 from controller.twin.drift import DriftAnalyzer
 from controller.twin.node import find_node
 from federation.identifiers import Key
 from federation.scan import Scan
 from federation.state import Applied, State
+from souverix.supply.v1 import artifact_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -190,6 +192,12 @@ class LiveColumns:
     def _below(self, domain: str) -> list[str]:
         return list(self._state.authority.subtree_of(domain)) or [domain]
 
+    def _gates_closed(self) -> bool:
+        """Tells whether what becomes of an artifact may change what governs a node."""
+        gate = Gate(self._state, self._now_ms())
+        closed = artifact_pb2.GATE_MODE_ENFORCE
+        return any(gate.mode(domain) == closed for domain in self._state.authority.records)
+
     def _take_note(self, applied: Applied) -> None:
         if applied.authority_changed:
             self.tree.forget()
@@ -200,8 +208,15 @@ class LiveColumns:
             subject = key[1]
             if subject.startswith("nodes/"):
                 dirty[subject] = None
-            elif subject.startswith("policies/") or key[2] in ("admission", "authority"):
+            elif subject.startswith("policies/") or key[2] in (
+                "admission",
+                "authority",
+                "supply_policy",
+            ):
                 self._dirty_domains.add(key[0])
+            elif subject.startswith("artifacts/"):
+                if self._gates_closed():
+                    self._dirty_domains.add(key[0])
             elif key[2] == "existence":
                 self.tree.forget()
         if dirty or self._dirty_domains:

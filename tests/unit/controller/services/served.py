@@ -35,6 +35,7 @@ from controller.services.policy import PolicyService
 from controller.services.supply import SupplyService
 from controller.signing import Ed25519Signer
 from controller.sync.links import PeerView
+from controller.tasks import end
 from controller.values import ValueStore
 from controller.writes import Caller
 from federation.proposal import Proposal
@@ -152,9 +153,7 @@ async def served(
     finally:
         await channel.close()
         await server.stop(None)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
         await log.close()
 
 
