@@ -42,6 +42,7 @@ from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
 from controller.sboms.live import LiveSboms
+from controller.services.access import AccessService
 from controller.services.attention import AttentionService
 from controller.services.audit import AuditService
 from controller.services.bundles import BundleService
@@ -80,6 +81,7 @@ from souverix.nodelink.v1 import (
 from souverix.policy.v1 import policy_service_pb2, policy_service_pb2_grpc
 from souverix.supply.v1 import supply_service_pb2, supply_service_pb2_grpc
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
+from souverix.trust.v1 import access_service_pb2, access_service_pb2_grpc
 from telemetry.started import Telemetry, TelemetryUnavailable, start
 from trust.channels import ListenerTls
 from trust.encryption_keys import EncryptionKey, read_encryption_key
@@ -178,7 +180,7 @@ class Application:
         self._replica = replica
         self._links = links
         refusals = RefusalAudit(replica)
-        self._local = LocalCalls(refusals)
+        self._local = LocalCalls(refusals, replica.gate)
         self.values = ValueStore(
             Path(config.values_dir) if config.values_dir else config.controller.data_dir / "values"
         )
@@ -192,7 +194,7 @@ class Application:
         bearers = Bearers(self._held, replica.state) if self._held else None
         self.bearers = bearers
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(refusals, replica.telemetry, bearers)],
+            interceptors=[CallInterceptor(refusals, replica.telemetry, bearers, gate=replica.gate)],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -270,6 +272,9 @@ class Application:
         supply = SupplyService(replica, self.values, judge, self.sboms)
         supply_service_pb2_grpc.add_SupplyServiceServicer_to_server(supply, server)
         self._name(supply_service_pb2.DESCRIPTOR, supply)
+        access = AccessService(replica)
+        access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, server)
+        self._name(access_service_pb2.DESCRIPTOR, access)
         commands = CommandService(replica)
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(commands, server)
         self._name(command_service_pb2.DESCRIPTOR, commands)

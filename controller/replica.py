@@ -23,6 +23,7 @@ from controller.changes import Changes
 from controller.config import ControllerConfig
 from controller.connectivity.table import ConnectivityTable
 from controller.durability import Durability
+from controller.gate import Gate
 from controller.journal import Journal, JournalClosed
 from controller.log.errors import LogError, LogUnavailable
 from controller.log.port import EMPTY_HASH, Head, Log, MastershipLease, hash_after
@@ -82,6 +83,13 @@ class Replica:
             config.controller.id, self.verifier, bytes.fromhex(config.trust.root_public_key)
         )
         self.changes = Changes()
+        #: Who may call what.
+        self.gate = Gate(
+            self.state,
+            config.controller.domain,
+            config.access.admins,
+            enforced=config.access_enforced,
+        )
         #: What is measured of the links of nodes; empty on a standby.
         self.connectivity = ConnectivityTable(
             config.connectivity.of_all(), config.connectivity.of_domains()
@@ -102,6 +110,7 @@ class Replica:
             forwarder,
             config.controller.domain,
             telemetry.tracer,
+            self.gate,
         )
         #: Names the log; known once it is open.
         self.log_nonce = b""
@@ -265,6 +274,7 @@ class Replica:
             self._recent_bytes > MAX_RECENT_BYTES and len(self._recent) > 1
         ):
             self._recent_bytes -= self._recent.popleft()[1]
+        self.gate.note(applied)
         self.histories.take_note(applied)
         self.store.take_note(applied, log_hash)
         self.changes.publish(applied)
