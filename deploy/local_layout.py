@@ -145,6 +145,8 @@ class LocalLayout:
         if self.secured:
             leaf = self.certificates.leaf(plan.domain, Kind.CONTROLLER, plan.controller)
             lines += ["[tls]", f"directory = {json.dumps(str(leaf))}"]
+            # Whoever holds one of the certificates made here may do everything: it is for trying out.
+            lines += ["[access]", 'mode = "off"']
         lines += [
             "[trust]",
             f"signing_key = {json.dumps(str(self.signing_key(plan.domain)))}",
