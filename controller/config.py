@@ -173,6 +173,16 @@ class AgentsSection:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessSection:
+    """Who may call what."""
+
+    #: "enforce": as role bindings say. "off": everybody may call everything. Empty: enforced by TLS, off without.
+    mode: str = ""
+    #: Principals such as "user:alice" that are fleet-admin at this controller: somebody must give the first roles.
+    admins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ControllerConfig:
     """Everything one replica is told."""
 
@@ -187,9 +197,15 @@ class ControllerConfig:
     sync: SyncSection | None = None
     children: tuple[ChildSection, ...] = ()
     agents: AgentsSection = field(default_factory=AgentsSection)
+    access: AccessSection = field(default_factory=AccessSection)
     connectivity: ConnectivitySection = field(default_factory=ConnectivitySection)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     attention: AttentionSection = field(default_factory=AttentionSection)
     lifecycle: LifecycleSection = field(default_factory=LifecycleSection)
     #: Directory of large values; replicas of one controller share it. Empty: below data_dir.
     values_dir: str = ""
+
+    @property
+    def access_enforced(self) -> bool:
+        """Tells whether callers are held to their roles."""
+        return self.access.mode == "enforce" or (not self.access.mode and self.tls is not None)

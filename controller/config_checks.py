@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from controller.access.bindings import is_member
 from controller.attention_settings import attention_problems
 from controller.config import ControllerConfig, SyncSection
 from controller.connectivity_settings import connectivity_problems
@@ -25,6 +26,7 @@ _CHOICES = {
     ("log", "kind"): ("etcd", "sqlite"),
     ("sync", "mode"): ("continuous", "periodic", "opportunistic", "manual"),
     ("agents", "enrolment"): ("known", "open"),
+    ("access", "mode"): ("", "off", "enforce"),
     ("children", "kind"): ("region", "edge-zone", "cluster", "tenant", "air-gap-island"),
     ("children", "level"): ("regional", "local", "autonomous"),
 }
@@ -42,6 +44,9 @@ def problems(config: ControllerConfig) -> Iterator[str]:
     yield from _trust_problems(config)
     yield from _tls_problems(config)
     yield from _address_problems(config)
+    for i, admin in enumerate(config.access.admins):
+        if not is_member(admin):
+            yield f"access.admins[{i}] {admin!r} is not a principal such as user:alice"
     complaint = settings.check(config.telemetry)
     if complaint:
         yield f"telemetry.{complaint}"
@@ -75,6 +80,7 @@ def _choice_problems(config: ControllerConfig) -> Iterator[str]:
     sections: dict[str, list[tuple[str, Any]]] = {
         "log": [("log", config.log)],
         "agents": [("agents", config.agents)],
+        "access": [("access", config.access)],
         "sync": [*_sync_sections(config)],
         "children": [(f"children[{i}]", child) for i, child in enumerate(config.children)],
     }
@@ -82,7 +88,7 @@ def _choice_problems(config: ControllerConfig) -> Iterator[str]:
         for name, held in sections[section]:
             value = getattr(held, setting)
             if value not in choices:
-                yield f"{name}.{setting} {value!r} is not one of {', '.join(choices)}"
+                yield f"{name}.{setting} {value!r} is not one of {', '.join(filter(None, choices))}"
 
 
 def _child_problems(config: ControllerConfig) -> Iterator[str]:

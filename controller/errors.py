@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from airgap.errors import BundleRefused
+from controller.access.errors import AccessDenied
 from controller.changes import SlowWatcher
 from controller.journal import JournalClosed, JournalFull, WriteOutcomeUnknown
 from controller.log.errors import CommitTooLarge, LogCorrupt, LogError
@@ -64,6 +65,7 @@ class ForwardedStatus(Exception):
 
 
 _CORE: tuple[tuple[type[core.FederationError], grpc.StatusCode], ...] = (
+    (AccessDenied, Code.PERMISSION_DENIED),
     (core.InvalidWrite, Code.INVALID_ARGUMENT),
     (core.NotFound, Code.NOT_FOUND),
     (core.AlreadyExists, Code.ALREADY_EXISTS),

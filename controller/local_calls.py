@@ -12,6 +12,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError
 
 from controller.errors import ServiceError
+from controller.gate import Gate
 from controller.services.calls import RefusalAudit
 from controller.services.times import check_times
 from controller.writes import Caller
@@ -38,16 +39,21 @@ class ForwardedContext:
 
 
 class LocalCalls:
-    """Unary methods by full name."""
+    """Writing methods by full name."""
 
-    def __init__(self, audit: RefusalAudit) -> None:
+    def __init__(self, audit: RefusalAudit, gate: Gate) -> None:
         self._audit = audit
+        self._gate = gate
         self._methods: dict[str, tuple[Any, Any]] = {}
 
     def add(self, service: ServiceDescriptor, servicer: Any) -> None:
-        """Makes the unary methods of a service callable."""
+        """Makes the writes of a service callable: the unary methods whose requests have a request_id. What reads, or
+        concerns the controller asked alone, is not passed on.
+        """
         for method in service.methods:
             if method.server_streaming or method.client_streaming:
+                continue
+            if "request_id" not in method.input_type.fields_by_name:
                 continue
             request_type = message_factory.GetMessageClass(method.input_type)
             name = f"/{service.full_name}/{method.name}"
@@ -76,6 +82,7 @@ class LocalCalls:
             ) from error
         try:
             check_times(parsed)
+            self._gate.admit(method, parsed, caller)
             response = await handler(parsed, ForwardedContext(caller))
         except FederationError as error:
             await self._audit.note(method, caller, error)

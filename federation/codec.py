@@ -37,6 +37,9 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "authority": AspectRule(Lane.CONTROL, True, "policy"),
     "authority_release": AspectRule(Lane.CONTROL, False, "policy"),
     "key_grant": AspectRule(Lane.CONTROL, False, "policy"),
+    "key_succession": AspectRule(Lane.CONTROL, False, "policy"),
+    "stream_sealed": AspectRule(Lane.CONTROL, False, "policy"),
+    "run_decision": AspectRule(Lane.CONTROL, False, "policy"),
     "certificate_authority": AspectRule(Lane.CONTROL, False, "policy"),
     "admission": AspectRule(Lane.CONTROL, False, "message"),
     "domain_spec": AspectRule(Lane.CONTROL, True, "config"),
@@ -62,6 +65,7 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "audit": AspectRule(Lane.AUDIT, False, "message"),
     "artifact": AspectRule(Lane.STATE, True, "version"),
     "artifact_verdict": AspectRule(Lane.STATE, False, "message"),
+    "role_binding": AspectRule(Lane.CONTROL, True, "policy"),
     "node_sbom": AspectRule(Lane.STATE, False, "message"),
     "supply_policy": AspectRule(Lane.CONTROL, True, "policy"),
 }

@@ -255,9 +255,7 @@ def create_artifact(
         domain=domain,
         artifact_id=id,
         spec=spec,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.CreateArtifactResponse)
     _present_judged(session, reply, f"artifact {domain}/{id} created")
@@ -286,9 +284,7 @@ def attach_envelope(
         name=full_name(name),
         envelope=signed,
         etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.AttachEnvelopeResponse)
     _present_judged(session, reply, f"artifact {'/'.join(split_name(name))} changed")
@@ -386,9 +382,7 @@ def delete_artifact(session: Session, name: str, etag: str, **given: Any) -> Non
     request = service.DeleteArtifactRequest(
         name=full_name(name),
         etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.DeleteArtifactResponse)
     present_write(session, reply, f"artifact {'/'.join(split_name(name))} deleted")
@@ -457,9 +451,7 @@ def set_policy(
         domain=domain,
         spec=spec,
         etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.SetSupplyPolicyResponse)
     present_write(session, reply, f"supply policy of {domain} set", reply.policy.etag)

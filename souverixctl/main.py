@@ -20,6 +20,7 @@ import grpc
 from click.shell_completion import get_completion_class
 
 from souverixctl import (
+    access,
     artifacts,
     attention,
     audit,
@@ -42,6 +43,8 @@ from souverixctl import (
 )
 from souverixctl import desired_state as desired_state  # adds its verb to `set`
 from souverixctl import domains as domains  # adds its verbs
+from souverixctl import federation_trust as federation_trust  # adds its verbs to `federation`
+from souverixctl import node_writes as node_writes  # adds its verbs
 from souverixctl import policies as policies  # adds its verbs
 from souverixctl import relationships as relationships  # adds its verbs
 from souverixctl.errors import EXIT_CODE_MEANINGS, CtlError, ExitCode
@@ -97,7 +100,7 @@ for group in (
     drift.group, graph.group, conflicts.group,
     audit.group, federation.group, bundle.group, authority.group, observations.values,
     artifacts.group, artifacts.policy_group, components.who_runs, components.sbom_group, components.hardware,
-    pki.group,
+    access.group, pki.group,
 ):  # fmt: skip
     program.add_command(group)
 

@@ -16,6 +16,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2
 
+from controller.access.errors import AccessDenied
 from controller.bearer import (
     Bearer,
     BearerRefused,
@@ -26,6 +27,7 @@ from controller.bearer import (
     serving,
 )
 from controller.errors import ServiceError, abort, status_of
+from controller.gate import Gate
 from controller.journal import JournalError
 from controller.log.errors import LogError
 from controller.replica import Replica
@@ -186,9 +188,15 @@ class RefusalAudit:
             self._suppressed += record.suppressed_count + 1
 
 
-async def _answer(inner: Any, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+async def _answer(
+    inner: Any,
+    request: Any,
+    context: grpc.aio.ServicerContext[Any, Any],
+    admission: Admission,
+) -> None:
     """Has a call answered by a stream."""
     _check_parsed(request)
+    admission.renew()
     given = _parsed(request) if isinstance(request, AsyncIterator) else request
     responses = inner(given, context)
     if not isinstance(responses, AsyncGenerator):
@@ -197,16 +205,48 @@ async def _answer(inner: Any, request: Any, context: grpc.aio.ServicerContext[An
     # Closed with the call: a generator that is left where it yielded keeps what it holds.
     async with contextlib.aclosing(responses):
         async for response in responses:
+            admission.renew()
             await context.write(response)
+
+
+class Admission:
+    """A call's way through the gate; `gate` is None where nobody is held to a role."""
+
+    def __init__(
+        self,
+        gate: Gate | None,
+        method: str,
+        request: Any,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> None:
+        self._gate = gate if gate is not None and gate.enforced else None
+        self._method = method
+        self._request = request
+        self._context = context
+        self._version = -1
+
+    def renew(self) -> None:
+        """Asks the gate, once more whenever rights have changed since. Raises `AccessDenied`."""
+        if self._gate is None or self._version == self._gate.version:
+            return
+        self._gate.admit(self._method, self._request, caller_of(self._context))
+        self._version = self._gate.version
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Judges who calls, turns exceptions into status with details, and notes refusals of changes and of callers."""
 
     def __init__(
-        self, audit: RefusalAudit, telemetry: Telemetry = OFF, bearers: Bearers | None = None
+        self,
+        audit: RefusalAudit,
+        telemetry: Telemetry = OFF,
+        bearers: Bearers | None = None,
+        *,
+        gate: Gate | None = None,
     ) -> None:
         self._audit = audit
+        #: None: nobody is held to a role.
+        self._gate = gate
         #: None without TLS.
         self._bearers = bearers
         self._telemetry = CallTelemetry(telemetry)
@@ -267,6 +307,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 try:
                     bearer = self._judge(context)
                     _check_parsed(request)
+                    Admission(self._gate, method, request, context).renew()
                     if not isinstance(request, AsyncIterator):
                         return await inner(request, context)
                     async with self._standing(bearer):
@@ -281,7 +322,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             with serving():
                 try:
                     async with self._standing(self._judge(context)):
-                        await _answer(inner, request, context)
+                        await _answer(
+                            inner, request, context, Admission(self._gate, method, request, context)
+                        )
                 except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
                     await self._refuse(method, context, error)
 
@@ -316,8 +359,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._telemetry.refused(getattr(error, "reason", "") or type(error).__name__)
         if status_of(error).code == code_pb2.INTERNAL:
             _log.exception("a call failed", extra={"method": method}, exc_info=error)
-        if isinstance(error, BearerRefused) or (
-            isinstance(error, FederationError) and not method.rpartition("/")[2].startswith(READING)
+        reading = method.rpartition("/")[2].startswith(READING)
+        if isinstance(error, (BearerRefused, AccessDenied)) or (
+            isinstance(error, FederationError) and not reading
         ):
             # A request may be refused before anybody asked who sends it, and its principal be malformed too.
             with contextlib.suppress(ServiceError):

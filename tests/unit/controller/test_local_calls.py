@@ -27,7 +27,7 @@ async def root(tmp_path: Path) -> AsyncIterator[Served]:
 
 @pytest.fixture
 def calls(root: Served) -> LocalCalls:
-    made = LocalCalls(RefusalAudit(root.replica))
+    made = LocalCalls(RefusalAudit(root.replica), root.replica.gate)
     [service] = policy_service_pb2.DESCRIPTOR.services_by_name.values()
     made.add(service, PolicyService(root.replica))
     return made
@@ -65,6 +65,8 @@ async def test_a_forwarded_write_is_made_by_the_same_handler_under_the_users_nam
         ("/souverix.policy.v1.PolicyService/NoSuch", b"", grpc.StatusCode.UNIMPLEMENTED),
         ("CreatePolicy", b"", grpc.StatusCode.UNIMPLEMENTED),
         (f"{METHOD}/WatchPolicies", b"", grpc.StatusCode.UNIMPLEMENTED),
+        # What reads is not passed on.
+        (f"{METHOD}/ListPolicies", b"", grpc.StatusCode.UNIMPLEMENTED),
         (f"{METHOD}/CreatePolicy", b"\xff\xff", grpc.StatusCode.INVALID_ARGUMENT),
     ],
 )
