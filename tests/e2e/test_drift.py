@@ -20,7 +20,7 @@ from souverix.fleet.v1 import drift_pb2, node_pb2
 from souverix.fleet.v1 import fleet_service_pb2 as fleet
 from souverix.policy.v1 import policy_pb2, policy_service_pb2
 from tests.e2e.clients import DEADLINE_S, PRINCIPAL, Clients, reason_of, wait_until
-from tests.e2e.test_cli import Ctl
+from tests.e2e.ctl import Ctl
 
 ZONE = "edge-zone-a1"
 NODE = f"{ZONE}-n1"
