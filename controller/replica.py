@@ -87,6 +87,7 @@ class Replica:
         self.store = Store(config.controller.data_dir / "store.sqlite", self.state, self.histories)
         #: All nodes in columns, for lists, filters and counts; follow the log.
         self.nodes = LiveColumns(self.state, self.changes)
+        self.store.summarise(self.nodes)
         self._forwarder = forwarder
         self.durability = Durability()
         self.log = log
@@ -211,6 +212,7 @@ class Replica:
         cut = await self.store.open(self.log_nonce, self.log.hash_before)
         if cut is not None:
             self._log_hash = cut.log_hash
+            await self.nodes.restore(self.store.summaries())
         await self._replay()
         self._incarnation = self._choose_incarnation(continuity)
         self._replayed.set()

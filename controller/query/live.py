@@ -2,8 +2,9 @@
 work that comes of it, in slices, so that nothing waits for it; the columns themselves know none of this.
 
 A commit only notes which nodes it touched. They are read before the next answer when they are few, else in the
-background, and an answer says how many it was given without. What a policy, a place in the tree or an ended waiver
-changes of many nodes at once is worked off the same way. Never holds back a commit.
+background, and an answer says how many it was given without. What a place in the tree or an ended waiver changes of
+many nodes at once is worked off the same way; after a change of policy nodes are not read, but compared again, those
+that are alike once. Rows are stored behind the log, and taken back at a start. Never holds back a commit.
 """
 
 from __future__ import annotations
@@ -12,14 +13,20 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import DecodeError
+
 from controller.background import Background
 from controller.changes import Changes
-from controller.query.columns import NodeColumns
-from controller.query.summary import summarise
+from controller.query.columns import COMPARE, READ, NodeColumns
+from controller.query.comparing import Basis, Grounds
+from controller.query.stored_summary import FORM, pack, unpack
+from controller.query.summary import Summariser
 from controller.query.sums import OldestReports
 from controller.query.tree import DomainTree
 from controller.twin.drift import DriftAnalyzer
@@ -32,6 +39,18 @@ _log = logging.getLogger(__name__)
 
 #: Nodes read at once: some three milliseconds, after which others get their turn.
 SLICE = 16
+
+#: Rows taken at once where nodes are compared again: some milliseconds when most of them are alike.
+COMPARED_AT_ONCE = 1024
+
+#: Rows taken back at once at a start, before calls are served: some twenty milliseconds.
+LOADED_AT_ONCE = 2000
+
+#: Rows stored with one batch: copying them holds the loop for some four milliseconds.
+STORED_AT_ONCE = 2000
+
+#: Rows that are read from the facts after they were taken from the store. If one is otherwise, none is trusted.
+PROBES = 64
 
 #: Longest an answer waits for nodes that are to be read again. What is left then is told with the answer.
 MAX_WAIT_S = 0.25
@@ -63,8 +82,10 @@ class LiveColumns:
         self.tree = DomainTree(state)
         self._state = state
         self._changes = changes
+        self._summariser = Summariser(state)
         self._dirty: dict[str, None] = {}
-        self._dirty_domains: set[str] = set()
+        #: Domains below which nodes are to be read again, or compared again.
+        self._dirty_domains: dict[str, int] = {}
         self._unread: Iterator[str] | None = None
         self._unread_count = 0
         self._begun = False
@@ -102,6 +123,88 @@ class LiveColumns:
             self.columns.reserve(self._unread_count)
             self._unread = self._subjects()
 
+    async def restore(self, pages: AsyncIterator[list[tuple[str, str, bytes | None]]]) -> None:
+        """Takes in the rows that were stored, as (domain, subject, row); what is not stored, or does not fit, is left
+        to be read. To be called after the state was restored, before any further commit.
+        """
+        self._begun = True
+        subjects = self._state.table.subjects
+        self.columns.reserve(sum(len(s) for (_, k), s in subjects.items() if k == "nodes"))
+        unread: dict[str, None] = {}
+        async for page in pages:
+            for at in range(0, len(page), LOADED_AT_ONCE):
+                self._load(page[at : at + LOADED_AT_ONCE], unread)
+                await asyncio.sleep(0)
+        self._unread = iter(unread)
+        self._unread_count = len(unread)
+        self._mark_other_grounds()
+        self._probe()
+
+    def _load(self, page: list[tuple[str, str, bytes | None]], unread: dict[str, None]) -> None:
+        domains_of = self._state.domains_of_subject
+        ids, summaries, bases = [], [], []
+        for domain, subject, data in page:
+            kind, _, node_id = subject.partition("/")
+            if kind != "nodes":
+                continue
+            if data is None or len(domains_of.get(subject, ())) != 1:
+                unread[subject] = None
+            elif data:
+                try:
+                    summary, basis = unpack(domain, data)
+                except (DecodeError, ValueError):
+                    unread[subject] = None
+                    continue
+                ids.append(node_id)
+                summaries.append(summary)
+                bases.append(basis)
+        if ids:
+            self.columns.load(ids, summaries, bases)
+
+    def _mark_other_grounds(self) -> None:
+        """What rows were made from beside the facts of their nodes may have changed before they were stored anew."""
+        columns = self.columns
+        domains, held = columns.column("domain"), columns.column("grounds")
+        width = len(columns.grounds)
+        for pair in np.unique(domains * np.int64(width) + held).tolist():
+            domain, code = divmod(pair, width)
+            then = columns.grounds.values[code]
+            now = self._summariser.grounds.of(columns.values["domain"].values[domain])
+            if then != now:
+                how = COMPARE if then.admissions == now.admissions else READ
+                columns.mark_stale((domains == domain) & (held == code), how)
+
+    def _probe(self) -> None:
+        """Reads some rows from the facts: a release that says something else must not show what another one made."""
+        fresh = np.flatnonzero(self.columns.column("stale") == 0)
+        probes = fresh[:: max(1, len(fresh) // PROBES)].tolist()
+        other = self._read([f"nodes/{self.columns.ids.id_of(row)}" for row in probes])
+        if other:
+            _log.warning("stored rows are not what the facts say", extra={"subject": other[0]})
+            self.columns.mark_stale(self.columns.column("present"), READ)
+
+    # What the store asks of rows.
+
+    form = FORM
+
+    def wait(self) -> bool:
+        """As `Summaries.wait`."""
+        return bool(self.columns.column("unsaved").any())
+
+    def leaving(self) -> Callable[[], Iterable[tuple[str, str, bytes]]]:
+        """As `Summaries.leaving`. A node in several domains is read anew at every start: they are few."""
+        rows = self.columns.unsaved_rows(STORED_AT_ONCE)
+        held = self.columns.summaries(rows)
+        self.columns.saved(rows)
+        domains_of, dirty = self._state.domains_of_subject, self._dirty
+        leaving = []
+        for row, (summary, basis) in zip(rows.tolist(), held, strict=True):
+            subject = f"nodes/{self.columns.ids.id_of(row)}"
+            domains = domains_of.get(subject, ())
+            if len(domains) == 1 and subject not in dirty:
+                leaving.append((domains[0], subject, summary, basis))
+        return lambda: ((d, subject, pack(summary, b)) for d, subject, summary, b in leaving)
+
     async def caught_up(self) -> ViewFreshness:
         """Reads what is to be read again, for as long as an answer may wait; tells what is left."""
         self.begin()
@@ -125,10 +228,9 @@ class LiveColumns:
 
     def work(self, most: int) -> bool:
         """Reads some nodes again; tells whether there is more to do."""
-        if self._dirty_domains:
-            domains = {d for top in self._dirty_domains for d in self._below(top)}
-            self._dirty_domains.clear()
-            self.columns.mark_domains_stale(domains)
+        while self._dirty_domains:
+            top, how = self._dirty_domains.popitem()
+            self.columns.mark_domains_stale(set(self._below(top)), how)
         touched = list(islice(self._dirty, most))
         for subject in touched:
             del self._dirty[subject]
@@ -141,21 +243,75 @@ class LiveColumns:
         self._read(touched)
         done = len(touched)
         if done < most:
-            stale = self.columns.stale_rows(most - done)
-            self._recompute([f"nodes/{self.columns.ids.id_of(int(row))}" for row in stale])
+            stale = self.columns.stale_rows(READ, most - done)
+            self._tell(self._read(self._subjects_of(stale)))
             done += len(stale)
-        return done == most
+        return done == most or self._compare(most)
+
+    def _compare(self, most: int) -> bool:
+        """Compares nodes again, of those that are alike one, and at most so many; tells whether there is more to do."""
+        columns = self.columns
+        rows = columns.stale_rows(COMPARE, COMPARED_AT_ONCE)
+        if not len(rows):
+            return False
+        alike = self._alike(rows)
+        told: list[str] = []
+        found, members, grounds = [], [], []
+        for (now, inputs), group in alike.items():
+            made = self._summariser.comparisons.get(now.policies, inputs)
+            if made is None and most > 0:
+                most -= 1
+                told += self._read(self._subjects_of(group[:1]))
+                made = self._summariser.comparisons.get(now.policies, inputs)
+            if made is not None:
+                found.append(made)
+                members.append(group)
+                grounds.append(columns.grounds.code(now))
+        if found:
+            sizes = [len(group) for group in members]
+            changed = columns.take_comparisons(
+                np.concatenate(members),
+                np.repeat(np.arange(len(found)), sizes),
+                found,
+                np.repeat(np.array(grounds, np.int32), sizes),
+            )
+            told += self._subjects_of(changed)
+        self._tell(told)
+        return columns.stale_count() > 0
+
+    def _alike(
+        self, rows: npt.NDArray[np.int64]
+    ) -> dict[tuple[Grounds, bytes], npt.NDArray[np.int64]]:
+        """Rows by what their comparison rests on."""
+        columns = self.columns
+        codes, domain_of = np.unique(columns.column("domain", rows), return_inverse=True)
+        inputs, input_of = np.unique(columns.column("inputs", rows), return_inverse=True)
+        names = columns.values["domain"].values
+        now = [self._summariser.grounds.of(names[code]) for code in codes.tolist()]
+        number = {grounds: at for at, grounds in enumerate(dict.fromkeys(now))}
+        grounds_of = np.array([number[grounds] for grounds in now])[domain_of]
+        key = grounds_of * len(inputs) + input_of
+        order = np.argsort(key, kind="stable")
+        ends = np.flatnonzero(np.diff(key[order])) + 1
+        known, spelled = list(number), inputs.tolist()
+        groups = {}
+        for group in np.split(order, ends):
+            at, which = divmod(int(key[group[0]]), len(spelled))
+            groups[known[at], spelled[which]] = rows[group]
+        return groups
 
     def pending(self) -> Iterator[str] | None:
         """The nodes that are to be read again; None while some were never read."""
         if self._unread is not None or not self._begun:
             return None
-        rows = self.columns.stale_rows(len(self.columns)).tolist()
+        rows = np.flatnonzero(self.columns.column("stale")).tolist()
         return chain(list(self._dirty), (f"nodes/{self.columns.ids.id_of(row)}" for row in rows))
 
-    def _recompute(self, subjects: list[str]) -> None:
-        """Reads nodes again that no commit wrote, and tells watchers of those that are otherwise now."""
-        changed = self._read(subjects)
+    def _subjects_of(self, rows: npt.NDArray[np.int64]) -> list[str]:
+        return [f"nodes/{self.columns.ids.id_of(row)}" for row in rows.tolist()]
+
+    def _tell(self, changed: list[str]) -> None:
+        """Tells watchers of nodes that are otherwise now although no commit wrote them."""
         if changed:
             keys = [Key("", subject, "drift") for subject in changed]
             self._changes.recomputed(Applied(self._state.next_offset - 1, keys))
@@ -169,12 +325,16 @@ class LiveColumns:
             node_id = subject.partition("/")[2]
             try:
                 at = find_node(facts, subject)
-                summary = summarise(facts, analyzer, at) if at is not None else None
+                summary, basis = (
+                    self._summariser.summarise(facts, analyzer, at)
+                    if at is not None
+                    else (None, Basis())
+                )
             except Exception:  # noqa: BLE001 one node that cannot be read must not hide the others
                 _log.exception("a node cannot be summarised", extra={"subject": subject})
                 self.columns.leave(node_id)
                 continue
-            if self.columns.put(node_id, summary):
+            if self.columns.put(node_id, summary, basis):
                 changed.append(subject)
         return changed
 
@@ -190,6 +350,7 @@ class LiveColumns:
     def _take_note(self, applied: Applied) -> None:
         if applied.authority_changed:
             self.tree.forget()
+            self._summariser.grounds.forget()
         if not self._begun:
             return
         dirty = self._dirty
@@ -197,8 +358,12 @@ class LiveColumns:
             subject = key[1]
             if subject.startswith("nodes/"):
                 dirty[subject] = None
-            elif subject.startswith("policies/") or key[2] in ("admission", "authority"):
-                self._dirty_domains.add(key[0])
+            elif subject.startswith("policies/"):
+                self._summariser.grounds.forget()
+                self._dirty_domains.setdefault(key[0], COMPARE)
+            elif key[2] in ("admission", "authority"):
+                self._summariser.grounds.forget()
+                self._dirty_domains[key[0]] = READ
             elif key[2] == "existence":
                 self.tree.forget()
         if dirty or self._dirty_domains:

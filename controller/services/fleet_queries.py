@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from controller.query.comparing import UNKNOWN_FIELDS
 from controller.query.conditions import at_least, one_of, with_tags, with_text, within
 from controller.query.filter import Filter, Mask, all_of, compile_filter
 from controller.query.live import ViewFreshness
 from controller.query.moment import ALL_ROWS, Moment
 from controller.query.ordering import next_rows, parse_order, place_of, read_place
-from controller.query.summary import NEVER, UNKNOWN_FIELDS, NodeSummary
+from controller.query.summary import NEVER, NodeSummary
 from controller.replica import Replica
 from controller.services.fleet_fields import check_id, check_time
 from controller.services.fleet_masks import apply_read_mask, check_mask
