@@ -86,6 +86,8 @@ class LiveColumns:
         self._dirty: dict[str, None] = {}
         #: Domains below which nodes are to be read again, or compared again.
         self._dirty_domains: dict[str, int] = {}
+        #: Nodes that were found not to exist, and have no row: this is not stored yet.
+        self._absent: dict[str, None] = {}
         self._unread: Iterator[str] | None = None
         self._unread_count = 0
         self._begun = False
@@ -118,6 +120,7 @@ class LiveColumns:
         """All nodes of the state are to be read, and from now on whatever a commit touches."""
         if not self._begun:
             self._begun = True
+            self._summariser.grounds.forget()
             subjects = self._state.table.subjects
             self._unread_count = sum(len(s) for (_, k), s in subjects.items() if k == "nodes")
             self.columns.reserve(self._unread_count)
@@ -189,17 +192,19 @@ class LiveColumns:
 
     def wait(self) -> bool:
         """As `Summaries.wait`."""
-        return bool(self.columns.column("unsaved").any())
+        return bool(self._absent) or bool(self.columns.column("unsaved").any())
 
     def leaving(self) -> Callable[[], Iterable[tuple[str, str, bytes]]]:
         """As `Summaries.leaving`. A node in several domains is read anew at every start: they are few."""
         rows = self.columns.unsaved_rows(STORED_AT_ONCE)
-        held = self.columns.summaries(rows)
+        made = zip(self._subjects_of(rows), self.columns.summaries(rows), strict=True)
         self.columns.saved(rows)
+        absent = list(islice(self._absent, STORED_AT_ONCE - len(rows)))
+        for subject in absent:
+            del self._absent[subject]
         domains_of, dirty = self._state.domains_of_subject, self._dirty
         leaving = []
-        for row, (summary, basis) in zip(rows.tolist(), held, strict=True):
-            subject = f"nodes/{self.columns.ids.id_of(row)}"
+        for subject, (summary, basis) in chain(made, ((s, (None, Basis())) for s in absent)):
             domains = domains_of.get(subject, ())
             if len(domains) == 1 and subject not in dirty:
                 leaving.append((domains[0], subject, summary, basis))
@@ -217,6 +222,7 @@ class LiveColumns:
 
     def freshness(self) -> ViewFreshness:
         """How fresh the columns are."""
+        self._mark_dirty_domains()
         pending = len(self._dirty) + self._unread_count + self.columns.stale_count()
         return ViewFreshness(self._state.next_offset, pending)
 
@@ -228,9 +234,7 @@ class LiveColumns:
 
     def work(self, most: int) -> bool:
         """Reads some nodes again; tells whether there is more to do."""
-        while self._dirty_domains:
-            top, how = self._dirty_domains.popitem()
-            self.columns.mark_domains_stale(set(self._below(top)), how)
+        self._mark_dirty_domains()
         touched = list(islice(self._dirty, most))
         for subject in touched:
             del self._dirty[subject]
@@ -336,6 +340,8 @@ class LiveColumns:
                 continue
             if self.columns.put(node_id, summary, basis):
                 changed.append(subject)
+            if summary is None and self.columns.ids.row_of(node_id) is None:
+                self._absent[subject] = None
         return changed
 
     def _subjects(self) -> Iterator[str]:
@@ -343,6 +349,11 @@ class LiveColumns:
         domains = [domain for domain, kind in self._state.table.subjects if kind == "nodes"]
         for domain in domains:
             yield from self._state.subjects_of(domain, "nodes")
+
+    def _mark_dirty_domains(self) -> None:
+        while self._dirty_domains:
+            top, how = self._dirty_domains.popitem()
+            self.columns.mark_domains_stale(set(self._below(top)), how)
 
     def _below(self, domain: str) -> list[str]:
         return list(self._state.authority.subtree_of(domain)) or [domain]
