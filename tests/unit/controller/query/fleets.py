@@ -90,7 +90,8 @@ class RandomFleet:
         epoch = self.epochs[subject] = self.epochs.get(subject, 1) + 1
         time = timestamp(self.controller.now_ms)
         placement = node_pb2.Placement(domain=self.chance.choice(DOMAINS), epoch=epoch)
-        self._write(subject, "placement", placement)
+        if self.chance.random() < 0.5:
+            self._write(subject, "placement", placement)
         self.homes[subject] = placement.domain
         self._write(subject, "placement", placement)
         self._write(subject, "existence", domain_pb2.Existence(exists=True, time=time))

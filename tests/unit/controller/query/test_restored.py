@@ -36,13 +36,15 @@ from tests.unit.controller.query.test_live import check_totals, contents
 class Life:
     """One life of a replica's state, store and columns, on the log of a random fleet."""
 
-    def __init__(self, path: Path, controller: MemoryController) -> None:
+    def __init__(self, path: Path, controller: MemoryController, *, probes: bool = False) -> None:
         self._controller = controller
         self.state = State(controller.name, Ed25519Verifier(), controller.root_signer.public_key)
         histories = Histories(self.state)
         self.changes = Changes()
         self._histories = histories
         self.live = LiveColumns(self.state, self.changes, lambda: controller.now_ms)
+        if not probes:
+            self.live._probe = lambda: None  # type: ignore[method-assign]
         self.store = Store(path, self.state, histories, max_hot_subjects=3)
         self.store.summarise(self.live)
         self._hashes = [EMPTY_HASH]
@@ -243,7 +245,7 @@ async def test_rows_that_another_release_made_otherwise_are_read_again(
     with monkeypatch.context() as patched:
         patched.setattr(live_columns, "pack", pack_otherwise)
         await stored(path, fleet)
-    life = Life(path, fleet.controller)
+    life = Life(path, fleet.controller, probes=True)
     await life.begin()
     assert life.live.freshness().pending > 0
     life.settle()
