@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 # With the directories, which change when a file goes.
 PROTOS := $(shell find proto -type d -o -name '*.proto')
-SOURCES := $(wildcard controller federation nodeagent souverixctl telemetry console deploy benchmarks tests scripts hatch_build.py)
+SOURCES := $(wildcard controller federation nodeagent souverixctl telemetry trust console deploy benchmarks tests scripts hatch_build.py)
 
 INSTALLED := .venv/.installed
 GENERATED := .venv/.generated

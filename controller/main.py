@@ -11,7 +11,8 @@ import click
 import uvloop
 
 from controller import app, logs
-from controller.config import ConfigError, load_config
+from controller.config import ConfigError
+from controller.config_file import load_config
 from controller.genesis import make_genesis
 from controller.log.errors import LogError
 from controller.signing import Ed25519Signer

@@ -1,5 +1,5 @@
-"""One commit in the making. Owns the drafts of local writes and the receipt of peers' runs, both read through an
-overlay on committed state; never changes that state: only `State.apply` does, after the log has the commit.
+"""One commit in the making. Owns the drafts of local writes and the peers' runs taken in, both read through an overlay
+on committed state; never changes that state: only `State.apply` does, after the log has the commit.
 
 A driver opens a proposal, lets every waiting request write or receive through it (taking a mark first, and
 reverting to it when the request is refused), builds the bytes, appends them, and applies them. If the append fails,
@@ -8,7 +8,7 @@ the proposal is dropped, and with it the whole overlay.
 
 from __future__ import annotations
 
-import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,18 +17,13 @@ from federation.admissions import admission_key, admission_of, stands_above
 from federation.causality import Context, covers
 from federation.chain import Signer
 from federation.clock import HybridClock
-from federation.codec import (
-    Term,
-    Write,
-    as_write,
-    encode_event,
-    stream_from_message,
-)
+from federation.codec import Term, Write, as_write, encode_event, stream_from_message
 from federation.conflicts import resolves_of
 from federation.errors import InvalidWrite
-from federation.examination import Findings, examine
+from federation.examination import Findings
 from federation.identifiers import Key, Lane, Origin, StreamId, as_key
 from federation.merge import Siblings, context_of, merge, rivals_of, winner_of
+from federation.receipt import Head, Receipt, judge
 from federation.sealing import sealed_runs
 from federation.state import State
 from federation.streams import ReceivedRun, own_stream
@@ -37,30 +32,14 @@ from souverix.event.v1 import event_pb2
 #: Largest body of one event: an event, its run and its commit must fit into one etcd request (design §4).
 MAX_EVENT_BYTES = 256 * 1024
 
-#: Largest run a peer may hand over. Senders cut at half of it; above it a run would not share a commit with others.
-MAX_RUN_BYTES = 512 * 1024
-
 #: A proposal takes no further request beyond this, so that the commit stays below the log's limit of 1 MiB even after
 #: one more run of the largest size.
 FULL_BYTES = 448 * 1024
-
 
 #: What a commit holds beside its events, estimated from above: tags and lengths of one event, and of one run its
 #: stream's name, numbers and seal.
 EVENT_OVERHEAD_BYTES = 8
 RUN_OVERHEAD_BYTES = 384
-
-
-class Receipt(enum.Enum):
-    """What became of a run at receipt."""
-
-    TAKEN = "TAKEN"
-    #: Every event was here already.
-    REPEATED = "REPEATED"
-    #: Events before it are missing; nothing was taken.
-    GAP = "GAP"
-    #: Refused and kept as evidence, without effect.
-    QUARANTINED = "QUARANTINED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +87,8 @@ class _Drafted(NamedTuple):
 class _Received(NamedTuple):
     stream: StreamId
     run: event_pb2.Run
-    #: Number and chain hash the stream stood at in this proposal before; None: where the state has it.
-    before: tuple[int, bytes] | None
+    #: Where the stream stood in this proposal before; None: where the state has it.
+    before: Head | None
 
 
 class Proposal:
@@ -132,7 +111,7 @@ class Proposal:
         self._received: list[_Received] = []
         self._refused: list[event_pb2.QuarantinedRun] = []
         self._prepared: dict[tuple[StreamId, int], ReceivedRun] = {}
-        self._heads: dict[StreamId, tuple[int, bytes]] = {}
+        self._heads: dict[StreamId, Head] = {}
         self._requests: dict[tuple[str, str], str] = {}
         self._grants = False
         #: Terms that records drafted here begin: what follows them in this commit has seen them.
@@ -310,70 +289,34 @@ class Proposal:
     # Receipt.
 
     def receive(self, peer: str, run: event_pb2.Run, findings: Findings | None = None) -> Receipt:
-        """Takes in a run from a peer: checks numbers, chain and seal; a part held already is skipped. Of this
-        controller's own streams only those of earlier incarnations are taken back, and only under a known key.
-        `findings` on this run, made earlier, save the work where they still fit.
-
-        Raises `InvalidWrite` for a run that is malformed or too large.
+        """Takes in a run from a peer where it is good; a part held already is skipped. `findings` on this run, made
+        earlier, save the work where they still fit. Raises `InvalidWrite` for a run that is malformed or too large.
         """
         stream = stream_from_message(run.stream)
-        size = sum(map(len, run.events))
-        if not run.events or run.first_sequence < 1:
-            raise InvalidWrite(f"run of {stream} holds no events")
-        if run.seal.sequence != run.first_sequence + len(run.events) - 1:
-            raise InvalidWrite(f"run of {stream} does not end at its seal")
-        if size > MAX_RUN_BYTES:
-            raise InvalidWrite(
-                f"run of {stream} is {size} bytes; at most {MAX_RUN_BYTES} are allowed"
-            )
-        head = self._heads.get(stream)
-        received, chain_hash = head or (
-            self.state.received(stream),
-            self.state.chain_hash(stream),
+        state, drafted = self.state, self._heads.get(stream)
+        head = drafted or Head(state.received(stream), state.chain_hash(stream))
+        receipt, run, reason, writes, verified = judge(
+            self._origin, stream, run, head, state, findings
         )
-        if run.seal.sequence <= received:
-            return Receipt.REPEATED
-        if run.first_sequence > received + 1:
-            return Receipt.GAP
-        own = stream.origin.controller == self.identity.controller
-        if own and stream.origin.incarnation >= self.identity.incarnation:
-            return self._quarantine(peer, run, "OWN_STREAM_AHEAD")
-        if run.first_sequence <= received:
-            run = event_pb2.Run(
-                stream=run.stream,
-                first_sequence=received + 1,
-                events=run.events[received + 1 - run.first_sequence :],
-                seal=run.seal,
-            )
-        keys = self.state.keys
-        if findings is None or findings.run is not run or findings.follows != chain_hash:
-            findings = examine(stream, run, chain_hash, keys, self.state.decoder)
-        if not findings.chain_is_good:
-            return self._quarantine(peer, run, "CHAIN_MISMATCH")
-        verified = keys.knows(stream.origin.controller, run.seal.key_id)
-        if verified and not findings.seal_is_good and not keys.seal_is_good(stream, run.seal):
-            return self._quarantine(peer, run, "SEAL_INVALID")
-        if own and not verified:
-            return self._quarantine(peer, run, "KEY_UNKNOWN")
-        writes = findings.writes
-        if writes is None:
-            return self._quarantine(peer, run, "UNDECODABLE")
-        self._heads[stream] = (run.seal.sequence, run.seal.chain_hash)
-        self._received.append(_Received(stream, run, head))
+        if receipt is Receipt.QUARANTINED:
+            self._keep_evidence(peer, run, reason)
+        if receipt is not Receipt.TAKEN:
+            return receipt
+        self._heads[stream] = Head(run.seal.sequence, run.seal.chain_hash)
+        self._received.append(_Received(stream, run, drafted))
         self._prepared[(stream, run.first_sequence)] = ReceivedRun(run.seal, writes, verified)
-        self.size += size + len(run.events) * EVENT_OVERHEAD_BYTES + RUN_OVERHEAD_BYTES
+        self.size += run.ByteSize() + EVENT_OVERHEAD_BYTES
         self._observe_stamps(stream, run, writes)
-        return Receipt.TAKEN
+        return receipt
 
-    def _quarantine(self, peer: str, run: event_pb2.Run, reason: str) -> Receipt:
+    def _keep_evidence(self, peer: str, run: event_pb2.Run, reason: str) -> None:
         evidence = event_pb2.QuarantinedRun(run=run, reason=reason, peer=peer)
         if self.state.wants_evidence(run) and evidence not in self._refused:
             self._refused.append(evidence)
             self.size += evidence.ByteSize() + EVENT_OVERHEAD_BYTES
-        return Receipt.QUARANTINED
 
     def _observe_stamps(
-        self, stream: StreamId, run: event_pb2.Run, writes: list[Write | None]
+        self, stream: StreamId, run: event_pb2.Run, writes: Sequence[Write | None]
     ) -> None:
         """Follows honest stamps; admits stamps from the future where this controller stands above their origin."""
         highest = max((w[2] for w in writes if w is not None), default=0)

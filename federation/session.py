@@ -4,8 +4,6 @@ the end; never touches sockets, logs or tasks: a driver carries out its effects 
 Theory of operation. Both sides greet, compare digests a domain, exchange positions where they differ, and then send
 what the other lacks. What was received is proposed to the log; once durable it is acknowledged and its credit
 returned. Resume is by position, so that any replica, any parent and any connection continue where another left off.
-A position says what is held and need not be sent again. Of telemetry it is no acknowledgement, for an event may name a
-large value that is still to come (`federation.withheld`).
 
     inputs                               effects
     opened, received(frame), read,   ->  Send, Read, Ingest, Acknowledged, Passed, Close
@@ -17,14 +15,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
-from federation.backlog import RateMeter, SyncDebt, debt_of
+from federation.acknowledgement import Acknowledgements
+from federation.backlog import SyncDebt
 from federation.clock import wall_ms_of
 from federation.codec import stream_from_message
-from federation.comparison import POSITIONS_A_FRAME, Comparison
+from federation.comparison import Comparison
 from federation.credit import Credit
 from federation.errors import InvalidWrite, PeerError
 from federation.greeting import hello_of, refusal_of
-from federation.identifiers import Lane, StreamId
+from federation.identifiers import StreamId
 from federation.inbox import MAX_STREAMS, Inbox
 from federation.link_scope import LinkScope
 from federation.outbox import LogReading, Outbox
@@ -41,7 +40,6 @@ from federation.session_effects import (
 from federation.session_phases import ALLOWED, TRANSITIONS, Phase, Step
 from federation.session_settings import PeerRole, Settings
 from federation.state import State
-from federation.withheld import Withheld
 from souverix.event.v1 import event_pb2
 from souverix.sync.v1 import sync_pb2
 
@@ -50,7 +48,6 @@ SILENT_HEARTBEATS = 3
 
 #: Samples of the difference of clocks kept: under a minute of heartbeats, so that a clock that was set shows.
 SKEW_SAMPLES = 8
-
 
 #: Time after a control fact in which further ones are reckoned with: a person at work, or a rollout, states several.
 CONTROL_LIVE_MS = 1_000
@@ -74,9 +71,7 @@ class Session:
         #: Peer's clock minus ours, milliseconds; None until measured.
         self.skew_ms: int | None = None
         self._skews_ms: deque[int] = deque(maxlen=SKEW_SAMPLES)
-        self.rate = RateMeter()
         self.last_level_ms: int | None = None
-        self.acked: dict[StreamId, int] = {}
         self._state = state
         self._settings = settings
         self._scope = LinkScope(
@@ -99,7 +94,14 @@ class Session:
         #: Events of the backlog the peer announced that are still to come; 0: it holds no place among the replays.
         self._replay_events = 0
         self._inbox = Inbox(self._scope.may_bring)
-        self._withheld = Withheld(known=not settings.keeps_values)
+        self._acknowledgements = Acknowledgements(
+            state,
+            settings.domain,
+            self._scope,
+            self._outbox,
+            self._inbox,
+            keeps_values=settings.keeps_values,
+        )
         self._last_sent_ms = 0
         self._last_received_ms = 0
         self._pong_ms = 0
@@ -155,26 +157,26 @@ class Session:
         if self.phase is Phase.CLOSED:
             return []
         self._credit.gave_back(size)
-        credit = Send(sync_pb2.Frame(credit=sync_pb2.Credit(bytes=size)))
-        return self._out([*self._acks(streams), credit], now_ms)
+        credit = sync_pb2.Frame(credit=sync_pb2.Credit(bytes=size))
+        return self._out(_sends([*self._acknowledgements.frames(streams), credit]), now_ms)
 
     def hold(self, stream: StreamId, sequence: int, digests: Iterable[str]) -> None:
         """The driver lacks chunks that a telemetry event names: it is not acknowledged until they are settled."""
-        self._withheld.hold(stream, sequence, digests)
+        self._acknowledgements.withheld.hold(stream, sequence, digests)
 
     def value_settled(self, digest: str, now_ms: int) -> list[Effect]:
         """A chunk is stored here, or the peer has lost it."""
-        streams = self._withheld.settle(digest)
+        streams = self._acknowledgements.withheld.settle(digest)
         if not streams or self.phase is not Phase.SYNCING:
             return []
-        return self._out(self._acks(sorted(streams)), now_ms)
+        return self._out(_sends(self._acknowledgements.frames(sorted(streams))), now_ms)
 
     def values_compared(self, now_ms: int) -> list[Effect]:
         """The driver has said of all telemetry received before this session which chunks it lacks."""
-        self._withheld.known = True
+        self._acknowledgements.withheld.known = True
         if self.phase is not Phase.SYNCING:
             return []
-        return self._out(self._telemetry_acks(), now_ms)
+        return self._out(_sends(self._acknowledgements.telemetry_frames()), now_ms)
 
     def durable_above(
         self, domain: str, positions: Mapping[StreamId, int], now_ms: int
@@ -182,18 +184,8 @@ class Session:
         """A higher level acknowledged streams; the child is told of those of its subtree."""
         if self.phase is not Phase.SYNCING or self._settings.peer_role is not PeerRole.CHILD:
             return []
-        table = self._state.authority
-        acks = [
-            self._inbox.ack(stream, sequence)
-            for stream, sequence in positions.items()
-            if table.is_within(stream.domain, self.peer_domain)
-        ]
-        pages = [acks[i : i + POSITIONS_A_FRAME] for i in range(0, len(acks), POSITIONS_A_FRAME)]
-        effects: list[Effect] = [
-            Send(sync_pb2.Frame(ack=sync_pb2.Ack(durable_at=domain, streams=page)))
-            for page in pages
-        ]
-        return self._out(effects, now_ms)
+        frames = self._acknowledgements.frames_of_level(domain, positions, self.peer_domain)
+        return self._out(_sends(frames), now_ms)
 
     def tick(self, now_ms: int, clock: int) -> list[Effect]:
         """Time has passed."""
@@ -234,21 +226,17 @@ class Session:
         return (
             self.phase is Phase.SYNCING
             and self._outbox.exhausted
-            and all(
-                self.acked.get(stream, 0) >= min(sent, self._state.received(stream))
-                for stream, sent in self._outbox.sent.items()
-            )
+            and self._acknowledgements.cover_all_sent
         )
+
+    @property
+    def acked(self) -> Mapping[StreamId, int]:
+        """How far the peer acknowledged streams."""
+        return self._acknowledgements.acked
 
     def debt(self, now_ms: int) -> SyncDebt:
         """How far the peer is behind."""
-        return debt_of(
-            self._state.streams,
-            self.acked,
-            self._scope.is_sent,
-            self.rate.rate_events_per_s,
-            now_ms,
-        )
+        return self._acknowledgements.debt(now_ms)
 
     # Frames.
 
@@ -301,7 +289,7 @@ class Session:
         if not self._comparison.take_digests(have):
             return []
         for stream, position in self._comparison.equal_positions().items():
-            self._peer_received(stream, position)
+            self._acknowledgements.position(stream, position)
         self._take(Step.COMPARED)
         return [Send(sync_pb2.Frame(have_positions=page)) for page in self._comparison.positions()]
 
@@ -309,18 +297,15 @@ class Session:
         if len(self._outbox.sent) + len(have.positions) > MAX_STREAMS:
             raise PeerError(f"more than {MAX_STREAMS} streams were named")
         for position in have.positions:
-            self._peer_received(stream_from_message(position.stream), position.sequence)
+            stream = stream_from_message(position.stream)
+            self._acknowledgements.position(stream, position.sequence)
         if not have.last:
             return []
         self._take(Step.POSITIONED)
         self._outbox.reposition()
-        held = {
-            stream: min(sequence, self._state.received(stream))
-            for stream, sequence in self.acked.items()
-            if self._scope.is_sent(stream)
-        }
-        acknowledged = Acknowledged(self.peer_domain, held)
-        return [Live(), acknowledged, *self._telemetry_acks(), *self._pump(now_ms)]
+        held = Acknowledged(self.peer_domain, self._acknowledgements.of_sent())
+        telemetry = _sends(self._acknowledgements.telemetry_frames())
+        return [Live(), held, *telemetry, *self._pump(now_ms)]
 
     def _on_runs(self, runs: sync_pb2.Runs) -> list[Effect]:
         self._credit.check_granted()
@@ -329,7 +314,7 @@ class Session:
         if not taken:
             raise PeerError("a frame of runs holds none")
         for stream, run in taken:
-            self._peer_holds(stream, run.seal.sequence)
+            self._acknowledgements.brought(stream, run.seal.sequence)
         size = sum(len(event) for _, run in taken for event in run.events)
         self._credit.received(size)
         self._replay_events -= sum(len(run.events) for _, run in taken)
@@ -338,58 +323,10 @@ class Session:
         return [Ingest([run for _, run in taken], size)]
 
     def _on_ack(self, ack: sync_pb2.Ack, now_ms: int) -> list[Effect]:
-        positions: dict[StreamId, int] = {}
-        for entry in ack.streams:
-            if entry.HasField("stream"):
-                stream = stream_from_message(entry.stream)
-            elif entry.stream_index < len(self._outbox.interned):
-                stream = self._outbox.interned[entry.stream_index]
-            else:
-                raise PeerError(f"acknowledged stream number {entry.stream_index} was never used")
-            sequence = min(entry.sequence, self._state.received(stream))
-            if sequence > 0:
-                positions[stream] = sequence
-        if ack.durable_at == self.peer_domain:
-            gained = sum(max(0, n - self.acked.get(s, 0)) for s, n in positions.items())
-            self.rate.add(gained, now_ms)
-            for stream, sequence in positions.items():
-                self.acked[stream] = max(self.acked.get(stream, 0), sequence)
+        positions = self._acknowledgements.take(ack, self.peer_domain, now_ms)
         return [Acknowledged(ack.durable_at, positions)]
 
     # Deciding.
-
-    def _acks(self, streams: Iterable[StreamId]) -> list[Effect]:
-        """Tells how far streams are durable here, large values included."""
-        acks = [
-            self._inbox.ack(stream, self._withheld.durable(stream, self._state.received(stream)))
-            for stream in dict.fromkeys(streams)
-        ]
-        pages = [acks[i : i + POSITIONS_A_FRAME] for i in range(0, len(acks), POSITIONS_A_FRAME)]
-        return [
-            Send(sync_pb2.Frame(ack=sync_pb2.Ack(durable_at=self._settings.domain, streams=page)))
-            for page in pages
-        ]
-
-    def _telemetry_acks(self) -> list[Effect]:
-        if not self._withheld.known:
-            return []
-        return self._acks(
-            stream
-            for stream in self._state.streams
-            if stream.lane is Lane.TELEMETRY and self._scope.is_shared(stream.domain)
-        )
-
-    def _peer_received(self, stream: StreamId, sequence: int) -> None:
-        """A position: of telemetry, it does not say that large values are there too."""
-        if stream.lane is Lane.TELEMETRY:
-            self._outbox.peer_holds(stream, sequence)
-        else:
-            self._peer_holds(stream, sequence)
-
-    def _peer_holds(self, stream: StreamId, sequence: int) -> None:
-        self._outbox.peer_holds(stream, sequence)
-        if self.acked.get(stream, 0) < sequence:
-            self.acked[stream] = sequence
 
     def _pump(self, now_ms: int) -> list[Effect]:
         """Sends what credit allows, and asks for more of the log when nothing urgent waits."""
@@ -456,3 +393,7 @@ class Session:
                 self._last_sent_ms = now_ms
                 break
         return effects
+
+
+def _sends(frames: Iterable[sync_pb2.Frame]) -> list[Effect]:
+    return [Send(frame) for frame in frames]

@@ -15,6 +15,7 @@ from nodeagent.configuration import (
     DEFAULT_NAME,
     MAX_DOCUMENT_DEPTH,
     ConfigurationStore,
+    Policy,
     check_document,
 )
 from nodeagent.errors import CommandRefused
@@ -23,6 +24,9 @@ from souverix.command.v1 import command_pb2
 
 MAX_PING_BYTES = 1024
 """Largest payload echoed, by the contract."""
+
+MAX_POLICY_BYTES = 128
+"""Longest id and longest version of a policy, by the contract."""
 
 Output = dict[str, Json]
 
@@ -96,9 +100,12 @@ async def _refresh_inventory(tools: Tools, action: command_pb2.Action, receive_u
     }
 
 
-def _document(action: command_pb2.Action) -> tuple[str, dict[str, Json]]:
+def _document(action: command_pb2.Action) -> tuple[str, dict[str, Json]] | None:
+    """The document, and the name it is kept under; None where only a policy is brought."""
     apply_config = action.apply_config
     if not apply_config.HasField("document"):
+        if apply_config.policy_bundle:
+            return None
         raise CommandRefused("apply_config needs a document; an empty one is {}")
     try:
         document = document_of(apply_config.document, MAX_DOCUMENT_DEPTH)
@@ -110,23 +117,47 @@ def _document(action: command_pb2.Action) -> tuple[str, dict[str, Json]]:
 
 
 def _check_apply_config(action: command_pb2.Action) -> None:
-    check_document(*_document(action))
+    kept = _document(action)
+    if kept is not None:
+        check_document(*kept)
+    for text in (action.apply_config.policy_bundle, action.apply_config.policy_version):
+        if len(text.encode()) > MAX_POLICY_BYTES:
+            raise CommandRefused(
+                f"id and version of a policy have at most {MAX_POLICY_BYTES} bytes each"
+            )
 
 
 async def _apply_config(tools: Tools, action: command_pb2.Action, receive_us: int) -> Output:
-    name, document = _document(action)
-    applied = tools.configuration.apply(name, document, tools.clock.wall_us())
+    kept, apply_config = _document(action), action.apply_config
+    policy = (
+        Policy(apply_config.policy_bundle, apply_config.policy_version)
+        if apply_config.policy_bundle
+        else None
+    )
+    now_us = tools.clock.wall_us()
+    output: Output = {}
+    if kept is not None:
+        applied = tools.configuration.apply(*kept, now_us, policy)
+        output.update(config_name=applied.name, config_hash=applied.digest)
+    elif policy is not None:
+        tools.configuration.follow(policy, now_us)
+    if policy is not None:
+        output.update(policy_bundle=policy.bundle, policy_version=policy.version)
     tools.reporter.report_actual_state()
-    return {
-        "config_name": applied.name,
-        "config_hash": applied.digest,
-        "apply_time": timestamp(applied.time_us).ToJsonString(),
-    }
+    return {**output, "apply_time": timestamp(now_us).ToJsonString()}
+
+
+def _check_apply_desired_state(action: command_pb2.Action) -> None:
+    raise CommandRefused(
+        "nothing is declared for this node: neither a configuration nor a policy governs it"
+    )
 
 
 HANDLERS = {
     "ping": Handler(True, _check_ping, _ping),
     "refresh_inventory": Handler(True, _check_refresh_inventory, _refresh_inventory),
     "apply_config": Handler(True, _check_apply_config, _apply_config),
+    # The controller sends what governs the node as an apply_config; where nothing does, the action itself.
+    "apply_desired_state": Handler(True, _check_apply_desired_state, _apply_config),
 }
 """By the name of the field that is set in Action."""

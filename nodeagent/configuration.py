@@ -1,7 +1,7 @@
 """The node's configuration: documents a controller sent, kept as files that programs of the node may read.
 
-Owns the directory of documents and which of them is in force. A file is replaced as a whole or not at all. What
-is in force is what its file holds, so hash and content never disagree.
+Owns the directory of documents, which of them is in force, and which policy that is the outcome of. A file is
+replaced as a whole or not at all. What is in force is what its file holds, so hash and content never disagree.
 """
 
 from __future__ import annotations
@@ -37,6 +37,14 @@ class Configuration:
     time_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy in force: what was applied last is its outcome. `version` is "" where it has none."""
+
+    bundle: str
+    version: str
+
+
 class ConfigurationStore:
     """One node's configuration documents, in `directory`."""
 
@@ -45,8 +53,10 @@ class ConfigurationStore:
         self._database = database
         self._node = node
 
-    def apply(self, name: str, document: dict[str, Json], now_us: int) -> Configuration:
-        """Keep `document` under `name` and put it in force; durable on return.
+    def apply(
+        self, name: str, document: dict[str, Json], now_us: int, policy: Policy | None = None
+    ) -> Configuration:
+        """Keep `document` under `name` and put it in force, as the outcome of `policy`; durable on return.
 
         Raises CommandRefused for a bad name or document, StateUnavailable when the disk refuses; then what was in
         force still is.
@@ -59,12 +69,39 @@ class ConfigurationStore:
         except OSError as error:
             raise StateUnavailable(f"{target} cannot be written: {error.strerror}") from error
         self._database.write(
-            "UPDATE node SET config_name = ?, config_time_us = ? WHERE node = ?",
+            "UPDATE node SET config_name = ?, config_time_us = ?, policy_bundle = ?, policy_version = ? "
+            "WHERE node = ?",
             name,
             now_us,
+            policy.bundle if policy else None,
+            policy.version if policy else None,
             self._node,
         )
         return Configuration(name, document, sha256_digest(spelled), now_us)
+
+    def follow(self, policy: Policy, now_us: int) -> None:
+        """Put a policy in force that asks for no document; durable on return. Raises StateUnavailable."""
+        self._database.write(
+            "UPDATE node SET config_time_us = ?, policy_bundle = ?, policy_version = ? WHERE node = ?",
+            now_us,
+            policy.bundle,
+            policy.version,
+            self._node,
+        )
+
+    def policy(self) -> Policy | None:
+        """The policy in force, or None. Raises StateUnavailable."""
+        row = self._database.row(
+            "SELECT policy_bundle, policy_version FROM node WHERE node = ?", self._node
+        )
+        if row is None or row["policy_bundle"] is None:
+            return None
+        return Policy(row["policy_bundle"], row["policy_version"])
+
+    def applied_us(self) -> int | None:
+        """When something was last put in force, or None when nothing ever was. Raises StateUnavailable."""
+        row = self._database.row("SELECT config_time_us FROM node WHERE node = ?", self._node)
+        return None if row is None else row["config_time_us"]
 
     def in_force(self) -> Configuration | None:
         """The configuration in force, or None when none was ever applied.

@@ -110,7 +110,11 @@ class Reporter:
             state.configuration.CopyFrom(struct_of(in_force.document))
             state.config_name = in_force.name
             state.config_hash = in_force.digest
-            state.last_applied_time.CopyFrom(timestamp(in_force.time_us))
+        policy, applied_us = self._configuration.policy(), self._configuration.applied_us()
+        if policy is not None:
+            state.policy_bundle, state.policy_version = policy.bundle, policy.version
+        if applied_us is not None:
+            state.last_applied_time.CopyFrom(timestamp(applied_us))
         self._describe(state)
         self._append(state, {})
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from nodeagent.errors import StateDirUnusable, StateUnavailable
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 BUSY_TIMEOUT_S = 5.0
 """How long a write waits for a reader such as `souverix-node status`; readers are done in milliseconds."""
@@ -37,7 +37,9 @@ CREATE TABLE node (
     superseded       INTEGER NOT NULL DEFAULT 0,
     inventory_digest BLOB,
     config_name      TEXT,
-    config_time_us   INTEGER
+    config_time_us   INTEGER,
+    policy_bundle    TEXT,
+    policy_version   TEXT
 ) WITHOUT ROWID;
 
 CREATE TABLE report (
@@ -80,6 +82,13 @@ Row = sqlite3.Row
 
 _FROM_VERSION_1 = "ALTER TABLE node ADD COLUMN private_key BLOB; PRAGMA user_version = 2;"
 """Agents had no key before: the first start makes one."""
+
+_FROM_VERSION_2 = """
+ALTER TABLE node ADD COLUMN policy_bundle TEXT;
+ALTER TABLE node ADD COLUMN policy_version TEXT;
+PRAGMA user_version = 3;
+"""
+"""Agents were told of no policy before."""
 
 
 class Database:
@@ -212,6 +221,8 @@ def _connect(file: Path) -> sqlite3.Connection:
         )
     if connection.execute("PRAGMA user_version").fetchone()[0] == 1:
         connection.executescript(f"BEGIN IMMEDIATE; {_FROM_VERSION_1} COMMIT;")
+    if connection.execute("PRAGMA user_version").fetchone()[0] == 2:
+        connection.executescript(f"BEGIN IMMEDIATE; {_FROM_VERSION_2} COMMIT;")
     _check_version(connection, file)
     return connection
 

@@ -228,6 +228,22 @@ def apply_config(
     _issue(session, action, given)
 
 
+@group.command("apply-desired", short_help="Have nodes take what is desired of them.")
+@_issue_options
+@pass_session
+def apply_desired(session: Session, **given: Any) -> None:
+    """Have nodes bring into force what governs them: their configuration, and the policy it comes from.
+
+    The controller that delivers looks it up when it sends. A node that nothing governs rejects it. The version
+    a node runs stays as it is.
+
+    \b
+    souverixctl command apply-desired a1-gw-1 --wait
+    souverixctl command apply-desired --domain region-a --subtree --wait
+    """
+    _issue(session, command.Action(apply_desired_state=command.ApplyDesiredState()), given)
+
+
 @group.command("cancel", short_help="Ask to stop a command.")
 @click.argument("id", metavar="COMMAND")
 @click.option("--reason", default="", metavar="TEXT", help="Why, for people and the audit.")

@@ -17,8 +17,9 @@ from souverix.graph.v1 import graph_pb2 as graph
 from souverix.graph.v1 import graph_service_pb2 as service
 from souverixctl import options
 from souverixctl.describe import enum_word, field_word
-from souverixctl.errors import Refused
+from souverixctl.errors import BadInput, Refused
 from souverixctl.graph_drawing import dot_lines, draw_tree, health_word, start_of
+from souverixctl.graph_watching import watch_graph
 from souverixctl.output import Cell, styled
 from souverixctl.pages import MAX_PAGE_SIZE, fetch_pages
 from souverixctl.results import coloured, note_freshness, present
@@ -115,6 +116,7 @@ def ask(session: Session, vertex: str, call: Callable[[str], Message]) -> Any:
     show_default=True,
     help="How to draw it: for people, for Graphviz, or as -o json.",
 )
+@click.option("--watch", is_flag=True, help="Show every change after that, until interrupted.")
 @options.limit_option
 @pass_session
 def show(
@@ -125,6 +127,7 @@ def show(
     kinds: Sequence[str],
     direction: str,
     form: str,
+    watch: bool,
     limit: int,
 ) -> None:
     """Show what is around a vertex, with the health of each edge. Default: the controller's own domain.
@@ -132,8 +135,11 @@ def show(
     \b
     souverixctl graph edge-zone-a1 --depth 1
     souverixctl graph a1-gw-1 --type signaling --type media --direction out
+    souverixctl graph region-a --kind domain --kind controller --watch
     souverixctl graph region-a --kind domain --kind controller --format dot > fleet.dot
     """
+    if watch and form == "dot":
+        raise BadInput("a drawing for Graphviz does not change", "leave --format dot out to watch")
     request = service.GetGraphRequest(
         depth=depth,
         edge_types=edge_types(types),
@@ -145,6 +151,9 @@ def show(
         request.root = root
         return _fetch(session, request, limit)
 
+    if watch:
+        _watch(session, request, vertex)
+        return
     reply = ask(session, vertex, call)
     if form == "json" and session.output.is_table:
         session.output.message(reply)
@@ -160,6 +169,22 @@ def show(
         )
     if form == "tree":
         note_freshness(session, reply)
+
+
+def _watch(session: Session, asked: service.GetGraphRequest, vertex: str) -> None:
+    def look(root: str) -> Message:
+        glance = service.GetGraphRequest(root=root, depth=1, page_size=1)
+        return session.connection.call(glance, service.GetGraphResponse)
+
+    root = ask(session, vertex, look).vertices[0].name
+    request = service.WatchGraphRequest(
+        root=root,
+        depth=asked.depth,
+        edge_types=asked.edge_types,
+        vertex_kinds=asked.vertex_kinds,
+        direction=asked.direction,
+    )
+    watch_graph(session, request)
 
 
 def _fetch(

@@ -56,13 +56,13 @@ def draw_tree(reply: service.GetGraphResponse) -> Tree:
     """
     vertices = {vertex.name: vertex for vertex in reply.vertices}
     above = _found_by(reply.edges, vertices)
-    root = Tree(_vertex_text(reply.vertices[0]))
+    root = Tree(vertex_line(reply.vertices[0]))
     branches = {reply.vertices[0].name: root}
     for vertex in reply.vertices[1:]:
         edge = above[vertex.name]
         parent = start_of(edge) if edge.to == vertex.name else edge.to
         label = _edge_text(edge, outwards=edge.to == vertex.name).append(" ")
-        branches[vertex.name] = branches[parent].add(label.append_text(_vertex_text(vertex)))
+        branches[vertex.name] = branches[parent].add(label.append_text(vertex_line(vertex)))
     led = {id(edge) for edge in above.values()}
     for edge in reply.edges:
         branch = branches.get(start_of(edge))
@@ -84,7 +84,8 @@ def _found_by(
     return found
 
 
-def _vertex_text(vertex: graph.Vertex) -> Text:
+def vertex_line(vertex: graph.Vertex) -> Text:
+    """A vertex, and how it is."""
     text = styled(vertex.name, "bold")
     if vertex.display_name:
         text.append(f" {clean(vertex.display_name)}", style="dim")
@@ -97,6 +98,21 @@ def _edge_text(edge: graph.Edge, *, outwards: bool) -> Text:
     arrow = "→" if outwards else "←"
     state = health_word(edge)
     text = Text(f"{arrow} {field_word(edge, 'type').lower()}", style="cyan")
+    if state:
+        text.append(f" {state}", style=_HEALTH_STYLES.get(state, ""))
+    if edge.health.reason:
+        text.append(f" ({clean(edge.health.reason)})", style="dim")
+    return text
+
+
+def edge_line(edge: graph.Edge, before: graph.Edge | None = None) -> Text:
+    """An edge with both its ends, and how it is; beside how it was."""
+    text = Text(f"{clean(start_of(edge))} → {clean(edge.to)}  ")
+    text.append(field_word(edge, "type").lower(), style="cyan")
+    was = health_word(before) if before is not None else ""
+    state = health_word(edge)
+    if was and was != state:
+        text.append(f" {was} →", style="dim")
     if state:
         text.append(f" {state}", style=_HEALTH_STYLES.get(state, ""))
     if edge.health.reason:

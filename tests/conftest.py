@@ -13,6 +13,7 @@ from typing import NoReturn
 import hypothesis
 import pytest
 
+from tests.certificates import CertificateTree
 from tests.processes import ProcessStarter
 
 TOOLS_BIN = Path(__file__).resolve().parent.parent / ".tools" / "bin"
@@ -78,3 +79,9 @@ def start_process(tmp_path: Path) -> Iterator[ProcessStarter]:
     starter = ProcessStarter(tmp_path)
     yield starter
     starter.stop_all()
+
+
+@pytest.fixture(scope="session")
+def certificate_tree(tmp_path_factory: pytest.TempPathFactory) -> CertificateTree:
+    """Authorities of a small federation, to issue certificates from."""
+    return CertificateTree(tmp_path_factory.mktemp("certificates"))

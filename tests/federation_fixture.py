@@ -10,7 +10,8 @@ from federation.acceptance import genesis_message
 from federation.clock import HybridClock
 from federation.codec import Write
 from federation.domains import DomainDeclaration, declare_domain
-from federation.proposal import Identity, Proposal, Receipt
+from federation.proposal import Identity, Proposal
+from federation.receipt import Receipt
 from federation.state import Applied, State
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from controller.twin.facts import timestamp
 from federation.errors import InvalidWrite, RequestIdReused
+from federation.identifiers import is_valid_id
 from federation.proposal import MAX_EVENT_BYTES
 from souverix.command.v1 import command_pb2, command_service_pb2
 
@@ -20,6 +21,9 @@ MAX_PING_BYTES = 1024
 
 #: Longest free text of the issuer.
 MAX_REASON_BYTES = 1024
+
+#: Longest version of a policy, as where policies are declared.
+MAX_VERSION_BYTES = 128
 
 DEFAULT_TTL_S = 300
 MAX_TTL_S = 30 * 24 * 3600
@@ -89,7 +93,7 @@ def check_action(action: command_pb2.Action) -> None:
     kind = action.WhichOneof("action")
     if kind is None:
         raise InvalidWrite(
-            "action: exactly one of ping, refresh_inventory and apply_config is to be given"
+            "action: exactly one of ping, refresh_inventory, apply_config and apply_desired_state is to be given"
         )
     if action.ByteSize() > MAX_ACTION_BYTES:
         raise InvalidWrite(
@@ -97,8 +101,23 @@ def check_action(action: command_pb2.Action) -> None:
         )
     if len(action.ping.payload.encode()) > MAX_PING_BYTES:
         raise InvalidWrite(f"action.ping.payload is longer than {MAX_PING_BYTES} bytes")
-    if kind == "apply_config" and not action.apply_config.HasField("document"):
-        raise InvalidWrite("action.apply_config.document is required")
+    if kind == "apply_config":
+        _check_apply_config(action.apply_config)
+
+
+def _check_apply_config(apply: command_pb2.ApplyConfig) -> None:
+    if not apply.HasField("document") and not apply.policy_bundle:
+        raise InvalidWrite("action.apply_config.document is required where no policy is named")
+    if apply.policy_bundle and not is_valid_id(apply.policy_bundle):
+        raise InvalidWrite(
+            f"action.apply_config.policy_bundle {apply.policy_bundle[:80]!r} is no id"
+        )
+    if len(apply.policy_version.encode()) > MAX_VERSION_BYTES:
+        raise InvalidWrite(
+            f"action.apply_config.policy_version is longer than {MAX_VERSION_BYTES} bytes"
+        )
+    if apply.policy_version and not apply.policy_bundle:
+        raise InvalidWrite("action.apply_config.policy_version names no policy_bundle")
 
 
 def check_repeat(

@@ -29,6 +29,7 @@ from controller.command.deliverer import (
     SendCommand,
 )
 from controller.command.delivery import Delivery, Semantics, Target
+from controller.command.desired import action_for
 from controller.command.messages import (
     answer_from_result,
     command_from_fact,
@@ -265,7 +266,7 @@ class Dispatcher:
         frame = nodelink_pb2.ConnectResponse()
         match effect:
             case SendCommand():
-                frame.command.CopyFrom(_command_frame(effect))
+                frame.command.CopyFrom(_command_frame(effect, self._replica.state))
                 frame.command.traceparent = self._traces.sent(
                     effect.target, effect.command.traceparent, effect.attempt
                 )
@@ -294,12 +295,12 @@ def _groups(deliveries: list[Delivery]) -> Iterator[Group]:
         yield group
 
 
-def _command_frame(effect: SendCommand) -> nodelink_pb2.CommandFrame:
-    command = effect.command
+def _command_frame(effect: SendCommand, state: State) -> nodelink_pb2.CommandFrame:
+    command, target = effect.command, effect.target
     at_most_once = command.semantics is Semantics.AT_MOST_ONCE
     return nodelink_pb2.CommandFrame(
         command_id=command.command_id,
-        action=command.action,
+        action=action_for(state, target.domain, target.node, command.action),
         semantics=(
             command_pb2.DELIVERY_SEMANTICS_AT_MOST_ONCE
             if at_most_once

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 from controller.graph.declared import RELATIONSHIPS, declared_edge, relationship_name
@@ -27,6 +27,7 @@ from controller.services.graph_relationships import (
     named,
     required_relationship,
 )
+from controller.services.graph_watches import GraphWatch
 from controller.services.paging import cut, page_of
 from controller.services.watching import StepKind, Watch
 from controller.sync.links import PeerView
@@ -115,6 +116,13 @@ class GraphService(graph_service_pb2_grpc.GraphServiceServicer):
         """Returns the part of the graph around a vertex."""
         return self._reads().surroundings_of(request)
 
+    async def WatchGraph(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[graph.WatchGraphResponse]:
+        """Follows the part of the graph around a vertex."""
+        async for step in GraphWatch(self._reads, self._sign, request).steps(request.resume_token):
+            yield step
+
     async def GetImpact(self, request: Any, context: Any) -> graph.GetImpactResponse:
         """Returns what relies on a vertex."""
         return self._reads().impact(request)
@@ -125,6 +133,11 @@ class GraphService(graph_service_pb2_grpc.GraphServiceServicer):
 
     def _reads(self) -> GraphReads:
         return GraphReads(self._replica, self._index.edges(), self._catching_up)
+
+    def _sign(self) -> Hashable:
+        """Another one when a commit came, or a session here changed."""
+        sessions = frozenset((view.controller, view.phase) for view in self._peers())
+        return self._replica.state.next_offset, sessions, self._catching_up()
 
     def _judge(self, shown: graph_pb2.Relationship, reads: GraphReads | None = None) -> None:
         """Fills in the health of an edge; a reply of another controller or a preview has none until then."""

@@ -5,7 +5,7 @@ and how an answer is cut into pages; answers from what is known here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from controller.connectivity.spectrum import Mode
 from controller.graph.declared import DeclaredEdges
@@ -14,7 +14,7 @@ from controller.graph.impact import Affected, affected_by
 from controller.graph.paths import paths_between
 from controller.graph.relationship import fill_health
 from controller.graph.surroundings import Surroundings
-from controller.graph.traversal import MAX_VERTICES, around
+from controller.graph.traversal import MAX_VERTICES, Around, around
 from controller.graph.vertices import (
     COLLECTIONS,
     CONTROLLERS,
@@ -54,6 +54,14 @@ FLOWING = (*LOSABLE, EdgeType.BYPASS)
 CatchingUp = Callable[[], frozenset[str]]
 
 
+class Look(NamedTuple):
+    """What a watch sees at one time."""
+
+    vertices: dict[str, graph_pb2.Vertex]
+    edges: dict[Edge, graph_pb2.Edge]
+    bookmark: graph.GraphBookmark
+
+
 class GraphReads:
     """Answers for one request. `catching_up` names controllers whose sessions here are not level."""
 
@@ -68,6 +76,38 @@ class GraphReads:
         """As `GraphService.GetGraph`."""
         page = page_of(request)
         first = _first_of(page)
+        found, truncated = self._around(request)
+        end = first + page.size
+        reply = graph.GetGraphResponse(truncated=truncated)
+        shown = found.vertices[first:end]
+        for vertex, distance in zip(shown, found.distances[first:end], strict=True):
+            self._fill_vertex(reply.vertices.add(distance=distance), vertex)
+        for edges in found.edges[first:end]:
+            for edge in edges:
+                self._fill_edge(reply.edges.add(), edge)
+        if end < len(found.vertices):
+            reply.next_page_token = page.token(str(end))
+        self._fill_as_of(reply, shown)
+        return reply
+
+    def look(self, request: Any, most_vertices: int, most_edges: int) -> Look:
+        """The nearest part of what `GraphService.GetGraph` returns, for a watch."""
+        found, truncated = self._around(request, most_vertices)
+        edges = [edge for layer in found.edges for edge in layer]
+        look = Look({}, {}, graph.GraphBookmark(truncated=truncated or len(edges) > most_edges))
+        for vertex, distance in zip(found.vertices, found.distances, strict=True):
+            message = graph_pb2.Vertex(distance=distance)
+            self._fill_vertex(message, vertex)
+            look.vertices[vertex] = message
+        for edge in edges[:most_edges]:
+            drawn = graph_pb2.Edge()
+            self._fill_edge(drawn, edge)
+            look.edges[edge] = drawn
+        self._fill_as_of(look.bookmark, found.vertices)
+        return look
+
+    def _around(self, request: Any, limit: int = MAX_VERTICES) -> tuple[Around, bool]:
+        """What is around the root a request names, and whether there is more."""
         root = request.root or named(DOMAINS, self._own_domain)
         self._require(root, "root")
         depth = _bounded(request.depth, DEFAULT_DEPTH, MAX_DEPTH, "depth")
@@ -79,19 +119,8 @@ class GraphReads:
         def shows(vertex: str) -> bool:
             return len(kinds) == len(VertexKind) or surroundings.kind_of(vertex) in kinds
 
-        found = around(root, lambda v: surroundings.edges(v, types, direction), depth, shows)
-        end = first + page.size
-        reply = graph.GetGraphResponse(truncated=found.truncated or surroundings.truncated)
-        shown = found.vertices[first:end]
-        for vertex, distance in zip(shown, found.distances[first:end], strict=True):
-            self._fill_vertex(reply.vertices.add(distance=distance), vertex)
-        for edges in found.edges[first:end]:
-            for edge in edges:
-                self._fill_edge(reply.edges.add(), edge)
-        if end < len(found.vertices):
-            reply.next_page_token = page.token(str(end))
-        self._fill_as_of(reply, shown)
-        return reply
+        found = around(root, lambda v: surroundings.edges(v, types, direction), depth, shows, limit)
+        return found, found.truncated or surroundings.truncated
 
     def impact(self, request: Any) -> graph.GetImpactResponse:
         """As `GraphService.GetImpact`."""

@@ -24,7 +24,8 @@ from federation.codec import stream_from_message
 from federation.errors import InvalidWrite
 from federation.examination import Findings, examine
 from federation.identifiers import StreamId
-from federation.proposal import Proposal, Receipt
+from federation.proposal import Proposal
+from federation.receipt import Receipt
 from federation.session import Session
 from federation.session_effects import Acknowledged, Close, Effect, Ingest, Live, Passed, Read, Send
 from federation.state import Applied

@@ -31,6 +31,7 @@ from controller.twin.effective import (
     PolicyAt,
     effective_state,
     policies_along,
+    policy_to_follow,
 )
 from controller.twin.facts import Facts, body_of, effective_time, timestamp
 from controller.twin.node import NodeAt
@@ -188,7 +189,7 @@ class DriftAnalyzer:
         report_ms = (
             effective_time(facts, key, report).ToMilliseconds() if report is not None else None
         )
-        policy = self._policy_to_follow(effective.desired.policy_bundle, policies, actual)
+        policy = self._policy_to_follow(effective, actual)
         unknown = []
         found = []
         if effective.desired.target_version:
@@ -243,16 +244,14 @@ class DriftAnalyzer:
         return [DriftObject(VERSION_FIELD, difference.severity, actual.reported_version, drift)]
 
     def _policy_to_follow(
-        self, bundle: str, policies: Sequence[PolicyAt], actual: node_pb2.ActualState | None
+        self, effective: EffectiveState, actual: node_pb2.ActualState | None
     ) -> drift_pb2.PolicyDrift:
-        """The policy that should be in force: the one the node names, else the nearest that applies."""
-        fitting = [at for at in policies if at.policy == bundle] if bundle else policies
+        nearest = policy_to_follow(effective)
         drift = drift_pb2.PolicyDrift()
         if actual is not None:
             drift.actual_version = actual.policy_version
             drift.actual_policy_bundle = actual.policy_bundle
-        if fitting:
-            nearest = fitting[-1]
+        if nearest is not None:
             drift.policy_bundle = nearest.policy
             drift.policy_version = nearest.spec.version
             key = Key(nearest.domain, f"policies/{nearest.policy}", "policy")

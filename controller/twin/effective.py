@@ -83,6 +83,13 @@ def effective_state(
     return _join(policies_of_node(facts, domain, subject, along), own, subject)
 
 
+def policy_to_follow(effective: EffectiveState) -> PolicyAt | None:
+    """The policy that should be in force: the one the node names, else the nearest that applies."""
+    bundle = effective.desired.policy_bundle
+    fitting = [at for at in effective.policies if not bundle or at.policy == bundle]
+    return fitting[-1] if fitting else None
+
+
 def effective_state_of_all(along: Iterable[PolicyAt]) -> EffectiveState:
     """What the policies along a domain's path ask of every node of it, whatever its tags."""
     return _join([at for at in along if not at.spec.tags], node_pb2.DesiredState(), "")

@@ -83,6 +83,21 @@ def heat(clients: Clients) -> drift_pb2.DriftSums:
     return sums
 
 
+def bring_into_force(clients: Clients) -> None:
+    """Has the node take what governs it."""
+    action = command_pb2.Action(apply_desired_state=command_pb2.ApplyDesiredState())
+    issue = command_service_pb2.IssueCommandRequest(
+        action=action, targets=command_pb2.Targets(nodes=[NODE])
+    )
+    clients.commands.IssueCommand(issue, timeout=DEADLINE_S, metadata=PRINCIPAL)
+
+
+def in_force(clients: Clients) -> str:
+    """Version of the policy that the node reports."""
+    got = clients.fleet.GetNode(fleet.GetNodeRequest(name=f"nodes/{NODE}"), timeout=DEADLINE_S)
+    return str(got.node.actual_state.policy_version)
+
+
 def test_drift_appears_is_waived_counts_again_and_heals(
     federation: LocalFederation, top: Clients, zone: Clients
 ) -> None:
@@ -151,6 +166,22 @@ def test_drift_appears_is_waived_counts_again_and_heals(
         assert healed.score == 0
         assert not healed.HasField("policy_drift")
     assert heat(top).drifting_node_count == 0
+
+    bring_into_force(top)
+    for clients in (zone, top):
+        wait_until(lambda c=clients: in_force(c) == "policy-v2.1", "the policy in force")  # type: ignore[misc]
+    policy.version = "policy-v2.2"
+    update = policy_service_pb2.UpdatePolicyRequest(
+        name="domains/global/policies/base", spec=policy
+    )
+    top.policies.UpdatePolicy(update, timeout=DEADLINE_S, metadata=PRINCIPAL)
+    stale = wait_for_state(zone, DRIFTING, "another version of the policy").policy_drift
+    assert (stale.policy_version, stale.actual_version) == ("policy-v2.2", "policy-v2.1")
+    assert (stale.actual_policy_bundle, stale.compliance_score) == ("base", 1.0)
+    assert stale.HasField("stale_by")
+    bring_into_force(top)
+    wait_for_state(top, IN_SPEC, "the new version in force")
+    assert in_force(top) == "policy-v2.2"
 
 
 def test_the_command_line_shows_waives_and_revokes(

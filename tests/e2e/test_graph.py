@@ -5,6 +5,7 @@ follows the nodes and the links between controllers, and an operator sees it all
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import subprocess
 import sys
@@ -179,15 +180,16 @@ def test_an_operator_draws_the_graph_and_asks_what_fails_with_a_node(running: Ru
 
 def test_a_node_that_stops_takes_its_edges_down(running: Running) -> None:
     wait_until(lambda: all_live(running, "global"), "both nodes live at the top")
+    watch = running.graph("global").WatchGraph(
+        graph_service_pb2.WatchGraphRequest(
+            root=f"nodes/{TWO}", depth=1, edge_types=[graph_pb2.EDGE_TYPE_CONTROL]
+        ),
+        timeout=DEADLINE_S,
+    )
+    first = list(itertools.takewhile(lambda step: not step.HasField("bookmark"), watch))
+    assert [step.edge.health.state for step in first if step.HasField("edge")] == [OK]
     running.federation.processes[f"agent/{TWO}"].stop()
-
-    def delivery() -> int:
-        reply = running.graph("global").GetGraph(
-            graph_service_pb2.GetGraphRequest(
-                root=f"nodes/{TWO}", depth=1, edge_types=[graph_pb2.EDGE_TYPE_CONTROL]
-            ),
-            timeout=DEADLINE_S,
-        )
-        return int(reply.edges[0].health.state)
-
-    wait_until(lambda: delivery() == DOWN, "the edge of its control down")
+    fallen = next(step.edge for step in watch if step.HasField("edge"))
+    watch.cancel()
+    assert fallen.health.state == DOWN
+    assert fallen.health.reason == f"nodes/{TWO} is DISCONNECTED"

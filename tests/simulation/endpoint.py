@@ -9,7 +9,8 @@ from federation.clock import stamp_of
 from federation.codec import stream_from_message
 from federation.examination import Findings, examine
 from federation.identifiers import StreamId
-from federation.proposal import Proposal, Receipt
+from federation.proposal import Proposal
+from federation.receipt import Receipt
 from federation.session import Session
 from federation.session_effects import Acknowledged, Close, Effect, Ingest, Live, Read, Send
 from federation.session_phases import Phase

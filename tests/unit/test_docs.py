@@ -21,7 +21,7 @@ import controller.main
 import nodeagent.main
 import souverixctl.main
 from controller.command import delivery
-from controller.config import load_config
+from controller.config_file import load_config
 from scripts import api_reference, diagrams
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,7 +157,7 @@ def reasons_of_errors() -> set[str]:
 
 def reasons_of_verdicts() -> set[str]:
     found = {text_of(call, 1, "reason") for call in calls("Verdict")}
-    found |= {text_of(call, 2, "reason") for call in calls("_quarantine")}
+    found |= {text_of(call, 2, "reason") for call in calls("Judgement")}
     return {reason for reason in found if reason}
 
 

@@ -24,7 +24,8 @@ from federation.conflicts import DueConflict, conflict_record
 from federation.domains import DomainDeclaration, declare_domain
 from federation.identifiers import Key, Lane, Origin, StreamId
 from federation.merge import etag_of
-from federation.proposal import Identity, Proposal, Receipt
+from federation.proposal import Identity, Proposal
+from federation.receipt import Receipt
 from federation.state import State
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2

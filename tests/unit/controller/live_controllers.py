@@ -27,7 +27,8 @@ from controller.sync.links import PeerView
 from controller.writes import Caller
 from federation.domains import DomainDeclaration, declare_domain
 from federation.identifiers import Key
-from federation.proposal import Proposal, Receipt
+from federation.proposal import Proposal
+from federation.receipt import Receipt
 from souverix.federation.v1 import authority_pb2, federation_service_pb2
 from souverix.fleet.v1 import domain_pb2
 from tests.federation_fixture import ROOT, genesis_of

@@ -17,7 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from controller.app import running
-from controller.config import ConfigError, load_config
+from controller.config import ConfigError
+from controller.config_file import load_config
 from controller.main import EXIT_CONFIG
 from controller.replica import Duty
 from controller.signing import Ed25519Signer

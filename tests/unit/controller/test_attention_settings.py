@@ -9,7 +9,8 @@ import pytest
 from controller.attention.conditions import Kind, Severity
 from controller.attention.rules import Limits, Weights
 from controller.attention_settings import AttentionSection
-from controller.config import ConfigError, load_config
+from controller.config import ConfigError
+from controller.config_file import load_config
 
 CONFIG = f"""
 [controller]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from federation.clock import stamp_of
 from federation.codec import stream_from_message
 from federation.identifiers import Key
-from federation.proposal import Receipt
+from federation.receipt import Receipt
 from federation.session import Session
 from federation.session_effects import Acknowledged, Close, Effect, Ingest, Live, Passed, Read, Send
 from federation.session_settings import PeerRole, Settings

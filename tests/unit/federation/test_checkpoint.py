@@ -10,7 +10,7 @@ import pytest
 from controller.twin.facts import digest_of, held_of
 from federation.applied import Applied
 from federation.errors import CorruptStore
-from federation.proposal import Receipt
+from federation.receipt import Receipt
 from federation.restoring import restore
 from federation.state import State
 from souverix.event.v1 import event_pb2

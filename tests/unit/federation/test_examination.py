@@ -6,7 +6,8 @@ from federation.chain import chain_start, extend, seal
 from federation.codec import stream_from_message
 from federation.examination import Findings, examine
 from federation.identifiers import Key
-from federation.proposal import Proposal, Receipt
+from federation.proposal import Proposal
+from federation.receipt import Receipt
 from souverix.event.v1 import event_pb2
 from tests.federation_fixture import MemoryController, controller_below, root_controller
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from federation.identifiers import Lane, StreamId
-from federation.proposal import Receipt
+from federation.receipt import Receipt
 from federation.session_phases import ALLOWED, TRANSITIONS, Phase, Step
 from souverix.audit.v1 import audit_pb2
 from souverix.sync.v1 import sync_pb2

@@ -7,7 +7,8 @@ import pytest
 from federation.clock import stamp_of
 from federation.errors import CorruptLog
 from federation.identifiers import Dot, Key, Lane, Origin, StreamId
-from federation.proposal import Proposal, Receipt
+from federation.proposal import Proposal
+from federation.receipt import Receipt
 from federation.state import MAX_EVIDENCE_A_STREAM, State
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2

@@ -18,6 +18,7 @@ from nodeagent.ledger import MAX_OPEN, Ledger
 from nodeagent.reporter import Reporter
 from nodeagent.synthetic_host import SyntheticHost
 from souverix.command.v1 import command_pb2
+from souverix.fleet.v1 import node_pb2
 from souverix.nodelink.v1 import nodelink_pb2
 from tests.unit.nodeagent.made_up import NODE, SetClock, command, database
 from tests.unit.nodeagent.scripted_controller import until
@@ -33,10 +34,11 @@ class Desk:
         identity = Identity(store, NODE)
         clock = SetClock().clock()
         configuration = ConfigurationStore(path / "config", store, NODE)
+        self.backlog = Backlog(store, identity)
         reporter = Reporter(
             SyntheticHost(NODE, 1),
             identity,
-            Backlog(store, identity),
+            self.backlog,
             configuration,
             software_version="",
             clock=clock,
@@ -47,6 +49,12 @@ class Desk:
         self.ledger = Ledger(store, NODE)
         tools = Tools(NODE, clock, configuration, reporter)
         self.commands = Commands(self.ledger, tools, self.finished.append)
+
+    def reported(self) -> node_pb2.ActualState:
+        """The newest report of the actual state."""
+        reports = [self.backlog.next_after(number) for number in range(self.backlog.waiting)]
+        states = [each.actual_state for each in reports if each and each.HasField("actual_state")]
+        return states[-1]
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
@@ -97,9 +105,23 @@ def nested(depth: int) -> dict[str, Any]:
         (apply({"a": "x" * MAX_DOCUMENT_BYTES}), "split it"),
         (apply(nested(17)), "nests too deeply"),
         (command("c", ping=command_pb2.Ping(payload="x" * (MAX_PING_BYTES + 1))), "1024 bytes"),
+        (
+            command("c", apply_config=command_pb2.ApplyConfig(policy_bundle="x" * 129)),
+            "at most 128 bytes",
+        ),
         (command("c", expire_us=0), "needs an expire_time"),
     ],
-    ids=["no-document", "path", "hidden", "nan", "large", "deep", "long-ping", "no-expiry"],
+    ids=[
+        "no-document",
+        "path",
+        "hidden",
+        "nan",
+        "large",
+        "deep",
+        "long-ping",
+        "long-policy",
+        "no-expiry",
+    ],
 )
 async def test_what_a_node_will_not_do_is_rejected_with_the_cause(
     desk: Desk, tmp_path: Path, frame: nodelink_pb2.CommandFrame, error: str
@@ -113,6 +135,35 @@ async def test_what_a_node_will_not_do_is_rejected_with_the_cause(
 async def test_the_deepest_allowed_document_is_kept(desk: Desk) -> None:
     result = await desk.result_of(apply(nested(16)))
     assert result.state == command_pb2.DELIVERY_STATE_SUCCEEDED, result.error_message
+
+
+async def test_the_policy_a_document_comes_from_is_in_force_until_another_document_comes(
+    desk: Desk,
+) -> None:
+    frame = apply({"a": 1})
+    frame.action.apply_config.policy_bundle = "base"
+    frame.action.apply_config.policy_version = "v2.1"
+    result = await desk.result_of(frame)
+    assert result.state == command_pb2.DELIVERY_STATE_SUCCEEDED, result.error_message
+    assert (result.output["policy_bundle"], result.output["policy_version"]) == ("base", "v2.1")
+    assert desk.reported().policy_bundle == "base"
+    assert desk.reported().policy_version == "v2.1"
+
+    only = command("p", apply_config=command_pb2.ApplyConfig(policy_bundle="night"))
+    await desk.result_of(only)
+    assert (desk.reported().policy_bundle, desk.reported().policy_version) == ("night", "")
+    assert desk.reported().configuration["a"] == 1
+    assert desk.reported().HasField("last_applied_time")
+
+    await desk.result_of(command("d", apply_config=apply({"a": 2}).action.apply_config))
+    assert desk.reported().policy_bundle == ""
+
+
+async def test_a_node_that_nothing_governs_says_so(desk: Desk) -> None:
+    action = command_pb2.ApplyDesiredState()
+    result = await desk.result_of(command("c", apply_desired_state=action))
+    assert result.state == REJECTED
+    assert "nothing is declared for this node" in result.error_message
 
 
 async def test_a_disk_that_refuses_fails_the_command(desk: Desk, tmp_path: Path) -> None:

@@ -41,6 +41,26 @@ def test_a_directory_of_another_version_or_none_at_all_is_refused(tmp_path: Path
         open_to_read(tmp_path)
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_directory_of_an_earlier_version_goes_on(tmp_path: Path, version: int) -> None:
+    added = {
+        1: ("private_key", "policy_bundle", "policy_version"),
+        2: ("policy_bundle", "policy_version"),
+    }
+    state = StateDir.open(tmp_path)
+    Identity(state.database, NODE).keep_domain("a1")
+    for column in added[version]:
+        state.database.write(f"ALTER TABLE node DROP COLUMN {column}")
+    state.database.write(f"PRAGMA user_version = {version}")
+    state.close()
+    state = StateDir.open(tmp_path)
+    row = state.database.row("SELECT * FROM node")
+    assert row is not None
+    assert row["domain"] == "a1"
+    assert set(added[version]) <= set(row.keys())
+    state.close()
+
+
 def test_a_file_that_is_no_database_is_told_with_the_next_step(tmp_path: Path) -> None:
     (tmp_path / "agent.db").write_text("something else, and long enough to be looked at" * 100)
     with pytest.raises(StateDirUnusable, match="move it away to begin anew"):

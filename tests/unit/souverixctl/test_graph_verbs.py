@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import grpc
 import pytest
@@ -137,6 +138,61 @@ async def test_dot_is_printed_line_by_line(controller: ScriptedController, serve
     address = await serve(controller)
     ran = await ctl("graph", "domains/a1", "--format", "dot", "--server", address)
     assert ran.out.splitlines() == list(dot_lines(answer()))
+
+
+def _step(**said: Any) -> service.WatchGraphResponse:
+    return service.WatchGraphResponse(**said)
+
+
+def _level(token: str) -> service.WatchGraphResponse:
+    return _step(bookmark=service.GraphBookmark(resume_token=token))
+
+
+async def test_a_watch_draws_the_graph_and_then_each_change(
+    controller: ScriptedController, serve: Serve
+) -> None:
+    drawn, again = answer(), answer()
+    healed = edge("nodes/n1", "nodes/n2", "SIGNALING", "OK")
+    controller.on(service.GetGraphRequest, answer())
+    controller.on(
+        service.WatchGraphRequest,
+        [
+            *(_step(vertex=each) for each in drawn.vertices),
+            *(_step(edge=each) for each in drawn.edges),
+            _level("t1"),
+            _step(edge=healed),
+            _level("t2"),
+        ],
+        # It does not know the place: all anew, without the second node.
+        [
+            *(_step(vertex=each) for each in again.vertices[:2]),
+            *(_step(edge=each) for each in again.edges[:1]),
+            _level("t3"),
+        ],
+        Fail(grpc.StatusCode.PERMISSION_DENIED),
+    )
+    ran = await ctl("graph", "a1", "--watch", "--server", await serve(controller))
+    lines = ran.out.splitlines()
+    assert lines[0].startswith("domains/a1  EDGE_ZONE")
+    assert [line for line in lines if line[0] in "+-~"] == [
+        "~ nodes/n1 → nodes/n2  signaling DOWN → OK",
+        "- domains/a1 → nodes/n2  contains",
+        "- nodes/n1 → nodes/n2  signaling",
+        "- nodes/n2  RELAY  UNKNOWN",
+    ]
+    asked = controller.requests(service.WatchGraphRequest)
+    assert [(each.root, each.resume_token) for each in asked] == [
+        ("domains/a1", ""),
+        ("domains/a1", "t2"),
+        ("domains/a1", "t3"),
+    ]
+
+
+async def test_a_drawing_for_graphviz_is_not_watched(
+    controller: ScriptedController, serve: Serve
+) -> None:
+    ran = await ctl("graph", "--watch", "--format", "dot", "--server", await serve(controller))
+    assert ran.exit_code == ExitCode.USAGE
 
 
 async def test_impact_names_what_is_lost(controller: ScriptedController, serve: Serve) -> None:

@@ -13,13 +13,8 @@ from typing import Any
 
 import grpc
 
-from controller.config import (
-    AgentsSection,
-    ConnectivitySection,
-    ControllerConfig,
-    ControllerSection,
-    TrustSection,
-)
+from controller.config import AgentsSection, ControllerConfig, ControllerSection, TrustSection
+from controller.connectivity_settings import ConnectivitySection
 from controller.log.sqlite_log import SqliteLog
 from controller.nodelink.proof import chain_next, chain_start, end_message, proof_message
 from controller.nodelink.relay_service import RelayLinkService

@@ -34,7 +34,8 @@ from controller.signing import Ed25519Signer
 from controller.sync.links import PeerView
 from controller.values import ValueStore
 from controller.writes import Caller
-from federation.proposal import Proposal, Receipt
+from federation.proposal import Proposal
+from federation.receipt import Receipt
 from souverix.attention.v1 import attention_service_pb2_grpc
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2

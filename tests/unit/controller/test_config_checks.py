@@ -1,0 +1,80 @@
+"""What a configuration may not say is refused with the place of the setting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from controller.config import ConfigError
+from controller.config_checks import is_loopback
+from tests.unit.controller.written_config import KEY, ROOT, ZONE, loaded
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('id = "edge-a1-control"', 'id = "Edge A1"', "controller.id 'Edge A1' is no id"),
+        ('kind = "sqlite"', 'kind = "oracle"', "log.kind 'oracle' is not one of etcd, sqlite"),
+        ('mode = "periodic"', 'mode = "daily"', "sync.mode 'daily' is not one of"),
+        ('kind = "cluster"', 'kind = "moon"', "children[0].kind 'moon' is not one of"),
+        ('enrolment = "open"', 'enrolment = "all"', "agents.enrolment 'all' is not one of"),
+        ("lease_ttl_s = 3", "lease_ttl_s = 0", "log.lease_ttl_s 0.0 is out of range"),
+        ("lease_ttl_s = 3", "lease_ttl_s = inf", "log.lease_ttl_s inf is out of range"),
+        ("lease_ttl_s = 3", "lease_ttl_s = nan", "log.lease_ttl_s nan is out of range"),
+        ("frequency_s = 60", "frequency_s = -1", "sync.frequency_s -1.0 is out of range"),
+        ('root_public_key = "', 'root_public_key = "zz', "must be 64 hexadecimal digits"),
+        ('\npublic_key = "ab', '\npublic_key = "', "children[0].public_key must be 64"),
+        ('addresses = ["127.0.0.1:7400", "localhost:7401"]', "addresses = []", "no address"),
+        ('controller = "region-a-control"', 'controller = "/"', "parent.controller '/' is no id"),
+        ('domain = "cell-1"', 'domain = "edge-a1"', "is that of controller.domain already"),
+        ('"cell-1-control"', '"edge-a1-control"', "is that of controller.id already"),
+        ("127.0.0.1:7500", "127.0.0.1", "is not HOST:PORT"),
+        ("127.0.0.1:7500", "127.0.0.1:65536", "is not HOST:PORT"),
+        ("127.0.0.1:7500", "127.0.0.1:²", "is not HOST:PORT"),
+        (
+            "127.0.0.1:7500",
+            "0.0.0.0:7500",
+            "without TLS a controller binds and dials loopback only",
+        ),
+        ("localhost:7401", "region-a.example:7401", "is not a loopback address"),
+    ],
+)
+def test_value_that_cannot_be_is_refused_with_its_place(
+    tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    assert ZONE.count(old) == 1
+    with pytest.raises(ConfigError) as refused:
+        loaded(tmp_path, ZONE.replace(old, new))
+    assert says in str(refused.value)
+    assert "controller.toml" in str(refused.value)
+
+
+def test_two_children_cannot_have_one_domain(tmp_path: Path) -> None:
+    again = f'\n[[children]]\ncontroller = "other"\ndomain = "cell-1"\npublic_key = "{KEY}"\n'
+    with pytest.raises(
+        ConfigError, match=r"children\[1\].domain 'cell-1' is that of children\[0\]"
+    ):
+        loaded(tmp_path, ZONE + again)
+
+
+def test_childs_own_sync_settings_are_checked_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"children\[0\].sync.mode"):
+        loaded(tmp_path, ZONE.replace("[agents]", '[children.sync]\nmode = "x"\n\n[agents]'))
+
+
+def test_only_the_root_has_a_genesis_and_only_the_others_a_parent(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="genesis"):
+        loaded(tmp_path, ROOT.replace('genesis = "genesis.pb"', ""))
+    with pytest.raises(ConfigError, match="genesis"):
+        loaded(tmp_path, ROOT + '\n[parent]\ncontroller = "x"\naddresses = ["127.0.0.1:1"]\n')
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.8.8.8:1", "[::1]:1", "localhost:1"])
+def test_loopback_addresses(address: str) -> None:
+    assert is_loopback(address)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1", ":1"])
+def test_addresses_of_other_machines(address: str) -> None:
+    assert not is_loopback(address)
