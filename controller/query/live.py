@@ -130,6 +130,7 @@ class LiveColumns:
         """Takes in the rows that were stored, as (domain, subject, row); what is not stored, or does not fit, is left
         to be read. To be called after the state was restored, before any further commit.
         """
+        began_s = time.monotonic()
         self._begun = True
         subjects = self._state.table.subjects
         self.columns.reserve(sum(len(s) for (_, k), s in subjects.items() if k == "nodes"))
@@ -142,15 +143,22 @@ class LiveColumns:
         self._unread_count = len(unread)
         self._mark_other_grounds()
         self._probe()
+        _log.info(
+            "rows of nodes are restored",
+            extra={
+                "rows": len(self.columns),
+                "pending": self.freshness().pending,
+                "seconds": round(time.monotonic() - began_s, 3),
+            },
+        )
 
     def _load(self, page: list[tuple[str, str, bytes | None]], unread: dict[str, None]) -> None:
-        domains_of = self._state.domains_of_subject
         ids, summaries, bases = [], [], []
         for domain, subject, data in page:
             kind, _, node_id = subject.partition("/")
             if kind != "nodes":
                 continue
-            if data is None or len(domains_of.get(subject, ())) != 1:
+            if data is None:
                 unread[subject] = None
             elif data:
                 try:
@@ -195,7 +203,9 @@ class LiveColumns:
         return bool(self._absent) or bool(self.columns.column("unsaved").any())
 
     def leaving(self) -> Callable[[], Iterable[tuple[str, str, bytes]]]:
-        """As `Summaries.leaving`. A node in several domains is read anew at every start: they are few."""
+        """As `Summaries.leaving`. Of a node that gets known in a second domain nothing is stored there: it is read anew
+        at every start.
+        """
         rows = self.columns.unsaved_rows(STORED_AT_ONCE)
         made = zip(self._subjects_of(rows), self.columns.summaries(rows), strict=True)
         self.columns.saved(rows)
