@@ -61,20 +61,13 @@ class Basis(NamedTuple):
 
 
 def inputs_of(bodies: dict[str, Any]) -> bytes:
-    """The digest of the facts of a node that its drift is computed from, by aspect."""
+    """The digest of the facts of a node that its drift is computed from, by aspect; but for its tags, of which only
+    those count that policies name.
+    """
     if bodies.get("drift_waiver") is not None:
         return ALONE
-    spec, desired, actual = (
-        bodies.get("node_spec"),
-        bodies.get("desired_state"),
-        bodies.get("actual_state"),
-    )
-    parts: list[bytes] = []
-    if spec is not None:
-        parts += [spec.component_type.encode(), "\0".join(sorted(set(spec.tags))).encode()]
-    else:
-        parts += [b"", b""]
-    parts.append(b"\0" if desired is None else desired.SerializeToString(deterministic=True))
+    desired, actual = bodies.get("desired_state"), bodies.get("actual_state")
+    parts = [b"\0" if desired is None else desired.SerializeToString(deterministic=True)]
     if actual is not None:
         reported = (
             actual.reported_version,
@@ -101,23 +94,32 @@ def comparison_of(drift: NodeDrift) -> Comparison:
     )
 
 
+class Alike(NamedTuple):
+    """Nodes of which this is the same are compared alike."""
+
+    policies: bytes
+    inputs: bytes
+    #: Those of a node's tags that one of the policies names.
+    tags: tuple[str, ...]
+
+
 class Comparisons:
     """Comparisons that were made, by what they rest on."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[bytes, bytes], Comparison] = {}
+        self._made: dict[Alike, Comparison] = {}
 
-    def get(self, policies: bytes, inputs: bytes) -> Comparison | None:
+    def get(self, alike: Alike) -> Comparison | None:
         """The comparison, if it was made and is remembered."""
-        return self._made.get((policies, inputs))
+        return self._made.get(alike)
 
-    def put(self, policies: bytes, inputs: bytes, made: Comparison) -> None:
+    def put(self, alike: Alike, made: Comparison) -> None:
         """Remembers a comparison, unless it is that of one node alone."""
-        if inputs == ALONE:
+        if alike.inputs == ALONE:
             return
         if len(self._made) >= REMEMBERED:
             self._made.clear()
-        self._made[policies, inputs] = made
+        self._made[alike] = made
 
 
 class DomainGrounds:
@@ -126,13 +128,17 @@ class DomainGrounds:
     def __init__(self, state: State) -> None:
         self._state = state
         self._of: dict[str, Grounds] = {}
-        self._policies: dict[str, bytes] = {}
+        #: By domain, the digest of its own policies, and the tags they name.
+        self._policies: dict[str, tuple[bytes, frozenset[str]]] = {}
+        #: By digest of policies along a path, the tags they name.
+        self._tags: dict[bytes, frozenset[str]] = {b"": frozenset()}
         self._admissions: dict[str, bytes] | None = None
 
     def forget(self) -> None:
         """A policy, an admission or the tree has changed."""
         self._of.clear()
         self._policies.clear()
+        self._tags = {b"": frozenset()}
         self._admissions = None
 
     def of(self, domain: str) -> Grounds:
@@ -140,22 +146,32 @@ class DomainGrounds:
         found = self._of.get(domain)
         if found is None:
             path = self._state.authority.path_of(domain) or (domain,)
-            levels = [digest for digest in map(self._policies_in, path) if digest]
+            levels = [level for level in map(self._policies_in, path) if level[0]]
+            policies = _digest(digest for digest, _ in levels) if levels else b""
+            self._tags[policies] = frozenset().union(*(tags for _, tags in levels))
             if self._admissions is None:
                 self._admissions = self._read_admissions()
-            policies = _digest(levels) if levels else b""
             found = self._of[domain] = Grounds(policies, self._admissions.get(domain, b""))
         return found
 
-    def _policies_in(self, domain: str) -> bytes:
+    def alike(self, grounds: Grounds, inputs: bytes, tags: tuple[str, ...]) -> Alike:
+        """What a node is compared by; `grounds` are those that a domain has now, `tags` all of the node's in order."""
+        named = self._tags[grounds.policies]
+        return Alike(
+            grounds.policies, inputs, tuple(t for t in tags if t in named) if named else ()
+        )
+
+    def _policies_in(self, domain: str) -> tuple[bytes, frozenset[str]]:
         found = self._policies.get(domain)
         if found is None:
-            parts = [domain.encode()]
+            parts, tags = [domain.encode()], set[str]()
             for subject in sorted(self._state.subjects_of(domain, "policies")):
                 winner = self._state.winner(Key(domain, subject, "policy"))
                 if winner is not None and exists(self._state, domain, subject):
                     parts.append(winner.raw)
-            found = self._policies[domain] = _digest(parts) if len(parts) > 1 else b""
+                    tags.update(winner.body().tags)
+            digest = _digest(parts) if len(parts) > 1 else b""
+            found = self._policies[domain] = (digest, frozenset(tags))
         return found
 
     def _read_admissions(self) -> dict[str, bytes]:

@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError
 from controller.background import Background
 from controller.changes import Changes
 from controller.query.columns import COMPARE, READ, NodeColumns
-from controller.query.comparing import Basis, Grounds
+from controller.query.comparing import Alike, Basis
 from controller.query.stored_summary import FORM, pack, unpack
 from controller.query.summary import Summariser
 from controller.query.sums import OldestReports
@@ -40,8 +40,8 @@ _log = logging.getLogger(__name__)
 #: Nodes read at once: some three milliseconds, after which others get their turn.
 SLICE = 16
 
-#: Rows taken at once where nodes are compared again: some milliseconds when most of them are alike.
-COMPARED_AT_ONCE = 1024
+#: Rows taken at once where nodes are compared again and most are alike: some four milliseconds.
+MAX_COMPARED_AT_ONCE = 2048
 
 #: Rows taken back at once at a start, before calls are served: some twenty milliseconds.
 LOADED_AT_ONCE = 2000
@@ -83,6 +83,7 @@ class LiveColumns:
         self._state = state
         self._changes = changes
         self._summariser = Summariser(state)
+        self._compared_at_once = SLICE
         self._dirty: dict[str, None] = {}
         #: Domains below which nodes are to be read again, or compared again.
         self._dirty_domains: dict[str, int] = {}
@@ -264,23 +265,23 @@ class LiveColumns:
 
     def _compare(self, most: int) -> bool:
         """Compares nodes again, of those that are alike one, and at most so many; tells whether there is more to do."""
-        columns = self.columns
-        rows = columns.stale_rows(COMPARE, COMPARED_AT_ONCE)
+        columns, comparisons = self.columns, self._summariser.comparisons
+        rows = columns.stale_rows(COMPARE, self._compared_at_once)
         if not len(rows):
             return False
-        alike = self._alike(rows)
         told: list[str] = []
         found, members, grounds = [], [], []
-        for (now, inputs), group in alike.items():
-            made = self._summariser.comparisons.get(now.policies, inputs)
-            if made is None and most > 0:
-                most -= 1
+        reads = 0
+        for (alike, code), group in self._alike(rows).items():
+            made = comparisons.get(alike)
+            if made is None and reads < most:
+                reads += 1
                 told += self._read(self._subjects_of(group[:1]))
-                made = self._summariser.comparisons.get(now.policies, inputs)
+                made = comparisons.get(alike)
             if made is not None:
                 found.append(made)
                 members.append(group)
-                grounds.append(columns.grounds.code(now))
+                grounds.append(code)
         if found:
             sizes = [len(group) for group in members]
             changed = columns.take_comparisons(
@@ -291,28 +292,30 @@ class LiveColumns:
             )
             told += self._subjects_of(changed)
         self._tell(told)
-        return columns.stale_count() > 0
+        at_once = self._compared_at_once * 2 if reads < most else self._compared_at_once // 2
+        self._compared_at_once = min(max(at_once, SLICE), MAX_COMPARED_AT_ONCE)
+        return True
 
-    def _alike(
-        self, rows: npt.NDArray[np.int64]
-    ) -> dict[tuple[Grounds, bytes], npt.NDArray[np.int64]]:
-        """Rows by what their comparison rests on."""
-        columns = self.columns
-        codes, domain_of = np.unique(columns.column("domain", rows), return_inverse=True)
-        inputs, input_of = np.unique(columns.column("inputs", rows), return_inverse=True)
-        names = columns.values["domain"].values
-        now = [self._summariser.grounds.of(names[code]) for code in codes.tolist()]
-        number = {grounds: at for at, grounds in enumerate(dict.fromkeys(now))}
-        grounds_of = np.array([number[grounds] for grounds in now])[domain_of]
-        key = grounds_of * len(inputs) + input_of
-        order = np.argsort(key, kind="stable")
-        ends = np.flatnonzero(np.diff(key[order])) + 1
-        known, spelled = list(number), inputs.tolist()
-        groups = {}
-        for group in np.split(order, ends):
-            at, which = divmod(int(key[group[0]]), len(spelled))
-            groups[known[at], spelled[which]] = rows[group]
-        return groups
+    def _alike(self, rows: npt.NDArray[np.int64]) -> dict[tuple[Alike, int], npt.NDArray[np.int64]]:
+        """Rows by what their comparison rests on, and the code of their grounds."""
+        columns, of_domains = self.columns, self._summariser.grounds
+        domains, tags = columns.values["domain"].values, columns.values["tags"].values
+        grounds = {
+            code: of_domains.of(domains[code])
+            for code in np.unique(columns.column("domain", rows)).tolist()
+        }
+        groups: dict[tuple[Alike, int], list[int]] = {}
+        for row, domain, inputs, code in zip(
+            rows.tolist(),
+            columns.column("domain", rows).tolist(),
+            columns.column("inputs", rows).tolist(),
+            columns.column("tags", rows).tolist(),
+            strict=True,
+        ):
+            now = grounds[domain]
+            key = of_domains.alike(now, inputs, tags[code]), columns.grounds.code(now)
+            groups.setdefault(key, []).append(row)
+        return {key: np.array(group) for key, group in groups.items()}
 
     def pending(self) -> Iterator[str] | None:
         """The nodes that are to be read again; None while some were never read."""

@@ -86,12 +86,13 @@ class Summariser:
         winners = winners_of(facts, held)
         bodies = {a: write.body() for a, write in winners.items() if a in _READ_ASPECTS}
         basis = Basis(self.grounds.of(domain), inputs_of(bodies))
-        compared = self.comparisons.get(basis.grounds.policies, basis.inputs)
-        if compared is None:
-            compared = comparison_of(analyzer.drift_of(at))
-            self.comparisons.put(basis.grounds.policies, basis.inputs, compared)
         fields = _declared(bodies) | _reported(bodies)
         fields |= _times(facts, domain, subject, winners, bodies)
+        alike = self.grounds.alike(basis.grounds, basis.inputs, fields.get("tags", ()))
+        compared = self.comparisons.get(alike)
+        if compared is None:
+            compared = comparison_of(analyzer.drift_of(at))
+            self.comparisons.put(alike, compared)
         waivers = bodies.get("drift_waiver")
         ends = (
             [w.expire_time.ToMilliseconds() for w in waivers.waivers] if waivers is not None else []
