@@ -29,7 +29,7 @@ from controller.log.witness import Continuity, Witness, WitnessFile, check_conti
 from controller.query.live import LiveColumns
 from controller.signing import Ed25519Signer, Ed25519Verifier
 from controller.store.store import Store
-from controller.tasks import end
+from controller.tasks import end, finish
 from controller.twin.history import Histories
 from controller.twin.sight import Sight
 from controller.writes import Forwarder, Writer
@@ -186,7 +186,7 @@ class Replica:
             await self._open()
             await self._live()
         finally:
-            await self.store.close()
+            await finish(self.store.close())
 
     async def _live(self) -> None:
         witness = asyncio.create_task(self._keep_witness(), name="witness")

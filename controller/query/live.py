@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -203,7 +203,7 @@ class LiveColumns:
         """As `Summaries.wait`."""
         return bool(self._absent) or bool(self.columns.column("unsaved").any())
 
-    def leaving(self) -> Callable[[], Iterable[tuple[str, str, bytes]]]:
+    def leaving(self) -> Callable[[], Iterator[tuple[str, str, bytes]]]:
         """As `Summaries.leaving`. Of a node that gets known in a second domain nothing is stored there: it is read anew
         at every start.
         """

@@ -11,9 +11,9 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,9 +72,18 @@ _DROP_SUMMARY = """
 DELETE FROM summaries WHERE subject = (SELECT id FROM subjects WHERE domain = ? AND subject = ?)
 """
 
-_PUT_SUMMARY = """
-INSERT OR REPLACE INTO summaries SELECT id, ? FROM subjects WHERE domain = ? AND subject = ? AND NOT pinned
-"""
+#: Summaries put by one statement: each statement lets go of the interpreter's lock, and a busy event loop gives it back
+#: milliseconds later.
+SUMMARIES_AT_ONCE = 500
+
+
+def _put_summaries(count: int) -> str:
+    """The statement that puts so many summaries: domain, subject and bytes of each."""
+    return (
+        "INSERT OR REPLACE INTO summaries SELECT id, column3"  # noqa: S608
+        f" FROM (VALUES {', '.join(['(?, ?, ?)'] * count)})"
+        " JOIN subjects ON domain = column1 AND subject = column2 WHERE NOT pinned"
+    )
 
 
 class Grounds(NamedTuple):
@@ -99,7 +108,7 @@ class Cut(NamedTuple):
 SubjectRow = tuple[str, str, Aspects]
 
 #: What was made of subjects beside their aspects, when it is asked for: domain, subject, summary.
-Summaries = Callable[[], Iterable[tuple[str, str, bytes]]]
+Summaries = Callable[[], Iterator[tuple[str, str, bytes]]]
 
 
 class Batch(NamedTuple):
@@ -287,10 +296,16 @@ class StoreFile:
                     if subject.partition("/")[0] in COOLED_KINDS
                 ),
             )
-            connection.executemany(
-                _PUT_SUMMARY,
-                ((data, self._domain(d), subject) for d, subject, data in batch.summaries()),
-            )
+            summaries = batch.summaries()
+            while some := list(islice(summaries, SUMMARIES_AT_ONCE)):
+                connection.execute(
+                    _put_summaries(len(some)),
+                    [
+                        each
+                        for d, subject, data in some
+                        for each in (self._domain(d), subject, data)
+                    ],
+                )
             for (domain, subject), fresh in batch.histories.items():
                 self._put_history(domain, subject, fresh)
             encoded = ((name, encode()) for name, encode in batch.parts.encode.items())

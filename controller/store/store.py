@@ -13,7 +13,7 @@ import logging
 import sqlite3
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -84,7 +84,7 @@ class Summaries(Protocol):
     def wait(self) -> bool:
         """Tells whether there is any that is not stored."""
 
-    def leaving(self) -> Callable[[], Iterable[tuple[str, str, bytes]]]:
+    def leaving(self) -> Callable[[], Iterator[tuple[str, str, bytes]]]:
         """Some of those that are not stored, as they stand between two commits: domain, subject, and the bytes once a
         worker thread asks for them. Never one of a subject that was written of since it was made.
         """
@@ -305,7 +305,7 @@ class Store:
             data = fold.stored()
             if data != self._fold_parts.get(name):
                 self._fold_parts[name] = parts.put[f"{FOLD}/{name}"] = data
-        summaries = self._summaries.leaving() if self._summaries is not None else tuple
+        summaries = self._summaries.leaving() if self._summaries is not None else _none
         return Batch(self._cut, rows, self._histories.leaving(), parts, summaries)
 
     async def _write(self, batch: Batch) -> bool:
@@ -384,6 +384,10 @@ class Store:
 
     async def _blocking(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _none() -> Iterator[tuple[str, str, bytes]]:
+    return iter(())
 
 
 async def _is_in_log(cut: Cut, hash_before: Callable[[int], Awaitable[bytes]]) -> bool:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -350,9 +350,9 @@ class Made:
     def wait(self) -> bool:
         return bool(self.left)
 
-    def leaving(self) -> Callable[[], Iterable[tuple[str, str, bytes]]]:
+    def leaving(self) -> Callable[[], Iterator[tuple[str, str, bytes]]]:
         some = [(ROOT, subject, self.left.pop(subject)) for subject in list(self.left)[:2]]
-        return lambda: some
+        return lambda: iter(some)
 
 
 async def summaries(path: Path, log: Log, form: str = "one") -> dict[str, bytes | None]:
