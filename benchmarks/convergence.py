@@ -19,7 +19,8 @@ from benchmarks.client import SET_DESIRED_STATE, Call, create_nodes, declaration
 from benchmarks.raw_etcd import BareEtcds, sequential_put_ms
 from benchmarks.report import RUNS, percentile, report, rounded, say
 from benchmarks.workload import values
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.fleet.v1 import fleet_service_pb2
 from souverix.fleet.v1.fleet_service_pb2_grpc import FleetServiceStub
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from benchmarks.report import say
 from benchmarks.zone_log import ZoneLogWriter, write_zone_log
 from controller.signing import Ed25519Signer
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from federation.identifiers import StreamId
 from federation.proposal import Identity
 from souverix.federation.v1 import federation_service_pb2 as service

@@ -17,7 +17,8 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.client import create_nodes
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 
 DOMAIN = "zone"
 

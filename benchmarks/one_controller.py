@@ -15,7 +15,8 @@ from benchmarks.client import call_all, create_nodes, node_ids
 from benchmarks.raw_etcd import BareEtcds, put_rate
 from benchmarks.report import RUNS, report, say
 from benchmarks.workload import values
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 
 NODES = 2_000
 

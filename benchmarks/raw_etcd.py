@@ -9,7 +9,9 @@ from pathlib import Path
 
 from controller.etcd.access import Access
 from controller.etcd.client import Etcd
-from deploy.local_federation import DomainPlan, LocalFederation, find_program
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
+from deploy.local_processes import find_program
 
 #: A mirror that has not caught up by then never will.
 MIRROR_TIMEOUT_S = 60.0

@@ -19,7 +19,8 @@ import uvloop
 from benchmarks.client import create_nodes, node_ids
 from benchmarks.report import percentile, report, say
 from benchmarks.returning_nodes import ReturningNode, storm_of
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.federation.v1 import federation_service_pb2 as service
 from souverix.federation.v1.federation_service_pb2_grpc import FederationServiceStub
 

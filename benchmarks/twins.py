@@ -29,7 +29,8 @@ from benchmarks.plain_fleet import PlainFleet
 from benchmarks.report import RUNS, line, percentile, report, rounded, say
 from benchmarks.sweep import Links
 from controller.signing import Ed25519Signer
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from federation.proposal import Identity
 from souverix.fleet.v1 import fleet_service_pb2
 from souverix.fleet.v1.fleet_service_pb2_grpc import FleetServiceStub

@@ -17,6 +17,9 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from controller.archive.archived_log import ArchivedLog
+from controller.archive.compaction import Compaction
+from controller.archive.directory import ArchiveDirectory
 from controller.attention_duty import MarkEnding
 from controller.attention_feed import AttentionFeed
 from controller.attention_links import SeenLinks
@@ -25,11 +28,12 @@ from controller.config import ConfigError, ControllerConfig
 from controller.duties import Duties
 from controller.etcd.access import Access, Password, TlsFiles
 from controller.journal import Journal
+from controller.judge import Judge
 from controller.lifecycle_duty import LifecycleMoves
 from controller.local_calls import LocalCalls
 from controller.log.embedded import EmbeddedEtcd
 from controller.log.etcd_log import EtcdLog
-from controller.log.port import Log
+from controller.log.port import StoredLog
 from controller.log.sqlite_log import SqliteLog
 from controller.maintenance import MaintenanceExpiry
 from controller.nodelink.relay_service import RelayLinkService
@@ -45,6 +49,7 @@ from controller.services.fleet_moves import LateWrites
 from controller.services.graph import GraphService
 from controller.services.policy import PolicyService
 from controller.services.replays import ReplayService
+from controller.services.supply import SupplyService
 from controller.signing import Ed25519Signer
 from controller.sync.dialer import Dialer
 from controller.sync.links import Links
@@ -68,6 +73,7 @@ from souverix.nodelink.v1 import (
     replay_service_pb2_grpc,
 )
 from souverix.policy.v1 import policy_service_pb2, policy_service_pb2_grpc
+from souverix.supply.v1 import supply_service_pb2, supply_service_pb2_grpc
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
 from telemetry.started import Telemetry, TelemetryUnavailable, start
 
@@ -114,6 +120,10 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
         life = asyncio.create_task(replica.run(), name="replica")
         serving = asyncio.create_task(application.serve_when_replayed(), name="serving")
         attention = asyncio.create_task(application.attention.run(), name="attention")
+        budget_bytes = int(config.log.budget_mib * 1024 * 1024)
+        compaction = asyncio.create_task(
+            Compaction(replica, log, budget_bytes).run(), name="compaction"
+        )
         body = asyncio.current_task()
 
         def end_body(task: asyncio.Task[None]) -> None:
@@ -121,7 +131,7 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
                 body.cancel()
 
         gauging = asyncio.create_task(application.gauge(), name="gauges")
-        tasks = (life, serving, attention)
+        tasks = (life, serving, attention, compaction)
         for task in tasks:
             task.add_done_callback(end_body)
         try:
@@ -134,7 +144,7 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
         finally:
             for task in tasks:
                 task.remove_done_callback(end_body)
-            await end(serving, attention, gauging)
+            await end(serving, attention, compaction, gauging)
             await application.stop()
             await end(life)
 
@@ -223,6 +233,11 @@ class Application:
         audit = AuditService(replica)
         audit_service_pb2_grpc.add_AuditServiceServicer_to_server(audit, server)
         self._name(audit_service_pb2.DESCRIPTOR, audit)
+        judge = Judge(replica, self.values)
+        replica.add_duty(judge.run)
+        supply = SupplyService(replica, self.values, judge)
+        supply_service_pb2_grpc.add_SupplyServiceServicer_to_server(supply, server)
+        self._name(supply_service_pb2.DESCRIPTOR, supply)
         commands = CommandService(replica)
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(commands, server)
         self._name(command_service_pb2.DESCRIPTOR, commands)
@@ -332,8 +347,8 @@ def _bind(server: grpc.aio.Server, setting: str, address: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _open_log(config: ControllerConfig) -> AsyncIterator[Log]:
-    """The log the configuration names; an etcd of our own where it names none."""
+async def _open_log(config: ControllerConfig) -> AsyncIterator[ArchivedLog]:
+    """The log the configuration names, and its archive; an etcd of our own where it names none."""
     directory = config.controller.data_dir
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -342,7 +357,7 @@ async def _open_log(config: ControllerConfig) -> AsyncIterator[Log]:
             f"controller.data_dir {directory} cannot be made: {error.strerror}"
         ) from error
     async with contextlib.AsyncExitStack() as stack:
-        log: Log
+        log: StoredLog
         if config.log.kind == "sqlite":
             log = SqliteLog(directory / "log.sqlite", uuid.uuid4().hex)
         elif config.log.endpoints:
@@ -350,9 +365,10 @@ async def _open_log(config: ControllerConfig) -> AsyncIterator[Log]:
         else:
             embedded = EmbeddedEtcd(config.log.etcd_binary, directory / "etcd")
             await stack.enter_async_context(embedded)
-            log = EtcdLog(embedded.access, config.log.prefix)
+            log = EtcdLog(embedded.access, config.log.prefix, owns_etcd=True)
         stack.push_async_callback(log.close)
-        yield log
+        archive = Path(config.log.archive_dir) if config.log.archive_dir else directory / "archive"
+        yield ArchivedLog(log, ArchiveDirectory(archive))
 
 
 def _access(config: ControllerConfig) -> Access:

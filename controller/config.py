@@ -60,6 +60,11 @@ class LogSection:
     prefix: str = "/souverix"
     etcd_binary: str = "etcd"
     lease_ttl_s: float = 5.0
+    #: What the store may hold of the log before its older half is left to the archive: an eighth of etcd's default
+    #: quota, for the file has to hold it beside what is not compacted yet, and never grows smaller on a shared etcd.
+    budget_mib: float = 256.0
+    #: Directory of the archive; replicas on one machine may share it. Empty: below data_dir.
+    archive_dir: str = ""
     access: EtcdAccessSection = field(default_factory=EtcdAccessSection)
 
 

@@ -101,6 +101,7 @@ def _number_problems(config: ControllerConfig) -> Iterator[str]:
     syncs = _sync_sections(config)
     numbers: list[tuple[str, float, float]] = [
         ("log.lease_ttl_s", config.log.lease_ttl_s, 1),
+        ("log.budget_mib", config.log.budget_mib, 1),
         ("agents.heartbeat_interval_s", config.agents.heartbeat_interval_s, 0.1),
         ("agents.max_links", config.agents.max_links, 0),
         ("agents.returns_per_s", config.agents.returns_per_s, 0.1),

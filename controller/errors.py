@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 
 from controller.changes import SlowWatcher
 from controller.journal import JournalClosed, JournalFull, WriteOutcomeUnknown
-from controller.log.errors import CommitTooLarge, LogError
+from controller.log.errors import CommitTooLarge, LogCorrupt, LogError
 from federation import errors as core
 
 #: `ErrorInfo.domain` of every error this project makes.
@@ -97,6 +97,8 @@ def status_of(error: BaseException) -> status_pb2.Status:
         return _status(Code.RESOURCE_EXHAUSTED, "SLOW_WATCHER", str(error), {})
     if isinstance(error, CommitTooLarge):
         return _status(Code.INVALID_ARGUMENT, "TOO_LARGE", str(error), {})
+    if isinstance(error, LogCorrupt):
+        return _status(Code.INTERNAL, "CORRUPT_LOG", str(error), {})
     if isinstance(error, LogError):
         message = f"the event log cannot be written now ({error}); nothing was changed, retry later"
         return _status(Code.UNAVAILABLE, "LOG_UNAVAILABLE", message, {}, DEFAULT_RETRY_MS)

@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from controller.archive.storage import LogStorage
 from controller.changes import Changes
 from controller.config import ControllerConfig
 from controller.connectivity.table import ConnectivityTable
@@ -101,6 +102,10 @@ class Replica:
         )
         #: Names the log; known once it is open.
         self.log_nonce = b""
+        #: Bytes of the commits that were applied since the start.
+        self.applied_bytes = 0
+        #: What the log takes on disk, as last looked at; None: not looked at.
+        self.log_storage: LogStorage | None = None
         self._incarnation = 1
         self._journal: Journal | None = None
         self._lease: MastershipLease | None = None
@@ -251,6 +256,7 @@ class Replica:
         self, applied: Applied, commit: event_pb2.Commit, size: int, log_hash: bytes
     ) -> None:
         self._log_hash = log_hash
+        self.applied_bytes += size
         self._recent.append((commit, size))
         self._recent_bytes += size
         while len(self._recent) > MAX_RECENT_COMMITS or (

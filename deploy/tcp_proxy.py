@@ -20,6 +20,9 @@ from typing import Self
 #: Bytes carried at once: a frame of a sync session, or a handful of small calls.
 CHUNK_BYTES = 64 * 1024
 
+#: Pieces a second that a slow link carries.
+SLOW_PIECES_PER_S = 20
+
 
 class ProxyNotOpen(Exception):
     """The proxy does not listen; the caller must enter its context first."""
@@ -54,6 +57,7 @@ class TcpProxy:
         self._target = (target_host, target_port)
         self._server: asyncio.Server | None = None
         self._fault = Fault.NONE
+        self._bytes_per_s: int | None = None
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._connections: set[_Connection] = set()
@@ -99,6 +103,10 @@ class TcpProxy:
         for connection in self._connections:
             connection.reset()
 
+    def slow(self, bytes_per_s: int) -> None:
+        """Carry no more than so much each way, over each connection, from the next bytes on."""
+        self._bytes_per_s = bytes_per_s
+
     def stall(self) -> None:
         """Hold all bytes both ways, without losing any."""
         self._set(Fault.STALLED)
@@ -112,11 +120,17 @@ class TcpProxy:
         self._set(Fault.REQUESTS_LOST)
 
     def heal(self) -> None:
-        """Work again. A connection that lost bytes is reset, for its stream is broken."""
+        """Work again, at full speed. A connection that lost bytes is reset, for its stream is broken."""
+        self._bytes_per_s = None
         for connection in self._connections:
             if connection.lost_bytes:
                 connection.reset()
         self._set(Fault.NONE)
+
+    def _piece(self) -> int:
+        if self._bytes_per_s is None:
+            return CHUNK_BYTES
+        return max(1, min(CHUNK_BYTES, self._bytes_per_s // SLOW_PIECES_PER_S))
 
     def _listening(self) -> asyncio.Server:
         if self._server is None:
@@ -167,7 +181,9 @@ class TcpProxy:
         loss: Fault,
     ) -> None:
         with contextlib.suppress(OSError):
-            while chunk := await reader.read(CHUNK_BYTES):
+            while chunk := await reader.read(self._piece()):
+                if self._bytes_per_s is not None:
+                    await asyncio.sleep(len(chunk) / self._bytes_per_s)
                 await self._flowing.wait()
                 if self._fault is loss:
                     connection.lost_bytes = True

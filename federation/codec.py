@@ -59,6 +59,9 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "peer_link": AspectRule(Lane.STATE, False, "message"),
     "inventory": AspectRule(Lane.TELEMETRY, False, "message"),
     "audit": AspectRule(Lane.AUDIT, False, "message"),
+    "artifact": AspectRule(Lane.STATE, True, "version"),
+    "artifact_verdict": AspectRule(Lane.STATE, False, "message"),
+    "supply_policy": AspectRule(Lane.CONTROL, True, "policy"),
 }
 
 BACKLOG_KINDS: Final = ("message", "config", "policy", "version")

@@ -40,7 +40,7 @@ from nodeagent.settings import (
 from nodeagent.simulated_fleet import FleetSettings, run_fleet
 from nodeagent.simulated_temper import SCENARIOS
 from nodeagent.status import lines, read_status
-from nodeagent.telemetry import begin_telemetry
+from nodeagent.telemetry import RELAY_SERVICE_NAME, begin_telemetry
 
 MAX_SIMULATED = 20_000
 """Simulated nodes in one process: one event loop serves no more in good time."""
@@ -110,6 +110,13 @@ def _shared_options(command: Command) -> Command:
     return command
 
 
+_otlp_option = click.option(
+    "--otlp-endpoint",
+    metavar="URL",
+    help="Where traces and metrics are sent, such as http://127.0.0.1:4317; more in [telemetry] of the file. [nowhere]",
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(AGENT_VERSION, prog_name="souverix-node")
 def main() -> None:
@@ -138,11 +145,7 @@ def main() -> None:
     help="Id of this node. Known from the state directory after the first run.",
 )
 @click.option("--display-name", metavar="TEXT", help="Name for people.")
-@click.option(
-    "--otlp-endpoint",
-    metavar="URL",
-    help="Where traces and metrics are sent, such as http://127.0.0.1:4317; more in [telemetry] of the file. [nowhere]",
-)
+@_otlp_option
 @_shared_options
 def run(node: str | None, config: Path | None, log_level: str, **options: Any) -> None:
     """Be the agent of this host until SIGTERM or SIGINT.
@@ -178,6 +181,7 @@ def run(node: str | None, config: Path | None, log_level: str, **options: Any) -
     help="Where agents dial the relay. Loopback only, until TLS. Required.",
 )
 @click.option("--display-name", metavar="TEXT", help="Name for people.")
+@_otlp_option
 @_shared_options
 def relay(
     node: str | None, listen: str | None, config: Path | None, log_level: str, **options: Any
@@ -203,7 +207,14 @@ def relay(
         if not isinstance(name, str):
             raise SettingsInvalid("which relay is this? Add --node ID, or node in the file")
         relay_settings = RelaySettings(node_settings(settings, name), checked_listen(settings))
-        asyncio.run(run_relay(relay_settings, _state_dir(settings)))
+        told = telemetry_settings(settings)
+        asyncio.run(
+            run_relay(
+                relay_settings,
+                _state_dir(settings),
+                lambda: begin_telemetry(told, name, RELAY_SERVICE_NAME),
+            )
+        )
 
     _with_exit_code(start)
 

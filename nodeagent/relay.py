@@ -7,6 +7,7 @@ it is of is carried there. Decides nothing about frames.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import SystemRandom
@@ -26,8 +27,10 @@ from nodeagent.relay_server import RelayServer, Settled
 from nodeagent.relay_store import RelayStore, open_database
 from nodeagent.relay_upstream import Upstream
 from nodeagent.statedir import StateDir
+from nodeagent.telemetry import add_relay_gauges
 from souverix.fleet.v1 import node_pb2
 from souverix.nodelink.v1 import nodelink_pb2_grpc, relay_pb2
+from telemetry.started import OFF, Telemetry
 
 DEPOSIT_REPORTS = 64
 """Reports of one deposit, by the contract: what an agent sends without an acknowledgement."""
@@ -56,7 +59,13 @@ class RelaySettings:
 class Relay:
     """One relay on an open state directory."""
 
-    def __init__(self, settings: RelaySettings, state: StateDir, store: RelayStore) -> None:
+    def __init__(
+        self,
+        settings: RelaySettings,
+        state: StateDir,
+        store: RelayStore,
+        telemetry: Telemetry = OFF,
+    ) -> None:
         own = settings.own
         chance = SystemRandom().random
         clock = Clock()
@@ -78,6 +87,13 @@ class Relay:
             clock,
             chance,
             self._describe,
+            telemetry=telemetry,
+        )
+        add_relay_gauges(
+            telemetry.meter,
+            lambda: self._carried,
+            lambda: store.kept_reports,
+            lambda: store.kept_bytes,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -152,10 +168,14 @@ class Relay:
                 return
             self._log.info("brought", of=node, reports=len(reports), up_to=ack.sequence)
 
+    @property
+    def _carried(self) -> int:
+        session = self.upstream.session
+        return len(session) if session is not None else 0
+
     def _describe(self, state: node_pb2.ActualState) -> None:
         """What the relay says of itself in its own node's reports."""
-        session = self.upstream.session
-        state.relay.nodes = len(session) if session is not None else 0
+        state.relay.nodes = self._carried
         state.relay.kept_reports = self._store.kept_reports
         state.relay.kept_bytes = self._store.kept_bytes
         oldest_us = self._store.oldest_us()
@@ -163,9 +183,14 @@ class Relay:
             state.relay.oldest_kept_time.CopyFrom(timestamp(oldest_us))
 
 
-async def run_relay(settings: RelaySettings, state_dir: Path) -> None:
-    """Be a relay until SIGTERM or SIGINT. Raises OperatorMustAct, StateUnavailable."""
+async def run_relay(
+    settings: RelaySettings, state_dir: Path, telemetry_of: Callable[[], Telemetry] = lambda: OFF
+) -> None:
+    """Be a relay until SIGTERM or SIGINT; `telemetry_of` begins to tell of it. Raises OperatorMustAct,
+    StateUnavailable.
+    """
     state = StateDir.open(state_dir)
+    telemetry = OFF
     try:
         known = state.nodes()
         if known and known != [settings.own.node]:
@@ -175,11 +200,13 @@ async def run_relay(settings: RelaySettings, state_dir: Path) -> None:
         database = open_database(state_dir / "relay.db")
         try:
             store = RelayStore(database, settings.own.node)
-            await Relay(settings, state, store).run(stop_on_signals())
+            telemetry = telemetry_of()
+            await Relay(settings, state, store, telemetry).run(stop_on_signals())
         finally:
             database.close()
     finally:
         state.close()
+        await asyncio.to_thread(telemetry.stop)
 
 
 def _bind(server: grpc.aio.Server, address: str) -> None:

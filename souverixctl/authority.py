@@ -18,7 +18,7 @@ from souverixctl.errors import BadInput, WaitedTooLong
 from souverixctl.output import Cell
 from souverixctl.results import present, present_details, present_write, term_path
 from souverixctl.session import Session, Verbs, pass_session
-from souverixctl.times import parse_duration, seconds_of, show_duration
+from souverixctl.times import parse_duration, parse_time, seconds_of, show_duration
 
 COLUMNS = ("DOMAIN", "LEVEL", "MASTER", "TERM", "CONTROLLER", "AUTONOMY", "SYNC", "STATE")
 POLL_S = 0.5
@@ -69,23 +69,28 @@ def row(record: authority.AuthorityRecord, path: list[int]) -> list[Cell]:
     ]
 
 
-def _fetch(session: Session, domain: str) -> service.GetAuthorityResponse:
-    return session.connection.call(
-        service.GetAuthorityRequest(domain=domain), service.GetAuthorityResponse
-    )
+def _fetch(session: Session, domain: str, as_of: str = "") -> service.GetAuthorityResponse:
+    request = service.GetAuthorityRequest(domain=domain)
+    if as_of:
+        request.as_of_time.CopyFrom(parse_time(as_of, session.output.now))
+    return session.connection.call(request, service.GetAuthorityResponse)
 
 
 @group.command("get", short_help="Show who has authority.")
 @click.argument("domain", metavar="[DOMAIN]", default="")
+@options.as_of_option
 @pass_session
-def get_authority(session: Session, domain: str) -> None:
+def get_authority(session: Session, domain: str, as_of: str) -> None:
     """Show the authority record of a domain; without one, of all domains known.
 
     \b
     souverixctl authority get edge-zone-a1
+    souverixctl authority get edge-zone-a1 --as-of 2h
     """
+    if as_of and not domain:
+        raise BadInput("--as-of without a domain", "name the domain")
     if domain:
-        one = _fetch(session, domain)
+        one = _fetch(session, domain, as_of)
         rows = [row(one.authority, list(one.term_path))]
         present(session, one, lambda: session.output.table(COLUMNS, rows, ""))
         return

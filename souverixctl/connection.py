@@ -154,6 +154,26 @@ class Connection:
         finally:
             call.cancel()
 
+    def upload(
+        self, pieces: Callable[[], Iterator[Message]], request_type: Any, reply_type: type[Reply]
+    ) -> Reply:
+        """The answer to a stream of requests, made anew for each address that is tried. Raises Refused.
+
+        It may take as long as the link needs: the controller bounds it.
+        """
+        method = method_taking(request_type, reply_type)
+
+        def attempt(channel: grpc.Channel) -> Reply:
+            call: Any = channel.stream_unary(
+                method,
+                request_serializer=lambda piece: piece.SerializeToString(),
+                response_deserializer=reply_type.FromString,
+            )
+            reply: Reply = call(pieces(), metadata=self._metadata)
+            return reply
+
+        return self._with_failover(method, attempt, "")
+
     @property
     def address(self) -> str:
         """The address in use."""
@@ -206,10 +226,15 @@ class Connection:
 
 def method_of(request: Message, reply_type: type[Message]) -> str:
     """The full name of the method that takes this request, such as "/souverix…Service/Get…"."""
-    for service in request.DESCRIPTOR.file.services_by_name.values():
+    return method_taking(request.DESCRIPTOR, reply_type)
+
+
+def method_taking(descriptor: Any, reply_type: type[Message]) -> str:
+    """As `method_of`, by the request's descriptor."""
+    for service in descriptor.file.services_by_name.values():
         for method in service.methods:
-            if method.input_type == request.DESCRIPTOR:
+            if method.input_type == descriptor:
                 if method.output_type != reply_type.DESCRIPTOR:
                     raise TypeError(f"{method.full_name} does not reply with {reply_type}")
                 return f"/{service.full_name}/{method.name}"
-    raise TypeError(f"no method takes {request.DESCRIPTOR.full_name}")
+    raise TypeError(f"no method takes {descriptor.full_name}")

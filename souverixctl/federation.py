@@ -116,6 +116,21 @@ def draw(
     return trees
 
 
+def mebibytes(count: int) -> str:
+    """A size, for people."""
+    return f"{count / (1 << 20):.1f} MiB"
+
+
+def storage_words(held: service.LogStorage) -> list[str]:
+    """What a log takes on disk, in words."""
+    return [
+        f"store {mebibytes(held.store_bytes - held.store_free_bytes)} used of {mebibytes(held.store_bytes)}"
+        f" from commit {held.start_offset}",
+        f"archive {mebibytes(held.archive_bytes)} in {held.archive_segments} files"
+        f" before commit {held.archived_offset}",
+    ]
+
+
 @group.command("status", short_help="The whole federation on one page.")
 @pass_session
 def status(session: Session) -> None:
@@ -152,6 +167,8 @@ def status(session: Session) -> None:
         f"sync {sync_strategy(own.sync)}" if own.HasField("sync") else "no parent",
         f"{own.connected_nodes} nodes connected",
     )
+    if own.HasField("log_storage"):
+        session.output.line(*storage_words(own.log_storage))
     if not own.master and own.current_master:
         session.output.line(f"master is {own.current_master}")
     session.output.line()

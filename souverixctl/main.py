@@ -20,6 +20,7 @@ import grpc
 from click.shell_completion import get_completion_class
 
 from souverixctl import (
+    artifacts,
     attention,
     audit,
     authority,
@@ -33,6 +34,7 @@ from souverixctl import (
     nodes,
     observations,
     overview,
+    pki,
     replays,
     verbs,
 )
@@ -92,6 +94,8 @@ for group in (
     verbs.move, lifecycle.transition, lifecycle.history, replays.replay, replays.reset_key, commands.group,
     drift.group, graph.group, conflicts.group,
     audit.group, federation.group, authority.group, observations.values,
+    artifacts.group, artifacts.policy_group,
+    pki.group,
 ):  # fmt: skip
     program.add_command(group)
 

@@ -5,12 +5,11 @@ Owns how these are shown together. Never explains anything by itself: the contro
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import click
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from souverix.fleet.v1 import fleet_service_pb2 as fleet
 from souverix.fleet.v1 import history_pb2 as history
@@ -23,11 +22,17 @@ from souverixctl.nodes import COLUMNS, follow_nodes, row
 from souverixctl.output import Cell, as_document
 from souverixctl.results import age, coloured, note_freshness, present, word
 from souverixctl.session import Session, Verb, pass_session
-from souverixctl.times import parse_duration, seconds_of, show_exact
+from souverixctl.times import parse_time, show_exact
 
 SIDE_COLUMNS = ("", "DESIRED", "ACTUAL", "")
 EVENT_COLUMNS = ("RECEIVED", "TIME", "WHAT", "STANDING", "BY", "AT", "SAYS")
 WHY_COLUMNS = ("ROLE", "SOURCE", "TIME", "BY", "AT", "SAYS", "NOTE")
+
+#: What a timeline tells: everything but the node's own reports, which come all the time.
+TIMELINE_ASPECTS = (
+    "existence", "placement", "node_spec", "desired_state", "drift_waiver", "lifecycle", "link_state", "inventory",
+    "agent_key", "return_incident",
+)  # fmt: skip
 
 #: Events of the timeline shown unless the operator says otherwise.
 DEFAULT_EVENTS = 20
@@ -45,13 +50,7 @@ MAX_SAID = 60
     metavar="FIELD",
     help="The events behind one field, such as mode, target_version or drift.score.",
 )
-@click.option(
-    "--as-of",
-    "time",
-    default="",
-    metavar="TIME",
-    help="The node as the controller knew it then: 2026-02-27T03:45:00Z, or a DURATION ago.",
-)
+@options.as_of_option
 @click.option(
     "--events",
     type=click.IntRange(min=0, max=1000),
@@ -59,9 +58,12 @@ MAX_SAID = 60
     metavar="N",
     help=f"Newest events of the timeline to show. Default: {DEFAULT_EVENTS}.",
 )
+@click.option("--reports", is_flag=True, help="With the node's own reports in the timeline.")
 @click.option("--watch", is_flag=True, help="Follow the node, until interrupted.")
 @pass_session
-def node_verb(session: Session, id: str, field: str, time: str, events: int, watch: bool) -> None:
+def node_verb(
+    session: Session, id: str, field: str, as_of: str, events: int, reports: bool, watch: bool
+) -> None:
     """Show one node: where it stands, what it should be beside what it is, and its newest events.
 
     \b
@@ -69,27 +71,28 @@ def node_verb(session: Session, id: str, field: str, time: str, events: int, wat
     souverixctl node a1-gw-1 --why target_version
     souverixctl node a1-gw-1 --as-of 2h
     """  # fmt: skip
-    if sum(map(bool, (field, time, watch))) > 1:
+    if sum(map(bool, (field, as_of, watch))) > 1:
         raise BadInput("--why, --as-of and --watch exclude each other", "give one of them")
     name = options.resource_name("nodes", id)
     if field:
         _show_why(session, fleet.ExplainNodeRequest(name=name, field=field))
         return
     request = fleet.GetNodeRequest(name=name)
-    if time:
-        request.as_of_time.CopyFrom(_time(time, session.output.now))
+    if as_of:
+        request.as_of_time.CopyFrom(parse_time(as_of, session.output.now))
     twin = session.connection.call(request, fleet.GetNodeResponse).node
     if watch:
         follow_nodes(session, {"domain": twin.domain, "filter": f"id = {twin.id}"})
         return
-    query = fleet.ListNodeEventsRequest(name=name, page_size=max(1, events))
-    if time:
+    aspects = () if reports else TIMELINE_ASPECTS
+    query = fleet.ListNodeEventsRequest(name=name, page_size=max(1, events), aspects=aspects)
+    if as_of:
         query.end_time.CopyFrom(request.as_of_time)
     timeline = session.connection.call(query, fleet.ListNodeEventsResponse)
     if not session.output.is_table:
         session.output.document({"node": as_document(twin), **as_document(timeline)})
         return
-    if time:
+    if as_of:
         session.output.note(f"as known at {show_exact(request.as_of_time)}")
     _show_twin(session, twin)
     if events:
@@ -112,20 +115,25 @@ def _side_by_side(twin: node.Node) -> list[list[Cell]]:
     pairs = [
         ("version", desired.target_version, actual.reported_version, "target_version"),
         ("configuration", _digest(desired), _digest(actual), "configuration"),
-        (
-            "policy",
-            desired.policy_bundle,
-            f"{actual.policy_bundle} {actual.policy_version}".strip(),
-            "",
-        ),
     ]
     rows: list[list[Cell]] = []
     for what, wanted, found, governed in pairs:
         same = "" if not wanted or wanted == found else "differs"
         source = f"by {decided[governed]}" if governed in decided else ""
         rows.append([what, f"{wanted} {source}".strip(), found, coloured(same)])
+    rows.append(_policies(twin))
     rows.append(["health", "", word(actual.runtime, "health"), actual.runtime.health_reason])
     return rows
+
+
+def _policies(twin: node.Node) -> list[Cell]:
+    """The policy to follow beside the one in force; its version is told where they differ."""
+    actual, compared = twin.actual_state, twin.drift.policy_drift
+    in_force = f"{actual.policy_bundle} {actual.policy_version}".strip()
+    wanted = f"{compared.policy_bundle} {compared.policy_version}".strip()
+    wanted = wanted or twin.effective_desired_state.desired_state.policy_bundle
+    same = not wanted or not in_force or in_force in (wanted, f"{wanted} {actual.policy_version}")
+    return ["policy", wanted, in_force, coloured("" if same else "differs")]
 
 
 def _digest(state: Any) -> str:
@@ -198,20 +206,3 @@ def _said(event: history.NodeEvent) -> str:
         parts.append(f"{name}={shown}")
     text = " ".join(parts)
     return text if len(text) <= MAX_SAID else f"{text[: MAX_SAID - 3]}..."
-
-
-def _time(text: str, now: datetime) -> Timestamp:
-    """A time as written, or a duration before now. Raises BadInput."""
-    time = Timestamp()
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        try:
-            moment = now - timedelta(seconds=seconds_of(parse_duration(text)))
-        except BadInput as error:
-            raise BadInput(
-                f"{text!r} is neither a time nor a duration",
-                "write a time such as 2026-02-27T03:45:00Z, or how long ago, such as 2h",
-            ) from error
-    time.FromDatetime(moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC))
-    return time

@@ -21,6 +21,7 @@ from souverix.fleet.v1 import node_pb2 as node
 from souverixctl import options, verbs
 from souverixctl.describe import enum_word, field_word
 from souverixctl.documents import parse_into, read_resource
+from souverixctl.errors import BadInput
 from souverixctl.follow import follow
 from souverixctl.output import Cell, styled
 from souverixctl.pages import fetch_pages
@@ -35,6 +36,7 @@ from souverixctl.results import (
 )
 from souverixctl.session import Session, Verb, pass_session
 from souverixctl.specs import spec_change, spec_from_flags
+from souverixctl.times import parse_time
 
 COLUMNS = (
     "ID", "DOMAIN", "KIND", "MODE", "PHASE", "DESIRED", "ACTUAL", "DRIFT", "HEALTH", "SEEN",
@@ -152,6 +154,7 @@ def _filters(given: dict[str, Any]) -> dict[str, Any]:
 def _list_options(function: options.Function) -> options.Function:
     for decorate in (
         options.limit_option,
+        options.as_of_option,
         click.option("--watch", is_flag=True, help="Show every change after that, until interrupted."),
         click.option(
             "--order-by", default="", metavar="FIELDS",
@@ -166,37 +169,46 @@ def _list_options(function: options.Function) -> options.Function:
 @click.command("nodes", cls=Verb, short_help="List nodes, by filters and in any order.")
 @_list_options
 @pass_session
-def nodes_verb(session: Session, limit: int, order_by: str, watch: bool, **given: Any) -> None:
+def nodes_verb(
+    session: Session, limit: int, order_by: str, watch: bool, as_of: str, **given: Any
+) -> None:
     """List the nodes of a domain; without --domain, of the controller's own. The same as `get nodes`.
 
     \b
     souverixctl nodes --subtree --filter "mode = AUTONOMOUS AND tags:lab"
     souverixctl nodes --subtree --order-by "score desc" --limit 20
     souverixctl nodes --subtree --filter "phase = QUARANTINED" --watch
+    souverixctl nodes --domain edge-zone-a1 --filter "mode = AUTONOMOUS" --as-of 2h
     """
-    _show_nodes(session, limit, order_by, watch, given)
+    _show_nodes(session, limit, order_by, watch, as_of, given)
 
 
 @verbs.get.command("nodes", short_help="List nodes.")
 @_list_options
 @pass_session
-def get_nodes(session: Session, limit: int, order_by: str, watch: bool, **given: Any) -> None:
+def get_nodes(
+    session: Session, limit: int, order_by: str, watch: bool, as_of: str, **given: Any
+) -> None:
     """List the nodes of a domain; without --domain, of the controller's own.
 
     \b
     souverixctl get nodes --domain region-a --subtree
     souverixctl get nodes --mode disconnected --mode autonomous -o json
     """
-    _show_nodes(session, limit, order_by, watch, given)
+    _show_nodes(session, limit, order_by, watch, as_of, given)
 
 
 def _show_nodes(
-    session: Session, limit: int, order_by: str, watch: bool, given: dict[str, Any]
+    session: Session, limit: int, order_by: str, watch: bool, as_of: str, given: dict[str, Any]
 ) -> None:
+    if watch and as_of:
+        raise BadInput("--as-of and --watch exclude each other", "give one of them")
     if watch:
         follow_nodes(session, _filters(given))
         return
     request = fleet.ListNodesRequest(**_filters(given), order_by=order_by)
+    if as_of:
+        request.as_of_time.CopyFrom(parse_time(as_of, session.output.now))
     reply = fetch_pages(session, request, fleet.ListNodesResponse, "nodes", limit)
     now = session.output.now
     rows = [row(each, now) for each in reply.nodes]

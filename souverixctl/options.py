@@ -118,3 +118,13 @@ def config_options(function: Function) -> Function:
 def resource_name(collection: str, id: str) -> str:
     """ "nodes/n1" from "n1" or from "nodes/n1"."""
     return id if id.startswith(f"{collection}/") else f"{collection}/{id}"
+
+
+def as_of_option(function: Function) -> Function:
+    """Adds --as-of."""
+    return click.option(
+        "--as-of",
+        default="",
+        metavar="TIME",
+        help="As the controller knew it then: 2026-02-27T03:45:00Z, or a DURATION ago.",
+    )(function)

@@ -16,11 +16,13 @@ from souverix.fleet.v1 import fleet_service_pb2 as fleet
 from souverix.fleet.v1 import overview_pb2 as overviews
 from souverixctl import options
 from souverixctl.describe import field_word
+from souverixctl.errors import BadInput
 from souverixctl.follow import follow
 from souverixctl.output import Cell, styled
 from souverixctl.pages import fetch_pages
 from souverixctl.results import age, coloured, note_freshness, present, word
 from souverixctl.session import Session, Verb, pass_session
+from souverixctl.times import parse_time
 
 COLUMNS = (
     "DOMAIN", "CONTROLLER", "NODES", "CONNECTIVITY", "PHASES", "HEALTH", "VERSIONS", "DRIFTING", "OBJECTS",
@@ -37,9 +39,10 @@ SHOWN_VERSIONS = 3
 @click.command("overview", cls=Verb, short_help="The fleet at a glance.")
 @click.argument("domain", metavar="[DOMAIN]", default="")
 @click.option("--watch", is_flag=True, help="Show it again whenever it changes, until interrupted.")
+@options.as_of_option
 @options.limit_option
 @pass_session
-def overview(session: Session, domain: str, watch: bool, limit: int) -> None:
+def overview(session: Session, domain: str, watch: bool, as_of: str, limit: int) -> None:
     """Show nodes by connectivity, phase, health, version and drift, for a domain and all below it.
 
     Each line counts the nodes of its domain and of those below it. CONTROLLER is how the domain's
@@ -49,11 +52,16 @@ def overview(session: Session, domain: str, watch: bool, limit: int) -> None:
     \b
     souverixctl overview region-a
     souverixctl overview --watch
+    souverixctl overview edge-zone-a1 --as-of 2h
     """
+    if watch and as_of:
+        raise BadInput("--as-of and --watch exclude each other", "give one of them")
     if watch:
         _watch(session, domain)
         return
     request = fleet.ListDomainOverviewsRequest(domain=domain, include_subtree=True)
+    if as_of:
+        request.as_of_time.CopyFrom(parse_time(as_of, session.output.now))
     reply = fetch_pages(session, request, fleet.ListDomainOverviewsResponse, "overviews", limit)
     present(session, reply, lambda: _table(session, reply.overviews))
     note_freshness(session, reply)

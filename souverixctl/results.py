@@ -22,7 +22,7 @@ from souverixctl.times import show_age
 
 # Words that mean the same wherever they stand.
 _STYLES = {
-    "green": {"LIVE", "ACTIVE", "OK", "SUCCEEDED", "ALLOWED", "intact", "IN_SPEC"},
+    "green": {"LIVE", "ACTIVE", "OK", "SUCCEEDED", "ALLOWED", "intact", "IN_SPEC", "VERIFIED"},
     "yellow": {
         "DELAYED", "EDGE_CACHED", "AUTONOMOUS", "RETURNING", "REPLAYING", "CATCHING_UP", "GREETING",
         "ADMITTED", "RECONCILING",
@@ -30,7 +30,7 @@ _STYLES = {
     },
     "red": {
         "DISCONNECTED", "FAILED", "QUARANTINED", "EXPIRED", "REJECTED", "INDETERMINATE", "DENIED",
-        "CANCELLED", "faulty", "HIGH", "CRITICAL",
+        "CANCELLED", "UNSIGNED", "UNVERIFIABLE", "faulty", "HIGH", "CRITICAL",
     },
 }  # fmt: skip
 _STYLE_OF = {word: style for style, words in _STYLES.items() for word in words}

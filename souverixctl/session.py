@@ -1,4 +1,4 @@
-"""One run of the command line: its global options, its output and its connection.
+"""One run of the command line: its global options, its output, its connection and its trace.
 
 Owns the options every verb takes, before it or after it. Dials only when a verb first calls.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import re
+import sys
 from collections.abc import Callable
 from functools import cached_property, update_wrapper
 from typing import Any, TypeVar
@@ -18,12 +19,17 @@ from souverixctl.errors import BadInput
 from souverixctl.output import Format, Output
 from souverixctl.times import parse_duration, seconds_of
 from telemetry.context import TraceContext, begin, parse
+from telemetry.settings import TelemetrySettings, check
+from telemetry.spans import NO_SPAN, Kind
+from telemetry.started import OFF, TelemetryUnavailable, start
 
 Result = TypeVar("Result")
 
 _SETTINGS = "souverixctl.settings"
 _SESSION = "souverixctl.session"
 DEFAULT_TIMEOUT = "10s"
+# What the program is called in traces.
+SERVICE_NAME = "souverixctl"
 # Given instead of a trace context, it begins a trace.
 NEW_TRACE = "new"
 # The verb of a group that is meant where none is named.
@@ -35,8 +41,11 @@ _PRINCIPAL = re.compile(r"[a-z]+:[A-Za-z0-9._@/-]{1,128}")
 class Session:
     """What a verb works with."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], verb: str = "souverixctl") -> None:
         self._settings = settings
+        self._verb = verb
+        self._telemetry = OFF
+        self._span = NO_SPAN
         self.output = Output(
             Format(settings.get("output", Format.TABLE)), color=not settings.get("no_color", False)
         )
@@ -60,19 +69,35 @@ class Session:
     def trace(self) -> TraceContext | None:
         """The trace all calls of the run belong to; None: none. Raises BadInput."""
         given = str(self._settings.get("traceparent") or "")
-        if not given:
-            return None
-        if given == NEW_TRACE:
-            trace = begin()
-            self.output.note(f"trace {trace.trace_id:032x}")
-            return trace
         held = parse(given)
-        if held is None:
+        if given and given != NEW_TRACE and held is None:
             raise BadInput(
                 f"{given!r} is no trace context",
                 'write it as W3C has it, 00-TRACE-SPAN-01, or "new" to begin a trace',
             )
-        return held
+        endpoint = str(self._settings.get("otlp_endpoint") or "")
+        trace = begin() if given == NEW_TRACE and not endpoint else held
+        if endpoint:
+            trace = self._begin_span(endpoint, held)
+        if trace is not None and held is None:
+            self.output.note(f"trace {trace.trace_id:032x}")
+        return trace
+
+    def _begin_span(self, endpoint: str, parent: TraceContext | None) -> TraceContext | None:
+        """The run itself as a span, which ends with it. Raises BadInput."""
+        settings = TelemetrySettings(endpoint=endpoint)
+        complaint = check(settings)
+        if complaint:
+            raise BadInput(
+                f"--otlp-endpoint: {complaint}", "write a URL such as http://127.0.0.1:4317"
+            )
+        try:
+            self._telemetry = start(settings, SERVICE_NAME, {})
+        except TelemetryUnavailable as error:
+            raise BadInput(str(error), "leave --otlp-endpoint out") from error
+        tracer = self._telemetry.tracer
+        self._span = tracer.span(self._verb, kind=Kind.CLIENT, parent=parent).begin()
+        return self._span.context
 
     @property
     def principal(self) -> str:
@@ -87,9 +112,14 @@ class Session:
         return principal
 
     def close(self) -> None:
-        """Close the connection, if there is one."""
+        """Close the connection, if there is one, and tell of the run where that is asked for."""
         if "connection" in self.__dict__:
             self.connection.close()
+        error = sys.exception()
+        if error is not None:
+            self._span.failed(type(error).__name__)
+        self._span.end()
+        self._telemetry.stop()
 
 
 def _login_name() -> str:
@@ -105,7 +135,8 @@ def session_of(context: click.Context) -> Session:
     """The run's session; made at the first call, when all options have been read."""
     session: Session | None = context.meta.get(_SESSION)
     if session is None:
-        session = context.meta[_SESSION] = Session(context.meta.setdefault(_SETTINGS, {}))
+        settings = context.meta.setdefault(_SETTINGS, {})
+        session = context.meta[_SESSION] = Session(settings, context.command_path)
         context.find_root().call_on_close(session.close)
     return session
 
@@ -173,6 +204,14 @@ def global_options(*, hidden: bool) -> list[click.Option]:
             show_envvar=True,
             help='Trace the calls belong to, as a W3C traceparent; "new" begins one and prints its id.'
             " Default: none.",
+        ),
+        option(
+            "--otlp-endpoint",
+            metavar="URL",
+            envvar="SOUVERIX_OTLP_ENDPOINT",
+            show_envvar=True,
+            help="Where the run is told of as the first span of its trace, such as http://127.0.0.1:4317."
+            " Default: nowhere.",
         ),
         option("--no-color", is_flag=True, help="No colours; NO_COLOR does the same."),
     ]

@@ -1,6 +1,6 @@
 """Times and durations as people read and write them.
 
-Owns ages ("17h"), durations ("3.75h"), exact times, and the reading of durations. Never asks the
+Owns ages ("17h"), durations ("3.75h"), exact times, and the reading of durations and times. Never asks the
 clock: the present time comes in.
 """
 
@@ -41,6 +41,23 @@ def parse_duration(text: str) -> Duration:
     duration = Duration()
     duration.FromTimedelta(timedelta(seconds=seconds))
     return duration
+
+
+def parse_time(text: str, now: datetime) -> Timestamp:
+    """A time as written, or a duration before now. Raises BadInput."""
+    time = Timestamp()
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            moment = now - timedelta(seconds=seconds_of(parse_duration(text)))
+        except BadInput as error:
+            raise BadInput(
+                f"{text!r} is neither a time nor a duration",
+                "write a time such as 2026-02-27T03:45:00Z, or how long ago, such as 2h",
+            ) from error
+    time.FromDatetime(moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC))
+    return time
 
 
 def seconds_of(duration: Duration) -> float:

@@ -12,13 +12,14 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
 
+from trust.authority import Authority
 from trust.certificates import (
     MAX_PEM_BYTES,
     MAX_ROOTS,
@@ -31,7 +32,7 @@ from trust.certificates import (
 )
 from trust.errors import CertificateRefused, FilesUnusable, KeyUnreadable
 from trust.identity import Identity, dns_name_of
-from trust.keys import MAX_KEY_BYTES, TlsKey, read_tls_key
+from trust.keys import MAX_KEY_BYTES, TlsKey, is_encrypted, read_tls_key
 from trust.keys import to_pem as key_to_pem
 
 #: Private key and certificates, the bearer's first, its root left out.
@@ -39,6 +40,11 @@ IDENTITY_FILE = "identity.pem"
 
 #: Certificates of the trusted roots.
 ROOTS_FILE = "roots.pem"
+
+#: An authority's private key, which may be encrypted, and its certificates, its own first, the root left out. The root
+#: has its own certificate there.
+AUTHORITY_KEY_FILE = "ca-key.pem"
+AUTHORITY_FILE = "ca.pem"
 
 _KEY_BLOCK = re.compile(
     rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL
@@ -165,6 +171,37 @@ class ReloadedCredentials:
             return False
         self.current = found
         return True
+
+
+def read_authority(directory: Path, passphrase: bytes | None, at: datetime) -> Authority:
+    """The authority whose key and certificates lie in a directory. Raises `FilesUnusable`, `KeyUnreadable`."""
+    certificates = _certificates(directory / AUTHORITY_FILE)
+    path = directory / AUTHORITY_KEY_FILE
+    key_pem = _bytes(path, MAX_KEY_BYTES)
+    _check_private(path)
+    key = read_tls_key(key_pem, passphrase)
+    try:
+        return Authority.opened(key, certificates, read_roots(directory / ROOTS_FILE), at)
+    except CertificateRefused as error:
+        raise FilesUnusable(f"{directory / AUTHORITY_FILE}: {error}") from error
+
+
+def authority_key_is_encrypted(directory: Path) -> bool:
+    """Tells whether `read_authority` needs a passphrase. Raises `FilesUnusable`."""
+    return is_encrypted(_bytes(directory / AUTHORITY_KEY_FILE, MAX_KEY_BYTES))
+
+
+def write_authority(
+    directory: Path, certificates: Sequence[x509.Certificate], key_pem: bytes | None
+) -> None:
+    """Writes an authority's files where none are yet: its certificates up to the root, and its key, unless that was
+    made elsewhere. Raises `FilesUnusable`.
+    """
+    if key_pem is not None:
+        write_file(directory / AUTHORITY_KEY_FILE, key_pem, private=True, replace=False)
+    shown = certificates[:-1] or certificates
+    write_file(directory / AUTHORITY_FILE, to_pem(shown), private=False, replace=False)
+    write_file(directory / ROOTS_FILE, to_pem(certificates[-1:]), private=False, replace=False)
 
 
 def read_roots(path: Path) -> tuple[x509.Certificate, ...]:

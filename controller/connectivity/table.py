@@ -1,5 +1,5 @@
-"""What is measured of each node's link, in columns, and which evidence follows from it. Owns the measurements and each
-node's present mode; heartbeats touch nothing else. A sweep finds the due transitions of all nodes at once.
+"""What is measured of each node's link, in columns. Owns the measurements and each node's present mode; heartbeats
+touch nothing else. Which evidence the passing of time makes of them is `due`'s; a sweep asks it for all nodes at once.
 
 One row a node. Times are monotonic seconds, given as arguments; NaN is "never" or "not measured".
 """
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from controller.connectivity.due import MIN_VISITS, evidence_due, measurement_behind
 from controller.connectivity.measurements import Change, Gone, Measured
 from controller.connectivity.spectrum import TRANSITIONS, Evidence, Mode
 from controller.connectivity.thresholds import Thresholds
@@ -23,12 +24,6 @@ RTT_WEIGHT = 0.125
 
 #: Weight of the newest interval between visits: the pattern of the last few counts.
 INTERVAL_WEIGHT = 0.3
-
-#: Short visits in a row that make a pattern: two may be an accident.
-MIN_VISITS = 3
-
-#: Intervals without a visit after which a node that comes by is overdue: one may be missed.
-OVERDUE_INTERVALS = 2.0
 
 #: Rows at the beginning; the table doubles when it is full.
 FIRST_ROWS = 64
@@ -53,7 +48,6 @@ _COLUMNS: dict[str, tuple[Any, float]] = {
     "profile": (np.uint16, 0),
     "domain": (np.int32, 0),
 }
-
 
 _NOT_BACK = Gone("connection_lost", "")
 
@@ -259,32 +253,12 @@ class ConnectivityTable:
         limits = self._limits
         if len(self._profiles) > 1:
             limits = {name: values[columns["profile"]] for name, values in limits.items()}
-        mode = columns["mode"]
-        linked = ~np.isnan(columns["linked_at"])
-        absent_s = now_s - columns["left_at"]
-        live, delayed = mode == Mode.LIVE, mode == Mode.DELAYED
-        cached = mode == Mode.EDGE_CACHED
-        reachable = live | delayed | (mode == Mode.RETURNING) | (mode == Mode.REPLAYING)
-        lost = ~linked & reachable & (absent_s >= limits["autonomous_after_s"])
-        visits = lost & (live | delayed) & (columns["visits"] >= MIN_VISITS)
-        overdue = ~linked & cached & (absent_s >= OVERDUE_INTERVALS * columns["interval"])
-        silent_s = now_s - columns["last_seen"]
-        silent = ~linked & (mode == Mode.AUTONOMOUS) & (silent_s >= limits["disconnected_after_s"])
-        steady = linked & cached & (now_s - columns["linked_at"] >= limits["steady_after_s"])
-        long, short = self._round_trips(columns, limits, linked, live, delayed, now_s)
-        found = (
-            (Evidence.VISITS, visits),
-            (Evidence.LOST, lost & ~visits),
-            (Evidence.VISIT_OVERDUE, overdue),
-            (Evidence.SILENT_TOO_LONG, silent),
-            (Evidence.STEADY, steady),
-            (Evidence.ROUND_TRIP_LONG, long),
-            (Evidence.ROUND_TRIP_SHORT, short),
-        )
         changes = []
-        for evidence, mask in found:
-            for row in np.flatnonzero(mask).tolist():
-                change = self._move(row, evidence, self._words(row, evidence, now_s), now_s)
+        for evidence, rows in evidence_due(columns, limits, now_s):
+            for row in np.flatnonzero(rows).tolist():
+                profile = self._profiles[columns["profile"][row]]
+                told = measurement_behind(evidence, columns, row, profile, self._gone[row], now_s)
+                change = self._move(row, evidence, told, now_s)
                 if change is not None:
                     changes.append(change)
         return changes
@@ -331,26 +305,6 @@ class ConnectivityTable:
 
     # Rows.
 
-    def _round_trips(
-        self,
-        columns: Mapping[str, npt.NDArray[Any]],
-        limits: Mapping[str, npt.NDArray[Any]],
-        linked: npt.NDArray[Any],
-        live: npt.NDArray[Any],
-        delayed: npt.NDArray[Any],
-        now_s: float,
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Of the linked nodes, those whose round trips have been on the other side of the line for long enough."""
-        rtt, turned = columns["rtt"], columns["turned_at"]
-        long = linked & live & (rtt > limits["delayed_rtt_s"])
-        short = linked & delayed & (rtt < limits["delayed_rtt_s"] * limits["live_rtt_share"])
-        other_side = long | short
-        fresh = other_side & np.isnan(turned)
-        turned[fresh] = now_s
-        turned[~other_side] = _NAN
-        settled = other_side & (now_s - turned >= limits["rtt_settle_s"])
-        return long & settled, short & settled
-
     def _move(self, row: int, evidence: Evidence, words: str, now_s: float) -> Change | None:
         columns = self._columns
         before = Mode(columns["mode"][row])
@@ -377,36 +331,6 @@ class ConnectivityTable:
             _number(interval),
             int(columns["backlog"][row]),
         )
-
-    def _words(self, row: int, evidence: Evidence, now_s: float) -> str:
-        """The measurement behind evidence of time, for people."""
-        columns = self._columns
-        limits = self._profiles[columns["profile"][row]]
-        gone = self._gone[row]
-        absent = f"no link for {now_s - columns['left_at'][row]:.1f} s"
-        match evidence:
-            case Evidence.LOST:
-                told = f"{gone.evidence}; " if gone.evidence else ""
-                return f"{told}{absent}, limit {limits.autonomous_after_s:g} s"
-            case Evidence.VISITS:
-                return (
-                    f"{columns['visits'][row]} short visits, {columns['interval'][row]:.1f} s apart"
-                )
-            case Evidence.VISIT_OVERDUE:
-                return f"{absent}; its visits were {columns['interval'][row]:.1f} s apart"
-            case Evidence.SILENT_TOO_LONG:
-                silent_s = now_s - columns["last_seen"][row]
-                return (
-                    f"nothing heard for {silent_s:.0f} s, limit {limits.disconnected_after_s:g} s"
-                )
-            case Evidence.STEADY:
-                stood_s = now_s - columns["linked_at"][row]
-                return f"linked for {stood_s:.1f} s, limit {limits.steady_after_s:g} s"
-            case Evidence.ROUND_TRIP_LONG:
-                return f"round trip {columns['rtt'][row]:.3f} s, limit {limits.delayed_rtt_s:g} s"
-            case _:
-                line_s = limits.delayed_rtt_s * limits.live_rtt_share
-                return f"round trip {columns['rtt'][row]:.3f} s, limit {line_s:g} s"
 
     def _note_backlog(self, row: int, waiting: int, now_s: float) -> None:
         self._columns["backlog"][row] = waiting

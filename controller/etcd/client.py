@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Self
 
 from controller.etcd.access import Access
-from controller.etcd.connection import Connection
+from controller.etcd.connection import TRY_TIMEOUT_S, Connection
 from controller.etcd.errors import EtcdRefused
 from controller.etcd.lease import Lease, now_s
 from controller.etcd.watch import Changes, watch
@@ -43,6 +43,11 @@ def put(key: bytes, value: bytes, lease_id: int = 0) -> pb.RequestOp:
 def get(key: bytes) -> pb.RequestOp:
     """Operation: read the key."""
     return pb.RequestOp(request_range=pb.RangeRequest(key=key))
+
+
+def delete_range(key: bytes, range_end: bytes) -> pb.RequestOp:
+    """Operation: delete all keys from `key` up to, and without, `range_end`."""
+    return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=key, range_end=range_end))
 
 
 class Etcd:
@@ -143,13 +148,27 @@ class Etcd:
         )
         return reply
 
-    async def compact(self, revision: int) -> None:
-        """Forget everything superseded before the revision.
+    async def compact(self, revision: int, timeout_s: float = TRY_TIMEOUT_S) -> None:
+        """Forget everything superseded before the revision; done when its space is free for more.
 
         Raises what a write raises, and Compacted.
         """
         request = pb.CompactionRequest(revision=revision, physical=True)
-        await self._connection.call(lambda member: member.kv.Compact, request, write=True)
+        await self._connection.call(
+            lambda member: member.kv.Compact, request, write=True, try_timeout_s=timeout_s
+        )
+
+    async def defragment(self, timeout_s: float) -> None:
+        """Have the member we talk to rewrite its file without the free space.
+
+        It answers nobody until that is done. Raises what a write raises.
+        """
+        await self._connection.call(
+            lambda member: member.maintenance.Defragment,
+            pb.DefragmentRequest(),
+            write=True,
+            try_timeout_s=timeout_s,
+        )
 
     async def status(self) -> pb.StatusResponse:
         """Version, size, leader and alarms, as the answering member sees them.

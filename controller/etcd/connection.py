@@ -153,20 +153,22 @@ class Connection:
             retirement.cancel()
         await asyncio.gather(*self._retirements, return_exceptions=True)
 
-    async def call(self, method: Method, request: Any, *, write: bool) -> Any:
-        """Make one unary call.
+    async def call(
+        self, method: Method, request: Any, *, write: bool, try_timeout_s: float = TRY_TIMEOUT_S
+    ) -> Any:
+        """Make one unary call; `try_timeout_s` for those that take their time.
 
         A read, and whatever was provably not proposed, is tried again until CALL_TIMEOUT_S, on
         another member if need be. Raises OutcomeUnknown if the answer to a write is missing,
         EtcdUnavailable if nothing was sent or a read got no answer, and what `translate` knows.
         """
-        end_s = time.monotonic() + CALL_TIMEOUT_S
+        end_s = time.monotonic() + max(CALL_TIMEOUT_S, try_timeout_s)
         pauses = Pauses()
         logins = 0
         while True:
             member = await self.member(end_s)
             metadata, token = self.metadata, self._token
-            try_s = max(0.0, min(TRY_TIMEOUT_S, end_s - time.monotonic()))
+            try_s = max(0.0, min(try_timeout_s, end_s - time.monotonic()))
             try:
                 return await method(member)(request, timeout=try_s, metadata=metadata)
             except AioRpcError as error:

@@ -19,7 +19,7 @@ class Fenced(LogError):
 
 
 class HeadMoved(LogError):
-    """The log does not end where the caller thought.
+    """The log does not end, or start, where the caller thought.
 
     The caller must read on; nothing was written.
     """
@@ -57,3 +57,14 @@ class LogRefused(LogError):
 
     An operator must act; nothing was written.
     """
+
+
+class Trimmed(LogError):
+    """The store holds the log from `start_offset` on only: what was asked for is in the archive.
+
+    Whoever reads a store alone must read the archive; nobody else sees it.
+    """
+
+    def __init__(self, start_offset: int) -> None:
+        super().__init__(f"the store holds commits from {start_offset} on; read the archive")
+        self.start_offset = start_offset

@@ -15,7 +15,7 @@ from controller.log.errors import LogCorrupt, LogRefused, LogUnavailable
 class Layout:
     """Keys below one prefix; offsets are 16 hex digits, so that keys sort as offsets do."""
 
-    __slots__ = ("commits", "head", "mastership", "prefix")
+    __slots__ = ("archived", "commits", "head", "mastership", "prefix", "start")
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
@@ -23,6 +23,10 @@ class Layout:
         self.mastership = f"{prefix}/mastership".encode()
         #: Where the log ends.
         self.head = f"{prefix}/head".encode()
+        #: Where etcd's part of the log begins; absent: at the first commit.
+        self.start = f"{prefix}/start".encode()
+        #: Prefix of how far each replica has archived the log.
+        self.archived = f"{prefix}/archived/".encode()
         #: Prefix of all commits.
         self.commits = f"{prefix}/log/".encode()
 

@@ -1,17 +1,17 @@
 """The log port on etcd.
 
-Owns appending: one transaction, fenced, and its outcome found out before anyone is told. Never
-caches what stands in etcd.
+Owns appending and trimming: one transaction each, fenced, and its outcome found out before anyone is
+told. Never caches what stands in etcd.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from controller.etcd.access import Access
-from controller.etcd.client import Etcd, created_at, get, prefix_end, put, value_is
+from controller.etcd.client import Etcd, created_at, delete_range, get, prefix_end, put, value_is
 from controller.etcd.connection import Pauses
 from controller.etcd.errors import EtcdError, EtcdRefused
 from controller.etcd.errors import OutcomeUnknown as AnswerLost
@@ -27,6 +27,7 @@ from controller.log.errors import (
 from controller.log.etcd_layout import Layout, as_log_errors
 from controller.log.etcd_mastership import campaign
 from controller.log.etcd_reader import CommitReader
+from controller.log.etcd_space import reclaim, space
 from controller.log.port import (
     EMPTY_HASH,
     MAX_COMMIT_BYTES,
@@ -34,6 +35,8 @@ from controller.log.port import (
     Head,
     Mastership,
     MastershipLease,
+    Reclaimed,
+    Space,
 )
 from controller.log.stored import decode_head, encode_commit, encode_head, hash_before_in
 from etcdrpc import etcdrpc_pb2 as pb
@@ -44,10 +47,14 @@ is no longer master and the answer matters to its successor only."""
 
 
 class EtcdLog:
-    """One controller's log below one prefix of an etcd cluster."""
+    """One controller's log below one prefix of an etcd cluster.
 
-    def __init__(self, access: Access, prefix: str) -> None:
+    `owns_etcd` says that the etcd serves this log alone, and may be stalled for it.
+    """
+
+    def __init__(self, access: Access, prefix: str, *, owns_etcd: bool = False) -> None:
         self._etcd = Etcd(access)
+        self._owns_etcd = owns_etcd
         self._layout = Layout(prefix.rstrip("/"))
         self._reader = CommitReader(self._etcd, self._layout)
 
@@ -66,9 +73,10 @@ class EtcdLog:
             if present.kvs:
                 return decode_head(present.kvs[0].value)
             orphans = await self._etcd.range(commits, prefix_end(commits), limit=1)
-            if orphans.kvs:
+            start = await self._etcd.range(self._layout.start)
+            if orphans.kvs or start.kvs:
                 raise LogCorrupt(
-                    f"there are commits below {commits.decode()} but no {key.decode()}; "
+                    f"there is a log below {self._layout.prefix} but no {key.decode()}; "
                     "restore the head, or choose an empty prefix"
                 )
             # If this outcome stays unknown, opening again finds out.
@@ -157,9 +165,64 @@ class EtcdLog:
             raise IndexError(f"the log ends at {head.next_offset}, before {offset}")
         with as_log_errors():
             reply = await self._etcd.range(self._layout.commit(offset))
-        if reply.kvs:
-            return hash_before_in(reply.kvs[0].value)
+            if reply.kvs:
+                return hash_before_in(reply.kvs[0].value)
+            await self._reader.refuse_trimmed(offset)
         raise LogCorrupt(f"commit {offset} is missing")
+
+    async def start(self) -> Head:
+        """As StoredLog.start."""
+        with as_log_errors():
+            reply = await self._etcd.range(self._layout.start)
+        if reply.kvs:
+            return decode_head(reply.kvs[0].value)
+        return Head(0, EMPTY_HASH, (await self.head()).nonce)
+
+    async def trim(self, mastership: Mastership, expected: Head, start: Head) -> None:
+        """As StoredLog.trim."""
+        key, fresh = self._layout.start, encode_head(start)
+        untrimmed = expected.next_offset == 0
+        compare = [
+            created_at(self._layout.mastership, mastership.token),
+            created_at(key, 0) if untrimmed else value_is(key, encode_head(expected)),
+        ]
+        dropped = delete_range(self._layout.commits, self._layout.commit(start.next_offset))
+        failure = [get(key), get(self._layout.mastership)]
+        reply = await self._propose_until_answered(compare, [put(key, fresh), dropped], failure)
+        if reply.succeeded:
+            return
+        standing, master = (response.response_range.kvs for response in reply.responses)
+        if standing and standing[0].value == fresh:
+            return
+        _check_mastership(master, mastership)
+        found = decode_head(standing[0].value).next_offset if standing else 0
+        raise HeadMoved(f"the log starts at {found}, not at {expected.next_offset}")
+
+    async def reclaim(self) -> Reclaimed:
+        """As StoredLog.reclaim. The file is made smaller only where the etcd is our own."""
+        with as_log_errors():
+            start = (await self._etcd.range(self._layout.start)).kvs
+            if not start:
+                return Reclaimed(0, 0.0)
+            # The start was moved by the transaction that dropped the commits before it.
+            return await reclaim(self._etcd, start[0].mod_revision, rewrite=self._owns_etcd)
+
+    async def space(self) -> Space:
+        """As StoredLog.space."""
+        with as_log_errors():
+            return await space(self._etcd)
+
+    async def note_archived(self, replica: str, offset: int) -> None:
+        """As StoredLog.note_archived."""
+        with as_log_errors():
+            await self._etcd.put(self._layout.archived + replica.encode(), b"%d" % offset)
+
+    async def archived(self) -> dict[str, int]:
+        """As StoredLog.archived."""
+        prefix = self._layout.archived
+        with as_log_errors():
+            reply = await self._etcd.range(prefix, prefix_end(prefix))
+        return {kv.key[len(prefix) :].decode(): int(kv.value) for kv in reply.kvs}
 
     def follow(self, first_offset: int) -> AsyncGenerator[list[CommitAt], None]:
         """As Log.follow."""
@@ -184,12 +247,16 @@ def _check_refusal(
     standing, master, head = (response.response_range.kvs for response in reply.responses)
     if standing and standing[0].value == stored:
         return
-    if not master or master[0].create_revision != mastership.token:
-        now = f"{master[0].value.decode()} is" if master else "nobody is"
-        raise Fenced(f"mastership {mastership.token} has ended; {now} master now")
+    _check_mastership(master, mastership)
     if not head:
         raise LogCorrupt("the log's head is gone")
     found = decode_head(head[0].value)
     if found.nonce != expected.nonce:
         raise LogCorrupt("this is another log than the one opened: its nonce differs")
     raise HeadMoved(f"the log ends at {found.next_offset}, not at {expected.next_offset}")
+
+
+def _check_mastership(master: Sequence[pb.KeyValue], mastership: Mastership) -> None:
+    if not master or master[0].create_revision != mastership.token:
+        now = f"{master[0].value.decode()} is" if master else "nobody is"
+        raise Fenced(f"mastership {mastership.token} has ended; {now} master now")

@@ -15,10 +15,10 @@ from controller.etcd.connection import Pauses
 from controller.etcd.errors import Compacted, EtcdError, EtcdRefused, EtcdUnavailable, ReplyTooLarge
 from controller.etcd.watch import Changes
 from controller.log.commit_sizes import CommitSizes
-from controller.log.errors import LogRefused
+from controller.log.errors import LogRefused, Trimmed
 from controller.log.etcd_layout import Layout
 from controller.log.port import MAX_COMMIT_BYTES, CommitAt
-from controller.log.stored import Chain
+from controller.log.stored import Chain, decode_head
 from etcdrpc import etcdrpc_pb2 as pb
 
 PAGE_BYTES = 4 * MAX_COMMIT_BYTES
@@ -55,7 +55,21 @@ class CommitReader:
         self._sizes.note(offset, size)
 
     async def page(self, first_offset: int, max_bytes: int = PAGE_BYTES) -> pb.RangeResponse:
-        """About `max_bytes` of stored commits from an offset on. Raises EtcdError."""
+        """About `max_bytes` of stored commits from an offset on. Raises EtcdError, Trimmed."""
+        page = await self._page(first_offset, max_bytes)
+        if not page.kvs or self._layout.offset_of(page.kvs[0].key) != first_offset:
+            await self.refuse_trimmed(first_offset)
+        return page
+
+    async def refuse_trimmed(self, offset: int) -> None:
+        """Raises Trimmed if etcd's part of the log begins after an offset; EtcdError."""
+        reply = await self._etcd.range(self._layout.start)
+        if reply.kvs:
+            start = decode_head(reply.kvs[0].value).next_offset
+            if offset < start:
+                raise Trimmed(start)
+
+    async def _page(self, first_offset: int, max_bytes: int) -> pb.RangeResponse:
         key = self._layout.commit(first_offset)
         while True:
             known = self._sizes.fitting(first_offset, max_bytes)
@@ -75,7 +89,7 @@ class CommitReader:
             return page
 
     async def read(self, first_offset: int, max_bytes: int) -> list[CommitAt]:
-        """As Log.read, raising EtcdError and LogCorrupt.
+        """As Log.read, raising EtcdError, LogCorrupt and Trimmed.
 
         Whoever reads on where the last page ended, or a little further, finds the next one on its way.
         """
@@ -111,7 +125,7 @@ class CommitReader:
             return ()
         try:
             kvs = (await ahead).kvs
-        except EtcdError:
+        except (EtcdError, Trimmed):
             return ()
         if not kvs:
             return ()

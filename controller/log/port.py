@@ -4,7 +4,8 @@ Owns the vocabulary (head, mastership, lease) and the Protocols that both adapte
 never import an adapter, a store's client, or anything that does I/O.
 
 The log is a dense sequence of commits, numbered from 0, joined to a chain: the hash after a commit
-is SHA-256(hash before it ‖ commit bytes).
+is SHA-256(hash before it ‖ commit bytes). A store need not hold all of it: what lies before its
+start is in an archive (controller/archive).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 MAX_COMMIT_BYTES = 1024 * 1024
 """Largest commit: etcd refuses requests over 1.5 MiB by default; the rest is for keys and head."""
@@ -42,6 +43,21 @@ class Head:
     def after(self, commit: bytes) -> Head:
         """The head as it stands once `commit` is appended here."""
         return Head(self.next_offset + 1, hash_after(self.hash, commit), self.nonce)
+
+
+class Space(NamedTuple):
+    """What a store's file takes on disk, in bytes, and what of it is free for more."""
+
+    file_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed:
+    """What was given back to the system, in bytes, and for how long the store answered nobody."""
+
+    freed_bytes: int
+    stalled_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,4 +184,49 @@ class Log(Protocol):
 
     async def close(self) -> None:
         """Let go of all resources. Leases not released run out by themselves."""
+        ...
+
+
+class StoredLog(Log, Protocol):
+    """A log in one store, whose beginning can be dropped once it is kept elsewhere.
+
+    `read`, `hash_before` and `follow` raise Trimmed for what lies before the start.
+    """
+
+    async def start(self) -> Head:
+        """The place in the chain from which on the store holds the log: offset, hash before it.
+
+        Raises LogUnavailable, LogCorrupt.
+        """
+        ...
+
+    async def trim(self, mastership: Mastership, expected: Head, start: Head) -> None:
+        """Drop all commits before `start` in one transaction, if the log starts at `expected`.
+
+        What was dropped is to be a few thousand commits at most: they are deleted in one go. An
+        unknown outcome is resolved as in append; a start that stands already is none of an error.
+        Raises Fenced, HeadMoved, LogRefused, LogUnavailable (all: not dropped), OutcomeUnknown.
+        """
+        ...
+
+    async def reclaim(self) -> Reclaimed:
+        """Give back to the system what trimming has freed, as far as the store allows it now.
+
+        Raises LogUnavailable, LogRefused.
+        """
+        ...
+
+    async def space(self) -> Space:
+        """What the store takes on disk; on a shared store that is everyone's. Raises LogUnavailable."""
+        ...
+
+    async def note_archived(self, replica: str, offset: int) -> None:
+        """Tell all replicas that this one has everything before `offset` in an archive of its own.
+
+        Raises LogUnavailable, LogRefused.
+        """
+        ...
+
+    async def archived(self) -> dict[str, int]:
+        """Up to where each replica has the log in its archive, as they told. Raises LogUnavailable."""
         ...

@@ -20,14 +20,15 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from controller.log import sqlite_file
 from controller.log.errors import (
     CommitTooLarge,
     Fenced,
     HeadMoved,
     LogCorrupt,
-    LogRefused,
     LogUnavailable,
     OutcomeUnknown,
+    Trimmed,
 )
 from controller.log.port import (
     EMPTY_HASH,
@@ -35,7 +36,11 @@ from controller.log.port import (
     CommitAt,
     Head,
     Mastership,
+    Reclaimed,
+    Space,
 )
+from controller.log.sqlite_file import DAMAGED, NOT_WRITTEN, Transaction, as_log_error, primary_code
+from controller.log.sqlite_lease import SqliteMastershipLease
 from controller.log.stored import (
     Chain,
     decode_head,
@@ -54,64 +59,7 @@ COMMIT_TRIES = 3
 PAGE_BYTES = 4 * MAX_COMMIT_BYTES
 """What a page of the tail should come to: larger ones gain no throughput."""
 
-_SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE log (
-    id INTEGER PRIMARY KEY CHECK (id = 1),
-    identity TEXT NOT NULL,
-    head BLOB NOT NULL,
-    token INTEGER NOT NULL,
-    candidate TEXT NOT NULL
-) STRICT;
-CREATE TABLE commits (
-    log_offset INTEGER PRIMARY KEY,
-    stored BLOB NOT NULL
-) STRICT;
-"""
-# Nothing was written when SQLite answers so, whatever the statement was.
-_NOT_WRITTEN = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PERM,
-    }
-)
-_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-_PRIMARY_CODE = 0xFF
-
 T = TypeVar("T")
-
-
-class SqliteMastershipLease:
-    """A mastership held through a lock on a file."""
-
-    def __init__(self, lock: int, mastership: Mastership) -> None:
-        self._lock: int | None = lock
-        self._mastership = mastership
-        self._ended = asyncio.Event()
-
-    @property
-    def mastership(self) -> Mastership:
-        """The token to append with."""
-        return self._mastership
-
-    @property
-    def valid(self) -> bool:
-        """Whether the lock is held: until it is released."""
-        return not self._ended.is_set()
-
-    async def lost(self) -> None:
-        """Wait until the lock is released."""
-        await self._ended.wait()
-
-    async def release(self) -> None:
-        """Let go of the lock."""
-        self._ended.set()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
 
 class SqliteLog:
@@ -175,6 +123,37 @@ class SqliteLog:
         """As Log.hash_before."""
         return await self._run(lambda: self._hash_before(offset))
 
+    async def start(self) -> Head:
+        """As StoredLog.start."""
+        return await self._run(self._start)
+
+    async def trim(self, mastership: Mastership, expected: Head, start: Head) -> None:
+        """As StoredLog.trim."""
+        await self._run(lambda: self._trim(mastership, expected, start))
+
+    async def reclaim(self) -> Reclaimed:
+        """As StoredLog.reclaim: step by step, so that appends go on between."""
+        before = await self.space()
+        stalled_s = await self._run(lambda: sqlite_file.make_shrinkable(self._connection))
+        while await self._run(lambda: sqlite_file.give_back_pages(self._connection)):
+            pass
+        await self._run(lambda: sqlite_file.cut_back_journal(self._connection))
+        after = await self.space()
+        return Reclaimed(max(0, before.file_bytes - after.file_bytes), stalled_s)
+
+    async def space(self) -> Space:
+        """As StoredLog.space."""
+        return await self._run(lambda: sqlite_file.space(self._connection))
+
+    async def note_archived(self, replica: str, offset: int) -> None:
+        """As StoredLog.note_archived."""
+        await self._run(lambda: self._note_archived(replica, offset))
+
+    async def archived(self) -> dict[str, int]:
+        """As StoredLog.archived."""
+        query = "SELECT replica, log_offset FROM archived"
+        return dict(await self._run(lambda: self._connection.execute(query).fetchall()))
+
     async def follow(self, first_offset: int) -> AsyncGenerator[list[CommitAt], None]:
         """As Log.follow."""
         chain = Chain(first_offset)
@@ -212,7 +191,7 @@ class SqliteLog:
             try:
                 return work()
             except sqlite3.Error as error:
-                raise _as_log_error(self._path, error) from error
+                raise as_log_error(self._path, error) from error
             except OSError as error:
                 raise LogUnavailable(f"{self._path}: {error}") from error
 
@@ -228,36 +207,17 @@ class SqliteLog:
 
     def _open(self, fresh: Head) -> Head:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        connection = sqlite_file.connect(self._path, BUSY_TIMEOUT_S)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
+            self._identity = sqlite_file.create_or_check(
+                connection, self._path, self._fresh_identity, encode_head(fresh)
+            )
             self._opened = connection
-            self._identity = self._create_or_check(connection, fresh)
             return self._head()
         except BaseException:
             self._opened = None
             connection.close()
             raise
-
-    def _create_or_check(self, connection: sqlite3.Connection, fresh: Head) -> str:
-        with _Transaction(connection):
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    connection.execute(statement)
-                connection.execute(
-                    "INSERT INTO log VALUES (1, ?, ?, 0, '')",
-                    (self._fresh_identity, encode_head(fresh)),
-                )
-                connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-            elif version != _SCHEMA_VERSION:
-                raise LogRefused(
-                    f"{self._path} has format {version}, this release writes {_SCHEMA_VERSION}; "
-                    "use the release that wrote it"
-                )
-            identity: str = connection.execute("SELECT identity FROM log").fetchone()[0]
-            return identity
 
     def _head(self) -> Head:
         return decode_head(self._connection.execute("SELECT head FROM log").fetchone()[0])
@@ -271,8 +231,8 @@ class SqliteLog:
                 self._propose(mastership, expected, appended, stored)
                 return appended
             except sqlite3.Error as error:
-                code = _primary_code(error)
-                if code in _DAMAGED or (attempt == 1 and code in _NOT_WRITTEN):
+                code = primary_code(error)
+                if code in DAMAGED or (attempt == 1 and code in NOT_WRITTEN):
                     raise
                 doubt = error
         raise OutcomeUnknown(f"{self._path}: the disk does not confirm a commit: {doubt}")
@@ -281,7 +241,7 @@ class SqliteLog:
         self, mastership: Mastership, expected: Head, appended: Head, stored: bytes
     ) -> None:
         connection = self._connection
-        with _Transaction(connection):
+        with Transaction(connection):
             token, head_bytes = connection.execute("SELECT token, head FROM log").fetchone()
             head = decode_head(head_bytes)
             if head != expected and self._stored(expected.next_offset) == stored:
@@ -312,9 +272,44 @@ class SqliteLog:
             for offset, stored in rows:
                 if commits and len(stored) > left:
                     break
+                if not commits and offset != chain.next_offset:
+                    self._refuse_trimmed(chain.next_offset)
                 commits.append(chain.take(offset, stored))
                 left -= len(stored)
+        if not commits:
+            self._refuse_trimmed(chain.next_offset)
         return commits
+
+    def _refuse_trimmed(self, offset: int) -> None:
+        start = self._start().next_offset
+        if offset < start:
+            raise Trimmed(start)
+
+    def _start(self) -> Head:
+        head, start = self._connection.execute("SELECT head, start FROM log").fetchone()
+        return decode_head(start) if start else Head(0, EMPTY_HASH, decode_head(head).nonce)
+
+    def _trim(self, mastership: Mastership, expected: Head, start: Head) -> None:
+        connection = self._connection
+        with Transaction(connection):
+            found = self._start()
+            if found == start:
+                return
+            (token,) = connection.execute("SELECT token FROM log").fetchone()
+            if token != mastership.token:
+                raise Fenced(f"mastership {mastership.token} has ended; {token} is the last one")
+            if found != expected:
+                raise HeadMoved(
+                    f"the log starts at {found.next_offset}, not at {expected.next_offset}"
+                )
+            connection.execute("UPDATE log SET start = ?", (encode_head(start),))
+            connection.execute("DELETE FROM commits WHERE log_offset < ?", (start.next_offset,))
+
+    def _note_archived(self, replica: str, offset: int) -> None:
+        with Transaction(self._connection):
+            self._connection.execute(
+                "INSERT OR REPLACE INTO archived VALUES (?, ?)", (replica, offset)
+            )
 
     def _hash_before(self, offset: int) -> bytes:
         stored = self._stored(offset)
@@ -325,6 +320,7 @@ class SqliteLog:
             return head.hash
         if offset > head.next_offset:
             raise IndexError(f"the log ends at {head.next_offset}, before {offset}")
+        self._refuse_trimmed(offset)
         raise LogCorrupt(f"commit {offset} is missing")
 
     async def _lock(self) -> int:
@@ -345,7 +341,7 @@ class SqliteLog:
         return lock
 
     def _elect(self, candidate: str) -> int:
-        with _Transaction(self._connection):
+        with Transaction(self._connection):
             self._connection.execute(
                 "UPDATE log SET token = token + 1, candidate = ?", (candidate,)
             )
@@ -359,37 +355,3 @@ class SqliteLog:
             return None
         candidate: str = self._connection.execute("SELECT candidate FROM log").fetchone()[0]
         return candidate
-
-
-class _Transaction:
-    """A write transaction: committed at the end of the block, rolled back if it or the commit
-    fails.
-    """
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._connection.execute("COMMIT")
-        finally:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-
-
-def _primary_code(error: sqlite3.Error) -> int:
-    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-    return code & _PRIMARY_CODE
-
-
-def _as_log_error(path: Path, error: sqlite3.Error) -> LogCorrupt | LogRefused | LogUnavailable:
-    code = _primary_code(error)
-    if code in _DAMAGED:
-        return LogCorrupt(f"{path}: {error}; restore it from a backup or a peer")
-    if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN}:
-        return LogRefused(f"{path}: {error}; check its owner and permissions")
-    return LogUnavailable(f"{path}: {error}")

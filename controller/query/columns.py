@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from controller.query.comparing import ALONE, DIGEST_BYTES, Basis, Comparison, Grounds
 from controller.query.ids import FIRST_ROWS, GROWTH, IdIndex
 from controller.query.interning import Interner
+from controller.query.likeness import ALONE, DIGEST_BYTES, Basis, Comparison, Grounds
 from controller.query.summary import NEVER, NO_RELEASE, NodeSummary
 from controller.query.totals import Totals
 

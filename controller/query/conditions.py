@@ -1,17 +1,58 @@
-"""Conditions that are fields of a request instead of a filter's text. Owns what each means over the columns."""
+"""Conditions over the columns and how they are joined, whether a filter's text or a field of a request asks for them.
+Owns what each means for all rows at once; reads no text.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from controller.query.columns import Rows
-from controller.query.filter import Filter, Mask
 from controller.query.moment import Moment
+
+Mask = npt.NDArray[np.bool_]
 
 #: Numbers that a column of enums holds.
 _BYTES = 256
+
+
+class Filter(Protocol):
+    """Tells which rows fit."""
+
+    def __call__(self, at: Moment, rows: Rows) -> Mask:
+        """One truth value a row."""
+
+
+def all_of(parts: Sequence[Filter]) -> Filter:
+    """What fits all of several; of none: everything."""
+
+    def holds(at: Moment, rows: Rows) -> Mask:
+        found = np.ones(len(at.columns.column("present", rows)), np.bool_)
+        for part in parts:
+            found &= part(at, rows)
+            if not found.any():
+                break
+        return found
+
+    return holds
+
+
+def any_of(parts: Sequence[Filter]) -> Filter:
+    """What fits one of several, at least one."""
+
+    def holds(at: Moment, rows: Rows) -> Mask:
+        return functools.reduce(np.logical_or, (part(at, rows) for part in parts))
+
+    return holds
+
+
+def none_of(part: Filter) -> Filter:
+    """What does not fit."""
+    return lambda at, rows: ~part(at, rows)
 
 
 def one_of(column: str, numbers: Iterable[int]) -> Filter:

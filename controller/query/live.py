@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError
 from controller.background import Background
 from controller.changes import Changes
 from controller.query.columns import COMPARE, READ, NodeColumns
-from controller.query.comparing import Alike, Basis
+from controller.query.likeness import Alike, Basis
 from controller.query.stored_summary import FORM, pack, unpack
 from controller.query.summary import Summariser
 from controller.query.sums import OldestReports

@@ -6,7 +6,7 @@ import hashlib
 import sys
 from typing import Any
 
-from controller.query.comparing import Basis, Grounds
+from controller.query.likeness import Basis, Grounds
 from controller.query.summary import NEVER, SUMMARY_VERSION, NodeSummary
 from souverix.checkpoint.v1 import checkpoint_pb2
 

@@ -9,9 +9,18 @@ same facts in every release of one `SUMMARY_VERSION`, since those that are store
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from controller.query.comparing import Basis, Comparisons, DomainGrounds, comparison_of, inputs_of
+from controller.query.likeness import (
+    ALONE,
+    Basis,
+    Comparison,
+    Comparisons,
+    DomainGrounds,
+    comparison_of,
+    inputs_of,
+)
 from controller.twin.drift import DriftAnalyzer
 from controller.twin.facts import Facts, conflicted, effective_ms, held_of, winners_of
 from controller.twin.node import NODE_ASPECTS, NodeAt
@@ -70,8 +79,33 @@ class NodeSummary(NamedTuple):
     valid_until_ms: int = sys.maxsize
 
 
+def summarise(
+    facts: Facts,
+    analyzer: DriftAnalyzer,
+    at: NodeAt,
+    compare: Callable[[dict[str, Any]], Comparison] | None = None,
+) -> NodeSummary:
+    """The summary of a node that exists; `compare` may know its comparison by the values of its aspects."""
+    domain, subject = at.home.domain, at.subject
+    held = held_of(facts, domain, subject, NODE_ASPECTS)
+    winners = winners_of(facts, held)
+    bodies = {aspect: write.body() for aspect, write in winners.items() if aspect in _READ_ASPECTS}
+    compared = compare(bodies) if compare is not None else comparison_of(analyzer.drift_of(at))
+    fields = _declared(bodies) | _reported(bodies) | _times(facts, domain, subject, winners, bodies)
+    waivers = bodies.get("drift_waiver")
+    ends = (w.expire_time.ToMilliseconds() for w in waivers.waivers) if waivers is not None else ()
+    return NodeSummary(
+        domain=domain,
+        optimistic=any(w.optimistic for a, w in winners.items() if a in _OPTIMISTIC_ASPECTS),
+        conflicted=at.home.disputed or bool(conflicted(facts, held)),
+        valid_until_ms=min((end for end in ends if end > analyzer.now_ms), default=sys.maxsize),
+        **fields,
+        **compared._asdict(),
+    )
+
+
 class Summariser:
-    """Makes summaries, and compares nodes that are alike once."""
+    """Makes summaries of nodes as they are now, and compares those that are alike once."""
 
     def __init__(self, state: State) -> None:
         self.grounds = DomainGrounds(state)
@@ -81,31 +115,24 @@ class Summariser:
         self, facts: Facts, analyzer: DriftAnalyzer, at: NodeAt
     ) -> tuple[NodeSummary, Basis]:
         """The summary of a node that exists, and what it was made from."""
-        domain, subject = at.home.domain, at.subject
-        held = held_of(facts, domain, subject, NODE_ASPECTS)
-        winners = winners_of(facts, held)
-        bodies = {a: write.body() for a, write in winners.items() if a in _READ_ASPECTS}
-        basis = Basis(self.grounds.of(domain), inputs_of(bodies))
-        fields = _declared(bodies) | _reported(bodies)
-        fields |= _times(facts, domain, subject, winners, bodies)
-        alike = self.grounds.alike(basis.grounds, basis.inputs, fields.get("tags", ()))
-        compared = self.comparisons.get(alike)
-        if compared is None:
-            compared = comparison_of(analyzer.drift_of(at))
-            self.comparisons.put(alike, compared)
-        waivers = bodies.get("drift_waiver")
-        ends = (
-            [w.expire_time.ToMilliseconds() for w in waivers.waivers] if waivers is not None else []
-        )
-        summary = NodeSummary(
-            domain=domain,
-            optimistic=any(w.optimistic for a, w in winners.items() if a in _OPTIMISTIC_ASPECTS),
-            conflicted=at.home.disputed or bool(conflicted(facts, held)),
-            valid_until_ms=min((end for end in ends if end > analyzer.now_ms), default=sys.maxsize),
-            **fields,
-            **compared._asdict(),
-        )
-        return summary, basis
+        grounds = self.grounds.of(at.home.domain)
+        inputs = ALONE
+
+        def compare(bodies: dict[str, Any]) -> Comparison:
+            nonlocal inputs
+            inputs = inputs_of(bodies)
+            spec = bodies.get("node_spec")
+            alike = self.grounds.alike(
+                grounds, inputs, sorted(set(spec.tags)) if spec is not None else ()
+            )
+            made = self.comparisons.get(alike)
+            if made is None:
+                made = comparison_of(analyzer.drift_of(at))
+                self.comparisons.put(alike, made)
+            return made
+
+        summary = summarise(facts, analyzer, at, compare)
+        return summary, Basis(grounds, inputs)
 
 
 _READ_ASPECTS = frozenset(

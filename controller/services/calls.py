@@ -196,6 +196,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 request_deserializer=_tolerant(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
+        if handler.stream_unary:
+            return grpc.stream_unary_rpc_method_handler(
+                self._told(method, self._unary(method, handler.stream_unary)),
+                request_deserializer=_tolerant(handler.request_deserializer),
+                response_serializer=handler.response_serializer,
+            )
         if handler.stream_stream:
             return grpc.stream_stream_rpc_method_handler(
                 self._told(method, self._stream(method, handler.stream_stream), spanned=False),
@@ -214,7 +220,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
                 _check_parsed(request)
-                return await inner(request, context)
+                given = _parsed(request) if isinstance(request, AsyncIterator) else request
+                return await inner(given, context)
             except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
                 await self._refuse(method, context, error)
 

@@ -16,6 +16,7 @@ from controller.services import federation_transfers as transfers
 from controller.services import federation_views as views
 from controller.services.calls import caller_of
 from controller.services.fleet_fields import check_domain_filter
+from controller.services.node_past import past_time_ms
 from controller.sync.dialer import strategy_of
 from controller.sync.links import PeerView
 from controller.twin.facts import timestamp
@@ -62,6 +63,9 @@ class FederationService(federation_service_pb2_grpc.FederationServiceServicer):
         self, request: service.GetAuthorityRequest, context: Any
     ) -> service.GetAuthorityResponse:
         """One domain's authority record."""
+        if request.HasField("as_of_time"):
+            time_ms = past_time_ms(request)
+            return await transfers.authority_as_of(self._replica, request.domain, time_ms)
         return transfers.authority_of(self._replica.state, request.domain)
 
     async def TransferAuthority(  # noqa: N802
@@ -107,6 +111,8 @@ class FederationService(federation_service_pb2_grpc.FederationServiceServicer):
             status.current_master = await replica.log.current_master() or ""
         except LogError:
             status.current_master = ""
+        if replica.log_storage is not None:
+            status.log_storage.CopyFrom(views.log_storage(replica.log_storage))
         if config.parent is not None:
             strategy = strategy_of(replica)
             status.sync.CopyFrom(

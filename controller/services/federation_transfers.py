@@ -1,5 +1,5 @@
-"""FederationService's call that moves authority. Owns the way of that write: to the master of the parent domain, which
-writes into the governed domain; what the record says is the core's.
+"""FederationService's calls that read and move authority. Owns the way of that write: to the master of the parent
+domain, which writes into the governed domain; what the record says is the core's.
 """
 
 from __future__ import annotations
@@ -7,10 +7,11 @@ from __future__ import annotations
 from controller.replica import Replica
 from controller.services.fleet_fields import check_id, check_text
 from controller.services.fleet_rules import check_etag
+from controller.services.node_past import authority_at
 from controller.twin.facts import Facts
 from controller.writes import Caller, Draft, Forwarded, WriteCall
 from federation.authority import Permission
-from federation.errors import AuthorityError
+from federation.errors import AuthorityError, NotFound
 from federation.identifiers import Key
 from federation.merge import etag_of
 from federation.state import State
@@ -36,6 +37,22 @@ def authority_of(state: State, domain: str) -> federation_service_pb2.GetAuthori
         authority=record,
         term_path=state.authority.term_of(domain),
         etag=authority_etag(state, domain),
+    )
+
+
+async def authority_as_of(
+    replica: Replica, domain: str, time_ms: int
+) -> federation_service_pb2.GetAuthorityResponse:
+    """The record that was known here at a time, without an etag. Raises `InvalidWrite`, `NotFound`, `ServiceError`."""
+    record_of(replica.state, check_id(domain, "domain"))
+    table = await authority_at(replica, domain, time_ms)
+    record = table.records.get(domain)
+    if record is None:
+        raise NotFound(
+            f"no authority over {domain} was known here at that time", subject=f"domains/{domain}"
+        )
+    return federation_service_pb2.GetAuthorityResponse(
+        authority=record, term_path=table.term_of(domain)
     )
 
 

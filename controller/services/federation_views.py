@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
+from controller.archive.storage import LogStorage
 from controller.replica import Replica
 from controller.services.fleet_rules import freshness_of
 from controller.services.fleet_sums import sums_of
@@ -27,6 +28,19 @@ _STATES = {
     Phase.POSITIONING: service.PEER_STATE_GREETING,
     Phase.CLOSED: service.PEER_STATE_DISCONNECTED,
 }
+
+
+def log_storage(held: LogStorage) -> service.LogStorage:
+    """What the log takes on disk."""
+    return service.LogStorage(
+        start_offset=held.start,
+        archived_offset=held.archived_to,
+        archive_segments=held.segments,
+        archive_bytes=held.archive_bytes,
+        archived_commit_bytes=held.archived_commit_bytes,
+        store_bytes=held.store.file_bytes,
+        store_free_bytes=held.store.free_bytes,
+    )
 
 
 def topology(replica: Replica) -> service.GetTopologyResponse:

@@ -15,6 +15,7 @@ from controller.services import (
     fleet_histories,
     fleet_observations,
     fleet_overviews,
+    fleet_past,
     fleet_queries,
     fleet_reads,
     fleet_watches,
@@ -51,10 +52,14 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
 
     async def GetNode(self, request: Any, context: Any) -> fleet.GetNodeResponse:
         """Returns one node."""
+        if request.HasField("as_of_time"):
+            return await fleet_past.get_node_as_of(self._replica, request)
         return await fleet_reads.get_node(self._replica, request)
 
     async def ListNodes(self, request: Any, context: Any) -> fleet.ListNodesResponse:
         """Returns a page of nodes."""
+        if request.HasField("as_of_time"):
+            return await fleet_past.list_nodes_as_of(self._replica, request)
         return await fleet_queries.list_nodes(self._replica, request)
 
     async def UpdateNode(self, request: Any, context: Any) -> fleet.UpdateNodeResponse:
@@ -104,6 +109,8 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         self, request: Any, context: Any
     ) -> fleet.ListDomainOverviewsResponse:
         """Returns a page of overviews."""
+        if request.HasField("as_of_time"):
+            return await fleet_overviews.list_overviews_as_of(self._replica, request)
         return await fleet_overviews.list_overviews(self._replica, request)
 
     async def WatchDomainOverviews(

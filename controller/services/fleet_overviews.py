@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from heapq import nsmallest
 from typing import Any
 
-from controller.query.sums import ScopeSums
+from controller.query.sums import DomainSums, OldestReports, ScopeSums
 from controller.replica import Replica
+from controller.services.fleet_past import columns_as_of, past
 from controller.services.fleet_queries import fill_freshness
 from controller.services.fleet_reads import domains_at, path_key
 from controller.services.fleet_rules import freshness_of
@@ -35,7 +36,7 @@ MAX_WATCH_AGE_S = 3600.0
 async def list_overviews(
     replica: Replica, request: Any
 ) -> fleet_service_pb2.ListDomainOverviewsResponse:
-    """As `FleetService.ListDomainOverviews`."""
+    """As `FleetService.ListDomainOverviews`, now."""
     page = page_of(request)
     asked = domains_at(replica, request.domain, request.include_subtree)
     found, token = cut(asked, page, lambda domain: path_key(replica.state, domain))
@@ -47,6 +48,33 @@ async def list_overviews(
         as_of_time=freshness.oldest(asked),
     )
     fill_freshness(reply.read_model, fresh)
+    return reply
+
+
+async def list_overviews_as_of(
+    replica: Replica, request: Any
+) -> fleet_service_pb2.ListDomainOverviewsResponse:
+    """As `FleetService.ListDomainOverviews`, of a past time: what nodes came to, by the tree of now."""
+    page = page_of(request)
+    asked = domains_at(replica, request.domain, request.include_subtree)
+    found, token = cut(asked, page, lambda domain: path_key(replica.state, domain))
+    freshness = past(replica, request)
+    below = {domain: replica.nodes.tree.subtree(domain) for domain in found}
+    within = dict.fromkeys(each for domains in below.values() for each in domains)
+    _, columns = await columns_as_of(replica, asked[0], within, freshness)
+    sums = DomainSums(columns, OldestReports(columns), freshness)
+    reply = fleet_service_pb2.ListDomainOverviewsResponse(
+        next_page_token=token, as_of_time=freshness.oldest(asked)
+    )
+    for domain in found:
+        overview = reply.overviews.add(
+            domain=domain,
+            parent=_parent_of(replica, domain),
+            node_count=sums.of([domain]).sums.nodes,
+            as_of_time=freshness.as_of(domain),
+        )
+        _fill_counts(overview, sums.of(below[domain]), freshness)
+    reply.read_model.next_offset = replica.state.next_offset
     return reply
 
 

@@ -6,13 +6,23 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from controller.query.comparing import UNKNOWN_FIELDS
-from controller.query.conditions import at_least, one_of, with_tags, with_text, within
-from controller.query.filter import Filter, Mask, all_of, compile_filter
+from controller.query.conditions import (
+    Filter,
+    Mask,
+    all_of,
+    at_least,
+    one_of,
+    with_tags,
+    with_text,
+    within,
+)
+from controller.query.filter import compile_filter
+from controller.query.likeness import UNKNOWN_FIELDS
 from controller.query.live import ViewFreshness
 from controller.query.moment import ALL_ROWS, Moment
 from controller.query.ordering import next_rows, parse_order, place_of, read_place
@@ -24,7 +34,7 @@ from controller.services.fleet_nodes import check_domain
 from controller.services.fleet_rules import freshness_of
 from controller.services.paging import page_of
 from controller.twin.drift import duration
-from controller.twin.facts import set_time
+from controller.twin.facts import Facts, set_time
 from controller.twin.freshness import Freshness
 from controller.twin.node import fill_node, find_node
 from federation.errors import InvalidWrite
@@ -71,29 +81,51 @@ class NodeQuery:
         return bool(self._fits(at, np.array([row]))[0])
 
 
+class NodePage:
+    """The page of nodes that a request asks for. Raises `InvalidWrite` for an order or a token that is none."""
+
+    def __init__(self, wanted: NodeQuery, request: Any) -> None:
+        self._wanted = wanted
+        self._read_mask = request.read_mask
+        self._order = parse_order(request.order_by)
+        self._page = page_of(request)
+        self._after = read_place(self._page.after, self._order) if self._page.after else None
+
+    def answer(
+        self,
+        facts: Facts,
+        at: Moment,
+        freshness: Freshness,
+        finish: Callable[[node_pb2.Node], None] = lambda node: None,
+    ) -> fleet_service_pb2.ListNodesResponse:
+        """The page, by columns that were made of these facts; `finish` is given each node before it is masked."""
+        fitting = self._wanted.matching(at)
+        rows = next_rows(at, fitting, self._order, self._after, self._page.size + 1).tolist()
+        reply = fleet_service_pb2.ListNodesResponse(
+            total_size=int(np.count_nonzero(fitting)),
+            as_of_time=freshness.oldest(self._wanted.domains()),
+        )
+        if len(rows) > self._page.size:
+            rows.pop()
+            place = place_of(at, rows[-1], self._order)
+            reply.next_page_token = self._page.token(json.dumps(place))
+        for row in rows:
+            node = _compose(facts, at, row, freshness, shows_drift=self._wanted.shows_drift)
+            if node is not None:
+                finish(node)
+                reply.nodes.append(apply_read_mask(self._read_mask, node))
+        return reply
+
+
 async def list_nodes(replica: Replica, request: Any) -> fleet_service_pb2.ListNodesResponse:
-    """As `FleetService.ListNodes`."""
+    """As `FleetService.ListNodes`, now."""
     wanted = NodeQuery(replica, request)
-    order = parse_order(request.order_by)
-    page = page_of(request)
-    after = read_place(page.after, order) if page.after else None
+    page = NodePage(wanted, request)
     fresh = await replica.nodes.caught_up()
     freshness = freshness_of(replica)
-    domains = wanted.domains()
-    at = moment_of(replica, freshness, domains)
-    fitting = wanted.matching(at)
-    rows = next_rows(at, fitting, order, after, page.size + 1).tolist()
-    reply = fleet_service_pb2.ListNodesResponse(
-        total_size=int(np.count_nonzero(fitting)), as_of_time=freshness.oldest(domains)
-    )
+    at = moment_of(replica, freshness, wanted.domains())
+    reply = page.answer(replica.state, at, freshness)
     fill_freshness(reply.read_model, fresh)
-    if len(rows) > page.size:
-        rows.pop()
-        reply.next_page_token = page.token(json.dumps(place_of(at, rows[-1], order)))
-    for row in rows:
-        node = _compose(replica, at, row, freshness, shows_drift=wanted.shows_drift)
-        if node is not None:
-            reply.nodes.append(apply_read_mask(request.read_mask, node))
     return reply
 
 
@@ -138,15 +170,15 @@ def wants_drift(mask: Any) -> bool:
 
 
 def _compose(
-    replica: Replica, at: Moment, row: int, freshness: Freshness, *, shows_drift: bool
+    facts: Facts, at: Moment, row: int, freshness: Freshness, *, shows_drift: bool
 ) -> node_pb2.Node | None:
     """The twin of a row; None where it has gone since the row was read."""
-    node_at = find_node(replica.state, f"nodes/{at.columns.ids.id_of(row)}")
+    node_at = find_node(facts, f"nodes/{at.columns.ids.id_of(row)}")
     summary = at.columns.summary(row)
     if node_at is None or summary is None:
         return None
     node = node_pb2.Node()
-    fill_node(node, replica.state, node_at, freshness)
+    fill_node(node, facts, node_at, freshness)
     if shows_drift:
         node.drift.CopyFrom(drift_message(summary, freshness.now_ms))
     return node

@@ -13,12 +13,11 @@ from controller.services.fleet_nodes import check_domain
 from controller.services.fleet_queries import MAX_FILTER_VALUES, wants_drift
 from controller.services.fleet_rules import freshness_of, required_node
 from controller.services.fleet_sums import fill_sums
-from controller.services.node_past import facts_at
 from controller.services.paging import cut, page_of
 from controller.twin.domain import compose_domain, is_known
 from controller.twin.drift import DriftAnalyzer
 from controller.twin.effective import effective_state
-from controller.twin.facts import Facts, set_time
+from controller.twin.facts import Facts
 from controller.twin.freshness import Freshness
 from controller.twin.node import compose_node
 from federation.errors import InvalidWrite
@@ -31,11 +30,8 @@ async def get_node(replica: Replica, request: Any) -> fleet_service_pb2.GetNodeR
     subject = f"nodes/{id_in_name(request.name, 'nodes')}"
     check_mask(request.read_mask, node_pb2.Node, "read_mask")
     with_drift = wants_drift(request.read_mask)
-    if request.HasField("as_of_time"):
-        node = await _node_as_of(replica, subject, request.as_of_time.ToMilliseconds(), with_drift)
-    else:
-        freshness = freshness_of(replica)
-        node = whole_node(replica.state, subject, freshness, with_drift=with_drift)
+    freshness = freshness_of(replica)
+    node = whole_node(replica.state, subject, freshness, with_drift=with_drift)
     return fleet_service_pb2.GetNodeResponse(node=apply_read_mask(request.read_mask, node))
 
 
@@ -51,22 +47,6 @@ def whole_node(
     if with_drift:
         drift = DriftAnalyzer(facts, freshness.now_ms).drift_of(at)
         node.drift.CopyFrom(drift.message(details=True))
-    return node
-
-
-async def _node_as_of(
-    replica: Replica, subject: str, time_ms: int, with_drift: bool
-) -> node_pb2.Node:
-    """A node as it was known here at a time."""
-    present = freshness_of(replica)
-    if time_ms > present.now_ms:
-        raise InvalidWrite("as_of_time has not come yet; leave it out for now", field="as_of_time")
-    facts = await facts_at(replica, subject, time_ms)
-    freshness = Freshness(replica.state, replica.config.controller.domain, time_ms)
-    node = whole_node(facts, subject, freshness, with_drift=with_drift)
-    node.ClearField("authority")
-    if node.HasField("as_of_time") and node.as_of_time.ToMilliseconds() > time_ms:
-        set_time(node.as_of_time, time_ms)
     return node
 
 

@@ -1,13 +1,15 @@
-"""The past of nodes, read from the log: events newest first, and facts as they stood at a time. Owns the reading and
-its bounds; which event follows which is `controller/query/lineage.py`'s.
+"""The past, read from the log: events newest first, and facts as they stood at a time. Owns the reading and its bounds;
+which event follows which is `controller/query/lineage.py`'s.
 """
 
 from __future__ import annotations
 
+import asyncio
 import heapq
+import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterable
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -16,8 +18,10 @@ from controller.query.lineage import Place, joined, places_of, seen_by
 from controller.replica import Replica
 from controller.twin.node import NODE_ASPECTS
 from controller.twin.policy import POLICY_ASPECTS
+from federation.authority import AuthorityTable
 from federation.codec import Write, stream_from_message
-from federation.identifiers import Key
+from federation.errors import InvalidWrite
+from federation.identifiers import Key, StreamId
 from federation.merge import Siblings, winner_of
 from federation.state import State
 from souverix.event.v1 import event_pb2
@@ -27,6 +31,16 @@ MAX_LOOKS = 4096
 
 #: Bytes of commits read for one answer.
 MAX_LOOK_BYTES = 256 * 1024 * 1024
+
+#: Bytes of log since a time that are read ahead for an answer about many nodes: some hundred thousand events, a second
+#: or two, and held meanwhile.
+MAX_AHEAD_BYTES = 64 * 1024 * 1024
+
+#: Log read at once while reading ahead.
+AHEAD_BATCH_BYTES = 1024 * 1024
+
+#: Keys followed back before others get their turn.
+KEYS_A_SLICE = 64
 
 #: Commits kept while an answer is made: events that were written together stand in one.
 KEPT_COMMITS = 16
@@ -53,6 +67,7 @@ class PastReader:
         self._replica = replica
         self._state = replica.state
         self._commits: OrderedDict[int, event_pb2.Commit] = OrderedDict()
+        self._ahead: dict[tuple[StreamId, int], bytes] = {}
         self._looks = 0
         self._bytes = 0
         #: Events that are named and no longer in the log.
@@ -71,6 +86,9 @@ class PastReader:
     async def event(self, place: Place) -> PastEvent | None:
         """One event; None when the log does not reach back to it. Raises `OutOfReach`, `LogError`."""
         offset, time_ms = self.offset(place), self.time_ms(place)
+        raw = self._ahead.get((place.stream, place.dot.sequence))
+        if raw is not None and offset is not None and time_ms is not None:
+            return self._decoded(place, raw, offset, time_ms)
         commit = await self._commit(offset) if offset is not None else None
         if commit is None or offset is None or time_ms is None:
             self.missing += 1
@@ -78,13 +96,46 @@ class PastReader:
         for run in commit.runs:
             at = place.dot.sequence - run.first_sequence
             if 0 <= at < len(run.events) and stream_from_message(run.stream) == place.stream:
-                raw = run.events[at]
-                write = self._state.decoder.decode(place.stream, place.dot.sequence, raw)
-                if write is not None:
-                    event = event_pb2.Event.FromString(raw)
-                    return PastEvent(place, write, event, offset, time_ms)
+                return self._decoded(place, run.events[at], offset, time_ms)
         self.missing += 1
         return None
+
+    async def read_ahead(self, time_ms: int, domains: Collection[str]) -> None:
+        """Takes in what was committed after a time in the streams of some domains, so that answers about many nodes
+        need not look for each event. Raises `OutOfReach`, `LogError`.
+        """
+        offset, size = await self._first_after(time_ms), 0
+        while commits := await self._replica.read_commits(offset, AHEAD_BATCH_BYTES):
+            for commit in commits:
+                size += commit.ByteSize()
+                if size > MAX_AHEAD_BYTES:
+                    raise OutOfReach
+                for run in commit.runs:
+                    stream = stream_from_message(run.stream)
+                    if stream.domain in domains:
+                        for number, raw in enumerate(run.events, run.first_sequence):
+                            self._ahead[stream, number] = raw
+            offset = commits[-1].offset + 1
+            await asyncio.sleep(0)
+
+    async def _first_after(self, time_ms: int) -> int:
+        """Offset of the first commit after a time; where the log begins later, of its first one."""
+        low, high = 0, self._state.next_offset
+        while low < high:
+            middle = (low + high) // 2
+            found = await self._replica.read_commits(middle, 1)
+            if found and found[0].time_ms > time_ms:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def _decoded(self, place: Place, raw: bytes, offset: int, time_ms: int) -> PastEvent | None:
+        write = self._state.decoder.decode(place.stream, place.dot.sequence, raw)
+        if write is None:
+            self.missing += 1
+            return None
+        return PastEvent(place, write, event_pb2.Event.FromString(raw), offset, time_ms)
 
     async def _commit(self, offset: int) -> event_pb2.Commit | None:
         commit = self._commits.get(offset)
@@ -140,10 +191,11 @@ class Walk:
 
 
 class PastFacts:
-    """Facts of some keys as they stood at a time, over the state as it is now."""
+    """Facts of some keys as they stood at a time, over the state as it is now; but for authority, which is of then."""
 
-    def __init__(self, state: State, held: dict[Key, Siblings]) -> None:
+    def __init__(self, state: State, held: dict[Key, Siblings], authority: AuthorityTable) -> None:
         self.state = state
+        self.authority = authority
         self._held = held
 
     def siblings(self, key: Key) -> Siblings:
@@ -156,18 +208,63 @@ class PastFacts:
         return winner_of(key, held, self.state.rank) if held else None
 
 
-async def facts_at(replica: Replica, subject: str, time_ms: int) -> PastFacts:
-    """What was known here of a node, and of the policies that may govern it. Raises `ServiceError`, `LogError`."""
-    reader = PastReader(replica)
+async def facts_at(
+    replica: Replica, subjects: Sequence[str], time_ms: int, *, ahead: bool = False
+) -> PastFacts:
+    """What was known here of some nodes, of the policies that may govern them, and of who had authority over them.
+    `ahead`: the log since then is read once, for all of them. Raises `ServiceError`, `LogError`.
+    """
+    reader, state = PastReader(replica), replica.state
+    domains = {d for subject in subjects for d in state.domains_of_subject.get(subject, ())}
+    paths = {d: state.authority.path_of(d) or (d,) for d in domains}
+    above = list(dict.fromkeys(at for path in paths.values() for at in path))
+    told = subjects[0] if len(subjects) == 1 else f"one of {len(subjects)} nodes"
     held: dict[Key, Siblings] = {}
     try:
-        for key in _keys_behind(replica.state, subject):
-            held[key] = await _siblings_at(reader, replica.state, key, time_ms)
+        if ahead:
+            await reader.read_ahead(time_ms, set(above))
+        for number, key in enumerate(_keys_behind(state, subjects, above), 1):
+            held[key] = await _siblings_at(reader, state, key, time_ms)
+            if number % KEYS_A_SLICE == 0:
+                await asyncio.sleep(0)
+        authority = await _authority_at(reader, state, above, time_ms)
     except OutOfReach as error:
-        raise _too_far(f"{subject} was written too often since then to be read back") from error
+        raise _too_far(f"{told} was written too often since then to be read back") from error
     if reader.missing:
-        raise _too_far(f"the log no longer reaches back to what {subject} was then")
-    return PastFacts(replica.state, held)
+        raise _too_far(f"the log no longer reaches back to what {told} was then")
+    return PastFacts(state, held, authority)
+
+
+async def authority_at(replica: Replica, domain: str, time_ms: int) -> AuthorityTable:
+    """The records of a domain and of those above it as they were known here at a time. Raises `ServiceError`,
+    `LogError`.
+    """
+    reader, state = PastReader(replica), replica.state
+    try:
+        table = await _authority_at(
+            reader, state, state.authority.path_of(domain) or (domain,), time_ms
+        )
+    except OutOfReach as error:
+        raise _too_far(f"the authority of {domain} changed too often since then") from error
+    if reader.missing:
+        raise _too_far(f"the log no longer reaches back to who had authority over {domain} then")
+    return table
+
+
+async def _authority_at(
+    reader: PastReader, state: State, domains: Iterable[str], time_ms: int
+) -> AuthorityTable:
+    """The records of some domains. A root's never changes."""
+    table = AuthorityTable()
+    for domain in domains:
+        present = state.authority.records.get(domain)
+        key = Key(domain, f"domains/{domain}", "authority")
+        held = await _siblings_at(reader, state, key, time_ms)
+        if held:
+            table.put(winner_of(key, held, state.rank).body())
+        elif present is not None and not present.parent and not state.siblings(key):
+            table.put(present)
+    return table
 
 
 async def _siblings_at(reader: PastReader, state: State, key: Key, time_ms: int) -> Siblings:
@@ -195,16 +292,26 @@ async def _siblings_at(reader: PastReader, state: State, key: Key, time_ms: int)
     return joined(found)
 
 
-def _keys_behind(state: State, subject: str) -> list[Key]:
-    """The keys that a node's twin is composed of, wherever it lived."""
-    keys = []
-    policies: dict[Key, None] = {}
-    for domain in state.domains_of_subject.get(subject, ()):
-        keys += [Key(domain, subject, aspect) for aspect in NODE_ASPECTS]
-        for above in state.authority.path_of(domain) or (domain,):
-            for policy in state.subjects_of(above, "policies"):
-                policies.update({Key(above, policy, aspect): None for aspect in POLICY_ASPECTS})
-    return [*keys, *policies]
+def _keys_behind(state: State, subjects: Iterable[str], above: Iterable[str]) -> list[Key]:
+    """The keys that twins are composed of, wherever they lived, and those of the policies of some domains."""
+    keys = [
+        Key(domain, subject, aspect)
+        for subject in subjects
+        for domain in state.domains_of_subject.get(subject, ())
+        for aspect in NODE_ASPECTS
+    ]
+    for domain in above:
+        for policy in state.subjects_of(domain, "policies"):
+            keys += [Key(domain, policy, aspect) for aspect in POLICY_ASPECTS]
+    return keys
+
+
+def past_time_ms(request: Any) -> int:
+    """The `as_of_time` of a request. Raises `InvalidWrite` for one that has not come yet."""
+    time_ms: int = request.as_of_time.ToMilliseconds()
+    if time_ms > time.time_ns() // 1_000_000:
+        raise InvalidWrite("as_of_time has not come yet; leave it out for now", field="as_of_time")
+    return time_ms
 
 
 def _too_far(message: str) -> ServiceError:

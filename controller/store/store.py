@@ -131,6 +131,11 @@ class Store:
         """Stores summaries beside the subjects; to be said before the store is opened."""
         self._summaries = summaries
 
+    @property
+    def durable_to(self) -> int:
+        """Up to which offset of the log the file has what followed from it."""
+        return self._written
+
     # Its life.
 
     async def open(

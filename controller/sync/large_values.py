@@ -74,10 +74,8 @@ class LargeValues:
     def ended(self, driver: SessionDriver) -> None:
         """A session is over. What its peer was to bring is asked for in the next one."""
         self._asked.pop(driver, None)
-        for digest in [digest for digest, waiting in self._owed.items() if driver in waiting]:
-            self._owed[digest].discard(driver)
-            if not self._owed[digest]:
-                del self._owed[digest]
+        for digest in list(self._owed):
+            self._settle(driver, digest)
 
     def arriving(self, driver: SessionDriver, runs: Iterable[event_pb2.Run]) -> None:
         """Runs are about to be committed: what they name is withheld until it is known to be here."""
@@ -179,16 +177,34 @@ class LargeValues:
         self, driver: SessionDriver, digests: Sequence[str], *, of_child: bool
     ) -> None:
         for digest in digests:
+            # Before the look into the store: a chunk that comes meanwhile is sent as one that was waited for.
+            waits = not of_child and self._owe(driver, digest)
             try:
                 chunk = sync_pb2.Chunk(digest=digest, data=await self._values.get(digest))
             except (ValueStoreError, OSError):
-                room = digest in self._owed or len(self._owed) < MAX_OWED
-                if not of_child and room and self._may_still_come(digest):
-                    if driver in self._asked:
-                        self._owed.setdefault(digest, set()).add(driver)
+                if waits:
                     continue
                 chunk = sync_pb2.Chunk(digest=digest, missing=True)
-            driver.send(sync_pb2.Frame(chunk=chunk))
+            if not waits or self._settle(driver, digest):
+                driver.send(sync_pb2.Frame(chunk=chunk))
+
+    def _owe(self, driver: SessionDriver, digest: str) -> bool:
+        """Takes note that a parent waits for a chunk; False where it will not come, or is not to be waited for."""
+        room = digest in self._owed or len(self._owed) < MAX_OWED
+        if driver not in self._asked or not room or not self._may_still_come(digest):
+            return False
+        self._owed.setdefault(digest, set()).add(driver)
+        return True
+
+    def _settle(self, driver: SessionDriver, digest: str) -> bool:
+        """Drops the note; False where it is gone already."""
+        waiting = self._owed.get(digest, set())
+        if driver not in waiting:
+            return False
+        waiting.discard(driver)
+        if not waiting:
+            del self._owed[digest]
+        return True
 
     def _pay(self, chunk: sync_pb2.Chunk) -> None:
         for waiting in self._owed.pop(chunk.digest, ()):

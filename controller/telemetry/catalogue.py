@@ -40,6 +40,19 @@ COMMIT_REQUESTS = Metric(
     COUNTS,
 )
 LOG_COMMITS = Metric("souverix.log.commits", "gauge", "{commit}", "Commits in the log")
+LOG_STORE_SIZE = Metric(
+    "souverix.log.store.size",
+    "gauge",
+    "By",
+    "Size of the file that holds the newer part of the log, by what is used and what is free in it",
+    ("souverix.log.store.state",),
+)
+LOG_ARCHIVE_SIZE = Metric(
+    "souverix.log.archive.size", "gauge", "By", "Size of the archive of the log on disk"
+)
+LOG_UNARCHIVED = Metric(
+    "souverix.log.unarchived", "gauge", "{commit}", "Commits that the archive does not hold yet"
+)
 QUEUE_DEPTH = Metric(
     "souverix.log.queue.depth", "gauge", "{request}", "Requests that wait for a commit"
 )
@@ -99,6 +112,9 @@ METRICS = (
     COMMIT_SIZE,
     COMMIT_REQUESTS,
     LOG_COMMITS,
+    LOG_STORE_SIZE,
+    LOG_ARCHIVE_SIZE,
+    LOG_UNARCHIVED,
     QUEUE_DEPTH,
     STREAMS,
     SYNC_SESSIONS,

@@ -83,8 +83,25 @@ class Gauges:
             catalogue.FENCING_TOKEN: [(token, {})],
             catalogue.LOOP_LAG: [(self._worst_lag_s, {})],
             catalogue.MEMORY: [(_resident_bytes(), {})],
+            **self._look_at_storage(),
             **self._look_at_peers(),
             **self._look_at_nodes(),
+        }
+
+    def _look_at_storage(self) -> dict[Metric, list[Reading]]:
+        storage = self._replica.log_storage
+        if storage is None:
+            return {}
+        free_bytes = storage.store.free_bytes
+        return {
+            catalogue.LOG_STORE_SIZE: [
+                (storage.store.file_bytes - free_bytes, {"souverix.log.store.state": "used"}),
+                (free_bytes, {"souverix.log.store.state": "free"}),
+            ],
+            catalogue.LOG_ARCHIVE_SIZE: [(storage.archive_bytes, {})],
+            catalogue.LOG_UNARCHIVED: [
+                (max(0, self._replica.state.next_offset - storage.archived_to), {})
+            ],
         }
 
     def _look_at_peers(self) -> dict[Metric, list[Reading]]:

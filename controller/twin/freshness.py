@@ -22,14 +22,24 @@ from federation.state import State
 class Freshness:
     """As-of times for one answer. `now_ms` is milliseconds since the epoch.
 
-    `sight` is what the replica sees beside its log at that time; None where it sees nothing.
+    `sight` is what the replica sees beside its log at that time; None where it sees nothing. Of a past time (`is_past`)
+    nobody remembers which controllers could be reached: what had been recorded by then is all there is.
     """
 
-    __slots__ = ("_by_domain", "_heard", "_now_ms", "_own_domain", "_sight", "_state", "_unknown")
+    __slots__ = (
+        "_by_domain", "_heard", "_is_past", "_now_ms", "_own_domain", "_sight", "_state", "_unknown"
+    )  # fmt: skip
 
     def __init__(
-        self, state: State, own_domain: str, now_ms: int, sight: Sight | None = None
+        self,
+        state: State,
+        own_domain: str,
+        now_ms: int,
+        sight: Sight | None = None,
+        *,
+        is_past: bool = False,
     ) -> None:
+        self._is_past = is_past
         self._sight = sight
         self._unknown: dict[str, int | None] = {}
         self._state = state
@@ -98,6 +108,8 @@ class Freshness:
 
     def _cut_off_since_ms(self, domain: str) -> int | None:
         """The earliest of the hops: beyond it nothing was heard any more, whatever the others do."""
+        if self._is_past:
+            return None
         found = [
             since_ms
             for hop in self._way_to(domain)
@@ -123,7 +135,8 @@ class Freshness:
         controller = self._controller_of(domain)
         if domain == self._own_domain or controller == self._state.controller:
             return self._now_ms
-        return self._last_heard().get(controller)
+        heard_ms = self._last_heard().get(controller)
+        return min(heard_ms, self._now_ms) if self._is_past and heard_ms is not None else heard_ms
 
     def _controller_of(self, domain: str) -> str:
         """Who speaks for a domain: its own controller, else the one of the nearest domain above that has one."""

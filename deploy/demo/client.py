@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import TypeVar
 
 import grpc
@@ -93,7 +93,7 @@ class Client:
 
     async def stream(
         self, request: Message, reply_type: type[Reply], timeout_s: float = CALL_TIMEOUT_S
-    ) -> AsyncIterator[Reply]:
+    ) -> AsyncGenerator[Reply, None]:
         """The answers to a request, from the replica that answered last. Raises `Refused`."""
         method = method_of(request, reply_type)
         call = self._channels.to(self._address).unary_stream(

@@ -23,7 +23,7 @@ from deploy.demo.stage import (
     ZONE_A2,
     Stage,
 )
-from deploy.local_federation import find_program
+from deploy.local_processes import find_program
 
 #: Where the project is: lines are shown as they are typed from there.
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -93,7 +93,9 @@ async def _run(text: str) -> tuple[int, str]:
 def _souverixctl(stage: Stage) -> list[Line]:
     server = stage.federation.server
     ctl = f"{_shown(Path(sys.executable).parent / 'souverixctl')} --server"
-    above, region, zone = (f"{ctl} {server(d)}" for d in (GLOBAL, REGION_A, ZONE_A1))
+    above, region, zone, below = (
+        f"{ctl} {server(d)}" for d in (GLOBAL, REGION_A, ZONE_A1, ZONE_A2)
+    )
     return [
         Line("the tree: authority, terms, links", f"{above} federation status"),
         Line("the fleet at a glance", f"{above} overview"),
@@ -101,6 +103,8 @@ def _souverixctl(stage: Stage) -> list[Line]:
         Line("what hangs together, with its health", f"{above} graph --depth 2"),
         Line("how nodes differ from what is desired", f"{above} drift {ZONE_A2}"),
         Line("what a node went through", f"{above} history {FIELD_NODE}"),
+        Line("its return, as the zone measured it", f"{below} replay {FIELD_NODE}"),
+        Line("what it was like a while ago", f"{below} node {FIELD_NODE} --as-of 10s"),
         Line("links of the region: two replicas are named", f"{region} federation peers"),
         Line("what is known of this host at global", f"{above} describe node {REAL_NODE}"),
         Line("nodes of a zone", f"{above} get nodes --domain {ZONE_A1} --limit 5"),

@@ -6,17 +6,22 @@ evidence.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from datetime import UTC, datetime
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from deploy.demo.attention import await_end, show_item
 from deploy.demo.client import Client
+from deploy.demo.command import run_command
 from deploy.demo.display import duration
 from deploy.demo.questions import follow, issue, node_at
 from deploy.demo.stage import (
     FIELD_NODE,
     GLOBAL,
+    WAIT_S,
     ZONE_A2,
     Seen,
     Stage,
@@ -26,12 +31,23 @@ from deploy.demo.stage import (
 from souverix.attention.v1 import attention_pb2
 from souverix.command.v1 import command_pb2, command_service_pb2
 from souverix.fleet.v1 import connectivity_pb2, fleet_service_pb2
+from souverix.nodelink.v1 import replay_service_pb2
 
 #: So that a backlog gathers while the spectator looks on.
 REPORT_INTERVAL_S = 0.1
 
 #: Reports that wait at the node before its link is given back.
 BACKLOG_REPORTS = 20
+
+#: What the node is configured with, and so each of its reports carries: some 12 KiB of it, so that its backlog is more
+#: than one chunk.
+ROUTES: dict[str, Any] = {
+    f"prefix-{number:03}": {"peer": f"10.0.{number}.1:5060", "weight": number, "codec": "g711"}
+    for number in range(160)
+}
+
+#: What its link carries when it is back: a thin one, so that the replay can be watched.
+THIN_LINK_BYTES_PER_S = 300_000
 
 LIVE = connectivity_pb2.CONNECTIVITY_MODE_LIVE
 AUTONOMOUS = connectivity_pb2.CONNECTIVITY_MODE_AUTONOMOUS
@@ -54,6 +70,9 @@ async def go_off_and_return(stage: Stage) -> str:
     stage.remember_processes()
     await stage.until(f"{FIELD_NODE} live at {GLOBAL}", lambda: _in_mode(top, LIVE))
     stage.display.happened(f"{FIELD_NODE} has joined {ZONE_A2}, and is LIVE at {GLOBAL}")
+    routes = command_pb2.ApplyConfig(config_name="routes")
+    routes.document.update(ROUTES)
+    await run_command(stage, top, FIELD_NODE, command_pb2.Action(apply_config=routes))
 
     stage.field_link.cut()
     cut_time = datetime.now(UTC)
@@ -72,10 +91,14 @@ async def go_off_and_return(stage: Stage) -> str:
         f"{FIELD_NODE} works on", lambda: _away_for(zone, cut_time, away_s), away_s + 30
     )
 
+    progress = asyncio.create_task(_progress(zone, datetime.now(UTC)))
     stage.field_link.heal()
+    stage.field_link.slow(THIN_LINK_BYTES_PER_S)
     _, returned_s = await stage.until(
         f"{FIELD_NODE} replays its backlog", lambda: _in_mode(top, LIVE)
     )
+    _show_progress(stage, await progress)
+    stage.field_link.heal()
     stage.display.happened("its link is back, its backlog replayed: LIVE again", returned_s)
     moves = [link for link in await _ledger(zone) if _moment(link.since) >= cut_time]
     stage.display.table(
@@ -95,6 +118,45 @@ async def go_off_and_return(stage: Stage) -> str:
     stage.display.happened("the command was delivered after the replay, not before")
     await await_end(stage, top, ZONE_A2, CUT_OFF, f"nodes/{FIELD_NODE}")
     return f"replayed {replayed} reports, LIVE {duration(returned_s)} after its link was back"
+
+
+async def _progress(client: Client, since: datetime) -> list[replay_service_pb2.Replay]:
+    """The return of the node as the zone's controller measures it, step by step to its end."""
+    told = []
+    request = replay_service_pb2.WatchReplaysRequest(node=FIELD_NODE)
+    steps = client.stream(request, replay_service_pb2.WatchReplaysResponse, WAIT_S)
+    async with contextlib.aclosing(steps):
+        async for step in steps:
+            told += [each for each in step.replays if _moment(each.begin_time) >= since]
+            if told and told[-1].HasField("end_time"):
+                break
+    return told
+
+
+def _show_progress(stage: Stage, told: list[replay_service_pb2.Replay]) -> None:
+    rows = [
+        (
+            replay_service_pb2.SessionState.Name(each.state).removeprefix("SESSION_STATE_"),
+            f"{max(each.reports_staged, each.reports_applied)} of {each.reports_total}",
+            f"{each.rate_per_s:.0f}/s" if each.HasField("rate_per_s") else "-",
+            duration((_moment(each.eta) - _moment(each.begin_time)).total_seconds())
+            if each.HasField("eta")
+            else "-",
+        )
+        for each in told
+    ]
+    stage.display.table(("REPLAY", "REPORTS", "RATE", "EXPECTED TO TAKE"), rows)
+    staged = [each.reports_staged for each in told if not each.reports_applied]
+    expect(staged == sorted(staged), f"the replay went back: {staged}")
+    last = told[-1]
+    expect(
+        any(0 < each < last.reports_total for each in staged),
+        f"the replay was not seen under way: {staged} of {last.reports_total}",
+    )
+    expect(
+        last.reports_applied >= last.reports_total,
+        f"{last.reports_applied} of {last.reports_total} reports took effect",
+    )
 
 
 async def _check_command(client: Client, name: str, after: datetime) -> None:

@@ -16,7 +16,8 @@ from typing import Generic, TypeVar
 
 from deploy.demo.client import Channels, Client
 from deploy.demo.display import Display
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from deploy.tcp_proxy import TcpProxy
 from souverixctl.errors import Refused
 

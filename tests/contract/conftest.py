@@ -10,13 +10,13 @@ import pytest
 
 from controller.etcd.access import Access
 from controller.log.etcd_log import EtcdLog
-from controller.log.port import Log
+from controller.log.port import StoredLog
 from controller.log.sqlite_log import SqliteLog
 from tests.etcd_process import EtcdProcess
 from tests.processes import ProcessStarter
 
 NONCE = bytes(range(16))
-OpenLog = Callable[[], Awaitable[Log]]
+OpenLog = Callable[[], Awaitable[StoredLog]]
 """Opens one more log on the store, as another replica would."""
 
 
@@ -36,16 +36,16 @@ def shared_etcd(
 @pytest.fixture(params=["etcd", "sqlite"])
 async def open_log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenLog]:
     """Opens logs on one fresh store, and closes them all when the test ends."""
-    opened: list[Log] = []
+    opened: list[StoredLog] = []
     prefix = f"/contract/{uuid4()}"
 
-    def new_log() -> Log:
+    def new_log() -> StoredLog:
         if request.param == "sqlite":
             return SqliteLog(tmp_path / "log.db", str(uuid4()))
         etcd: EtcdProcess = request.getfixturevalue("shared_etcd")
         return EtcdLog(Access(endpoints=[etcd.endpoint]), prefix)
 
-    async def open_one() -> Log:
+    async def open_one() -> StoredLog:
         log = new_log()
         opened.append(log)
         await log.open(NONCE)

@@ -24,7 +24,8 @@ from google.protobuf import struct_pb2
 
 from controller.log.stored import Chain
 from controller.signing import Ed25519Signer
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.command.v1 import command_pb2, command_service_pb2
 from souverix.event.v1 import event_pb2
 from souverix.fleet.v1 import fleet_service_pb2, node_pb2

@@ -12,7 +12,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.attention.v1 import attention_pb2 as attention
 from souverix.attention.v1 import attention_service_pb2 as service
 from souverix.fleet.v1 import connectivity_pb2, fleet_service_pb2, node_pb2

@@ -4,15 +4,18 @@ is cut off; what the superseded master wrote meanwhile is kept, never wins again
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.audit.v1 import audit_service_pb2
 from souverix.federation.v1 import federation_service_pb2
 from tests.e2e.clients import DEADLINE_S, PRINCIPAL, Clients, reason_of, wait_until
@@ -67,6 +70,12 @@ def _authority(clients: Clients) -> federation_service_pb2.GetAuthorityResponse 
     return found
 
 
+def _now() -> Timestamp:
+    now = Timestamp()
+    now.FromNanoseconds(time.time_ns())
+    return now
+
+
 def _transfer(clients: Clients, to: str, *, force: bool = False) -> None:
     request = federation_service_pb2.TransferAuthorityRequest(
         domain=ZONE, to_controller=to, force=force, reason="repairs"
@@ -109,6 +118,7 @@ def test_mastership_moves_to_the_region_and_back_as_planned(levels: Levels) -> N
     _transfer(levels.region, REGION_CONTROL)
     for clients in (levels.region, levels.zone, levels.top):
         _wait_for_master(clients, REGION_CONTROL, 2)
+    moments = {clients: _now() for clients in (levels.region, levels.zone, levels.top)}
     forwarded = levels.zone.update_policy(ZONE, "planned", "v2")
     assert forwarded.receipt.controller == REGION_CONTROL
     assert not forwarded.receipt.optimistic
@@ -120,6 +130,11 @@ def test_mastership_moves_to_the_region_and_back_as_planned(levels: Levels) -> N
     for clients in (levels.zone, levels.region, levels.top):
         clients.wait_for_policy(ZONE, "planned", "v3")
     assert _superseded(levels.top) == 0
+    for clients, then in moments.items():
+        request = federation_service_pb2.GetAuthorityRequest(domain=ZONE, as_of_time=then)
+        known = clients.federation.GetAuthority(request, timeout=DEADLINE_S)
+        assert known.authority.master_of_record == REGION_CONTROL
+        assert (list(known.term_path), known.etag) == ([1, 1, 2], "")
 
 
 def test_only_the_master_of_the_parent_domain_moves_authority(levels: Levels) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from tests.e2e.clients import DEADLINE_S, wait_until
 from tests.e2e.link_proxy import LinkProxy
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.audit.v1 import audit_service_pb2
 from souverix.federation.v1 import federation_service_pb2
 from souverix.fleet.v1 import fleet_service_pb2

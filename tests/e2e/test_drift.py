@@ -13,7 +13,8 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.command.v1 import command_pb2, command_service_pb2
 from souverix.fleet.v1 import drift_pb2, node_pb2
 from souverix.fleet.v1 import fleet_service_pb2 as fleet

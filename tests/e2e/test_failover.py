@@ -11,7 +11,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.command.v1 import command_pb2, command_service_pb2
 from souverix.federation.v1 import federation_service_pb2
 from souverix.fleet.v1 import fleet_service_pb2

@@ -11,7 +11,8 @@ import grpc
 import pytest
 from google.protobuf import struct_pb2
 
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.audit.v1 import audit_service_pb2
 from souverix.command.v1 import command_pb2, command_service_pb2
 from souverix.federation.v1 import federation_service_pb2

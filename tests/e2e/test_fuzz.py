@@ -25,7 +25,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 from controller.services.calls import REFUSALS_BURST, REFUSALS_PER_S
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.audit.v1 import audit_pb2, audit_service_pb2
 from souverix.command.v1 import command_pb2, command_service_pb2
 from souverix.fleet.v1 import fleet_service_pb2

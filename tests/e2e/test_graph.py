@@ -16,7 +16,8 @@ from typing import Any
 import grpc
 import pytest
 
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.fleet.v1 import connectivity_pb2, node_pb2
 from souverix.graph.v1 import graph_pb2, graph_service_pb2
 from tests.e2e.clients import DEADLINE_S, PRINCIPAL, Clients, reason_of, wait_until

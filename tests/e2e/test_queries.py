@@ -12,7 +12,8 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from benchmarks import queries
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.fleet.v1 import connectivity_pb2, history_pb2, node_pb2
 from souverix.fleet.v1 import fleet_service_pb2 as fleet
 from tests.e2e.clients import DEADLINE_S, Clients, wait_until
@@ -84,6 +85,14 @@ def test_the_past_is_told_and_explained(federation: LocalFederation, top: Client
             fleet.GetNodeRequest(name=name, as_of_time=then), timeout=DEADLINE_S
         ).node
         assert (past.spec.zone, past.etag) == (before.spec.zone, before.etag)
+        assert past.authority == before.authority
+        by_zone = fleet.ListNodesRequest(filter="zone = north")
+        assert [n.name for n in zone.fleet.ListNodes(by_zone, timeout=DEADLINE_S).nodes] == [name]
+        by_zone.as_of_time.CopyFrom(then)
+        assert not zone.fleet.ListNodes(by_zone, timeout=DEADLINE_S).nodes
+        counted = fleet.ListDomainOverviewsRequest(domain=ZONE, as_of_time=then)
+        overview = zone.fleet.ListDomainOverviews(counted, timeout=DEADLINE_S).overviews[0]
+        assert {each.mode: each.node_count for each in overview.modes} == {LIVE: AGENTS}
         request = fleet.ListNodeEventsRequest(name=name, aspects=["node_spec"])
         events = zone.fleet.ListNodeEvents(request, timeout=DEADLINE_S).events
         assert events[0].document["zone"] == "north"

@@ -14,7 +14,8 @@ import grpc
 import pytest
 
 from controller.log.stored import Chain
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.command.v1 import command_pb2, command_service_pb2
 from souverix.event.v1 import event_pb2
 from souverix.fleet.v1 import connectivity_pb2, fleet_service_pb2, node_pb2

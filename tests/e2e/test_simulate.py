@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from nodeagent.simulated_temper import LABEL, SCENARIOS, temper_of
 from souverix.command.v1 import command_pb2, command_service_pb2
 from souverix.fleet.v1 import connectivity_pb2, fleet_service_pb2, node_pb2

@@ -12,7 +12,8 @@ from typing import Any
 import grpc
 import pytest
 
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.fleet.v1 import connectivity_pb2, fleet_service_pb2, lifecycle_pb2, node_pb2
 from tests.e2e.clients import DEADLINE_S, PRINCIPAL, Clients, reason_of, wait_until
 from tests.e2e.link_proxy import LinkProxy

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.federation.v1 import federation_service_pb2
 from souverix.fleet.v1 import fleet_service_pb2
 from tests.e2e.clients import DEADLINE_S, PRINCIPAL, Clients, wait_until

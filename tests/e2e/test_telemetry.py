@@ -17,7 +17,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from controller.telemetry import catalogue
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from nodeagent import telemetry as agent_telemetry
 from tests.e2e.clients import DEADLINE_S, wait_until
 from tests.e2e.link_proxy import LinkProxy
@@ -114,8 +115,10 @@ WAY_BACK = {"command.send", "command.run", "command.answer", "command.outcome"}
 
 
 def test_a_command_is_one_trace_from_the_command_line_to_the_node_and_back(told: Told) -> None:
-    _, trace_id = told.ctl("command", "ping", NODE, "--wait")
-    spans = told.wait_for_spans(trace_id, WAY | WAY_BACK)
+    run = "souverixctl command ping"
+    endpoint = f"http://{told.receiver.address}"
+    _, trace_id = told.ctl("command", "ping", NODE, "--wait", "--otlp-endpoint", endpoint)
+    spans = told.wait_for_spans(trace_id, {run} | WAY | WAY_BACK)
     services = {(each.name, each.service, each.instance) for each in spans}
     assert (ISSUE, "souverix-controller", f"{ROOT}-control/r1") in services
     assert ("command.send", "souverix-controller", f"{ZONE}-control/r1") in services
@@ -125,6 +128,8 @@ def test_a_command_is_one_trace_from_the_command_line_to_the_node_and_back(told:
     assert _below(spans, "command.answer")("command.run")
     assert _below(spans, "command.run")("command.send")
     assert _below(spans, "command.send")(ISSUE)
+    assert _below(spans, ISSUE)(run)
+    assert [each.parent_id for each in spans if each.service == "souverixctl"] == [""]
 
 
 def test_a_command_issued_while_its_zone_was_cut_off_is_one_trace_too(told: Told) -> None:
@@ -178,10 +183,8 @@ def test_metrics_reach_the_receiver(told: Told) -> None:
         lambda: expected <= told.receiver.metrics("souverix-controller"),
         f"all of {sorted(expected)}",
     )
-    wait_until(
-        lambda: {m.name for m in agent_telemetry.METRICS} <= told.receiver.metrics("souverix-node"),
-        "metrics of the agent",
-    )
+    of_agent = {metric.name for metric in agent_telemetry.AGENT_METRICS}
+    wait_until(lambda: of_agent <= told.receiver.metrics("souverix-node"), "metrics of the agent")
 
 
 def test_prometheus_can_scrape(told: Told) -> None:
@@ -213,3 +216,11 @@ def test_prometheus_can_scrape(told: Told) -> None:
     assert modes["live"] == 1.0
     assert seen["souverix_log_commit_duration_seconds_count"][0][1] > 0
     assert not any(NODE in labels.values() for held in seen.values() for labels, _ in held)
+
+
+def test_a_relay_tells_what_it_carries_and_keeps(told: Told) -> None:
+    expected = {m.name for m in (*agent_telemetry.AGENT_METRICS, *agent_telemetry.RELAY_METRICS)}
+    told.federation.start_relay(ZONE, "relay-1", *_agent_options(told.federation, told.receiver))
+    wait_until(
+        lambda: expected <= told.receiver.metrics("souverix-relay"), f"all of {sorted(expected)}"
+    )

@@ -11,7 +11,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.federation.v1 import federation_service_pb2
 from souverix.fleet.v1 import connectivity_pb2, fleet_service_pb2
 from tests.e2e.clients import DEADLINE_S, Clients, wait_until

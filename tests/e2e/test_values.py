@@ -14,7 +14,8 @@ from typing import Any
 import grpc
 import pytest
 
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.federation.v1 import federation_service_pb2
 from souverix.fleet.v1 import fleet_service_pb2, observation_pb2
 from tests.e2e.clients import DEADLINE_S, Clients, reason_of, wait_until

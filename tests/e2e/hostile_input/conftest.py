@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from controller.signing import Ed25519Signer
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.federation.v1 import federation_service_pb2
 from tests.e2e.clients import DEADLINE_S, Clients
 from tests.e2e.hostile_input.played_child import Forger, HostileChild

@@ -22,7 +22,8 @@ from controller.config_file import load_config
 from controller.main import EXIT_CONFIG
 from controller.replica import Duty
 from controller.signing import Ed25519Signer
-from deploy.local_federation import DomainPlan, LocalFederation
+from deploy.local_federation import LocalFederation
+from deploy.local_layout import DomainPlan
 from souverix.fleet.v1 import fleet_service_pb2
 from tests.e2e.clients import DEADLINE_S, Clients, wait_until
 from tests.processes import ProcessStarter, RunningProcess
@@ -201,6 +202,7 @@ def test_every_service_is_served_and_told_of_by_reflection_and_health(
             "nodelink",
             "nodelink",
             "policy",
+            "supply",
             "sync",
         ]
         health: Any = health_pb2_grpc.HealthStub(channel)

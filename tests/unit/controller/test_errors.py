@@ -61,6 +61,7 @@ def retry_ms_of(status: status_pb2.Status) -> int | None:
         (core.OutOfReach("x"), Code.PERMISSION_DENIED, "DOMAIN_OUT_OF_REACH"),
         (core.PeerError("x"), Code.INVALID_ARGUMENT, "PEER_PROTOCOL_ERROR"),
         (core.CorruptLog("x"), Code.INTERNAL, "CORRUPT_LOG"),
+        (log_errors.LogCorrupt("x"), Code.INTERNAL, "CORRUPT_LOG"),
         (SlowWatcher("x"), Code.RESOURCE_EXHAUSTED, "SLOW_WATCHER"),
         (log_errors.CommitTooLarge("x"), Code.INVALID_ARGUMENT, "TOO_LARGE"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
@@ -67,6 +68,37 @@ async def test_a_past_time_is_written_out_or_as_long_ago(
     assert known.requests(fleet.ListNodeEventsRequest)[0].end_time == written.as_of_time
     for wrong in (["--as-of", "yesterday"], ["--as-of", "2h", "--watch"]):
         assert (await ctl("node", "n1", *wrong, "--server", address)).exit_code == ExitCode.USAGE
+
+
+async def test_reports_stay_out_of_the_timeline_unless_asked_for(
+    serve: Serve, known: ScriptedController
+) -> None:
+    address = await serve(known)
+    await ctl("node", "n1", "--server", address)
+    await ctl("node", "n1", "--reports", "--server", address)
+    short, whole = known.requests(fleet.ListNodeEventsRequest)
+    assert "actual_state" not in short.aspects
+    assert "link_state" in short.aspects
+    assert not whole.aspects
+
+
+async def test_the_policy_in_force_is_shown_beside_the_one_to_follow(
+    serve: Serve, controller: ScriptedController
+) -> None:
+    twin = node_pb2.Node(name="nodes/n1", id="n1")
+    twin.actual_state.policy_bundle, twin.actual_state.policy_version = "base", "v2.0"
+    twin.effective_desired_state.desired_state.policy_bundle = "base"
+    level = fleet.GetNodeResponse(node=twin)
+    stale = fleet.GetNodeResponse(node=twin)
+    stale.node.drift.policy_drift.policy_bundle = "base"
+    stale.node.drift.policy_drift.policy_version = "v2.1"
+    controller.on(fleet.GetNodeRequest, level, stale)
+    controller.on(fleet.ListNodeEventsRequest, fleet.ListNodeEventsResponse())
+    address = await serve(controller)
+    same = await ctl("node", "n1", "--server", address)
+    assert re.search(r"policy +base +base v2.0 +-", same.out)
+    differs = await ctl("node", "n1", "--server", address)
+    assert re.search(r"policy +base v2.1 +base v2.0 +differs", differs.out)
 
 
 async def test_why_shows_the_events_behind_a_value(

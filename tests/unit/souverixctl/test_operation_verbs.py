@@ -388,7 +388,19 @@ def script_federation(controller: ScriptedController) -> None:
     )
     controller.on(
         federation.GetStatusRequest,
-        federation.GetStatusResponse(controller="region-a-control", domain="region-a", master=True),
+        federation.GetStatusResponse(
+            controller="region-a-control",
+            domain="region-a",
+            master=True,
+            log_storage=federation.LogStorage(
+                start_offset=90_000,
+                archived_offset=120_000,
+                archive_segments=31,
+                archive_bytes=30 << 20,
+                store_bytes=200 << 20,
+                store_free_bytes=150 << 20,
+            ),
+        ),
     )
     controller.on(
         federation.GetTopologyRequest,
@@ -411,6 +423,8 @@ async def test_federation_status_draws_the_tree_with_authority_and_debt(
         "child link DISCONNECTED; 3.75h behind, 120 events (7 config)",
         "authority not known here",
         "answers now",
+        "store 50.0 MiB used of 200.0 MiB from commit 90000",
+        "archive 30.0 MiB in 31 files before commit 120000",
     ):
         assert part in ran.out
     as_json = await ctl("federation", "status", "-o", "json", "--server", address)

@@ -24,3 +24,9 @@ def test_a_new_one_is_begun_and_named(capsys: pytest.CaptureFixture[str]) -> Non
     trace = Session({"traceparent": "new"}).trace
     assert trace is not None
     assert f"{trace.trace_id:032x}" in capsys.readouterr().err
+
+
+def test_an_endpoint_that_is_none_is_refused_with_the_next_step() -> None:
+    for endpoint in ("collector", "http://192.0.2.1:4317"):
+        with pytest.raises(BadInput, match="--otlp-endpoint"):
+            _ = Session({"otlp_endpoint": endpoint}).trace

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.connectivity.due import MIN_VISITS, OVERDUE_INTERVALS
 from controller.connectivity.measurements import Change, Gone
 from controller.connectivity.spectrum import TRANSITIONS, Evidence, Mode
 from controller.connectivity.table import (
     FIRST_ROWS,
     INTERVAL_WEIGHT,
-    MIN_VISITS,
-    OVERDUE_INTERVALS,
     RTT_WEIGHT,
     ConnectivityTable,
 )

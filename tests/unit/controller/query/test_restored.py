@@ -16,7 +16,7 @@ from controller.changes import Changes
 from controller.log.port import EMPTY_HASH, hash_after
 from controller.query import live as live_columns
 from controller.query.columns import READ
-from controller.query.comparing import Basis, Grounds
+from controller.query.likeness import Basis, Grounds
 from controller.query.live import LiveColumns
 from controller.query.stored_summary import pack, unpack
 from controller.query.summary import NodeSummary

@@ -21,6 +21,7 @@ from controller.attention_feed import AttentionFeed
 from controller.attention_links import SeenLinks
 from controller.config import ControllerConfig, ControllerSection, TrustSection
 from controller.journal import Journal
+from controller.judge import Judge
 from controller.log.sqlite_log import SqliteLog
 from controller.maintenance import MaintenanceExpiry
 from controller.replica import Replica
@@ -30,6 +31,7 @@ from controller.services.fleet import FleetService
 from controller.services.fleet_moves import LateWrites
 from controller.services.graph import GraphService
 from controller.services.policy import PolicyService
+from controller.services.supply import SupplyService
 from controller.signing import Ed25519Signer
 from controller.sync.links import PeerView
 from controller.values import ValueStore
@@ -42,6 +44,7 @@ from souverix.federation.v1 import authority_pb2
 from souverix.fleet.v1 import fleet_service_pb2_grpc
 from souverix.graph.v1 import graph_service_pb2_grpc
 from souverix.policy.v1 import policy_service_pb2_grpc
+from souverix.supply.v1 import supply_service_pb2_grpc
 from tests.federation_fixture import ROOT, MemoryController, genesis_of, root_controller
 
 DEADLINE_S = 20.0
@@ -76,6 +79,7 @@ class Served:
     policies: Any
     graph: Any
     attention: Any
+    supply: Any
     values: ValueStore
     forwarder: ScriptedForwarder
     root_key: bytes
@@ -101,6 +105,9 @@ async def served(
     peers: list[PeerView] = []
     feed = AttentionFeed(replica, SeenLinks(replica, lambda: peers))
     replica.add_duty(MarkEnding(replica, feed).run)
+    values = ValueStore(directory / "values")
+    judge = Judge(replica, values)
+    replica.add_duty(judge.run)
     master = asyncio.Event()
 
     async def tell(_: Journal) -> None:
@@ -109,7 +116,6 @@ async def served(
 
     replica.add_duty(tell)
     tasks = [asyncio.create_task(replica.run()), asyncio.create_task(feed.run())]
-    values = ValueStore(directory / "values")
     server = grpc.aio.server(interceptors=[CallInterceptor(RefusalAudit(replica))])
     fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(replica, values), server)
     policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyService(replica), server)
@@ -117,6 +123,9 @@ async def served(
     graph_service_pb2_grpc.add_GraphServiceServicer_to_server(graph, server)
     attention_service_pb2_grpc.add_AttentionServiceServicer_to_server(
         AttentionService(replica, feed), server
+    )
+    supply_service_pb2_grpc.add_SupplyServiceServicer_to_server(
+        SupplyService(replica, values, judge), server
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -130,6 +139,7 @@ async def served(
             policy_service_pb2_grpc.PolicyServiceStub(channel),
             graph_service_pb2_grpc.GraphServiceStub(channel),
             attention_service_pb2_grpc.AttentionServiceStub(channel),
+            supply_service_pb2_grpc.SupplyServiceStub(channel),
             values,
             forwarder,
             root_key,

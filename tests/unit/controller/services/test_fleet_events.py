@@ -11,7 +11,7 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from controller.services import node_past
+from controller.services import fleet_past, node_past
 from controller.services.fleet_reads import whole_node
 from controller.twin.freshness import Freshness
 from federation.errors import NotFound
@@ -144,7 +144,7 @@ async def test_a_node_is_shown_as_it_was(root: Served) -> None:
     assert node.effective_desired_state.desired_state.target_version == "1.0.0"
     assert not node.drift.objects_out_of_spec
     assert node.as_of_time.ToMilliseconds() == then.ToMilliseconds()
-    assert not node.HasField("authority")
+    assert node.authority.master_of_record == "global-control"
     assert now.actual_state.reported_version == "1.1.4"
     assert now.effective_desired_state.desired_state.target_version == "2.0.0"
 
@@ -185,10 +185,84 @@ async def test_the_past_is_what_was_present_then(root: Served, seed: int) -> Non
 
     for now_ms, nodes in remembered:
         for subject, wanted in nodes.items():
-            facts = await node_past.facts_at(replica, subject, now_ms)
+            facts = await node_past.facts_at(replica, [subject], now_ms)
             freshness = Freshness(replica.state, "global", now_ms)
             found = whole_node(facts, subject, freshness)
             assert found == wanted, (now_ms, subject)
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_a_list_of_the_past_is_what_was_listed_then(root: Served, seed: int) -> None:
+    """On a random history, all nodes read back at once, by the log since, are those of the state folded up to then."""
+    made = RandomFleet(seed, nodes=5)
+    replica = root.replica
+    commits = made.controller.commits
+
+    async def read(first: int, max_bytes: int) -> list[Any]:
+        return commits[first : first + (1 if max_bytes == 1 else 7)]
+
+    replica.read_commits = read  # type: ignore[method-assign,assignment]
+    remembered = []
+    for _ in range(100):
+        made.step()
+        if made.chance.random() < 0.1:
+            now_ms = made.controller.now_ms
+            remembered.append((now_ms, _all_nodes(made.state, now_ms)))
+    replica.state = made.controller.replayed()
+
+    subjects = [s for s in replica.state.domains_of_subject if s.startswith("nodes/")]
+    for now_ms, wanted in remembered:
+        facts = await node_past.facts_at(replica, subjects, now_ms, ahead=True)
+        freshness = Freshness(replica.state, "global", now_ms, is_past=True)
+        for subject in subjects:
+            with contextlib.suppress(NotFound):
+                assert whole_node(facts, subject, freshness) == wanted.pop(subject)
+        assert not wanted
+
+
+async def test_a_list_is_filtered_ordered_and_paged_by_what_was(root: Served) -> None:
+    for node in ("n1", "n2", "n3"):
+        await root.fleet.CreateNode(fleet.CreateNodeRequest(node_id=node))
+    spec = node_pb2.NodeSpec(tags=["lab"])
+    await root.fleet.UpdateNode(fleet.UpdateNodeRequest(name="nodes/n2", spec=spec))
+    await asyncio.sleep(0.01)
+    then = Timestamp()
+    then.FromNanoseconds(time.time_ns())
+    await asyncio.sleep(0.01)
+    await root.fleet.UpdateNode(fleet.UpdateNodeRequest(name="nodes/n1", spec=spec))
+    await root.fleet.DeleteNode(fleet.DeleteNodeRequest(name="nodes/n3"))
+    await root.fleet.CreateNode(fleet.CreateNodeRequest(node_id="n4"))
+
+    async def listed(**fields: Any) -> fleet.ListNodesResponse:
+        request = fleet.ListNodesRequest(as_of_time=then, **fields)
+        reply: fleet.ListNodesResponse = await root.fleet.ListNodes(request)
+        return reply
+
+    first = await listed(order_by="id desc", page_size=2)
+    assert [n.id for n in first.nodes] == ["n3", "n2"]
+    assert first.total_size == 3
+    assert first.as_of_time.ToMilliseconds() == then.ToMilliseconds()
+    assert first.nodes[0].authority.master_of_record == "global-control"
+    second = await listed(order_by="id desc", page_size=2, page_token=first.next_page_token)
+    assert [n.id for n in second.nodes] == ["n1"]
+    tagged = await listed(filter="tags:lab", read_mask={"paths": ["id"]})
+    assert [(n.id, n.domain) for n in tagged.nodes] == [("n2", "")]
+
+
+async def test_a_list_of_the_past_that_is_too_wide_or_too_far_is_refused(
+    upgraded: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = fleet.ListNodesRequest(as_of_time=Timestamp(seconds=1))
+    assert not (await upgraded.fleet.ListNodes(request)).nodes
+    monkeypatch.setattr(node_past, "MAX_AHEAD_BYTES", 1)
+    code, info, _ = await refusal(upgraded.fleet.ListNodes(request))
+    assert (code, info.reason) == (grpc.StatusCode.OUT_OF_RANGE, "HISTORY_OUT_OF_REACH")
+    monkeypatch.setattr(fleet_past, "MAX_PAST_NODES", 0)
+    code, info, _ = await refusal(upgraded.fleet.ListNodes(request))
+    assert (code, info.reason) == (grpc.StatusCode.OUT_OF_RANGE, "PAST_TOO_WIDE")
+    request.as_of_time.FromSeconds(int(time.time()) + 3600)
+    code, info, _ = await refusal(upgraded.fleet.ListNodes(request))
+    assert (code, info.metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "as_of_time")
 
 
 def _all_nodes(state: Any, now_ms: int) -> dict[str, node_pb2.Node]:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from souverix.fleet.v1 import connectivity_pb2, drift_pb2, lifecycle_pb2, node_pb2
 from souverix.fleet.v1 import fleet_service_pb2 as fleet
@@ -107,3 +109,25 @@ async def test_a_watch_shows_overviews_again_when_they_change(root: Served) -> N
     assert first.overviews[0].node_count == 1
     assert second.overviews[0].node_count == 2
     watch.cancel()
+
+
+async def test_overviews_of_a_past_time_count_what_was(root: Served) -> None:
+    await region(root)
+    await register(root, "region-a", ["a", "b"])
+    live = connectivity_pb2.LinkState(mode=connectivity_pb2.CONNECTIVITY_MODE_LIVE)
+    await report(root, "region-a", "a", "link_state", live)
+    await asyncio.sleep(0.01)
+    then = Timestamp()
+    then.FromNanoseconds(time.time_ns())
+    await asyncio.sleep(0.01)
+    await register(root, "region-a", ["c"])
+    gone = connectivity_pb2.LinkState(mode=connectivity_pb2.CONNECTIVITY_MODE_AUTONOMOUS)
+    await report(root, "region-a", "a", "link_state", gone)
+
+    request = fleet.ListDomainOverviewsRequest(as_of_time=then)
+    top, below = (await root.fleet.ListDomainOverviews(request)).overviews
+
+    assert (top.node_count, top.subtree_node_count, below.node_count) == (0, 2, 2)
+    assert counts(top.modes, "mode") == {0: 1, connectivity_pb2.CONNECTIVITY_MODE_LIVE: 1}
+    assert counts(below.target_versions.values, "value") == {"1.4.7": 2}
+    assert below.as_of_time.ToMilliseconds() == then.ToMilliseconds()

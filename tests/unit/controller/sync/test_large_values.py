@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from controller.sync import large_values
-from controller.values import ValueStore
+from controller.values import ChunkMissing, ValueStore
 from federation.identifiers import Lane, Origin, StreamId
 from souverix.fleet.v1 import observation_pb2
 from tests.unit.controller.sync.tree import Place, Tree, until
@@ -113,3 +113,36 @@ async def test_a_parent_that_asks_before_the_child_has_brought_a_chunk_is_answer
         lambda: tree["zone"].replica.durability.reached("global", stream) == 1,
         "the top's acknowledgement at the edge",
     )
+
+
+async def test_a_chunk_that_comes_while_it_is_looked_for_is_sent_on(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.add("global")
+    tree.add("region", "global")
+    tree.add("zone", "region")
+    await tree.start()
+    zone, region = tree["zone"], tree["region"]
+    stream = StreamId("zone", Origin(zone.controller, zone.replica.incarnation), Lane.TELEMETRY)
+    digest, get, put = digest_of(b"just in time"), ValueStore.get, ValueStore.put
+    await put(store_of(zone), digest, b"just in time")
+    looked = []
+
+    async def get_late(store: ValueStore, wanted: str) -> bytes:
+        try:
+            return await get(store, wanted)
+        except ChunkMissing:
+            looked.append(wanted)
+            await until(lambda: acknowledged(zone, stream) == 1, "the chunk at the region")
+            raise
+
+    async def put_late(store: ValueStore, wanted: str, data: bytes) -> None:
+        await until(lambda: looked, "the question from above")
+        await put(store, wanted, data)
+
+    monkeypatch.setattr(ValueStore, "get", get_late)
+    monkeypatch.setattr(ValueStore, "put", put_late)
+    await observe(zone, "n1", b"just in time", stored=False)
+    await until(lambda: acknowledged(region, stream) == 1, "the top's acknowledgement")
+    assert looked == [digest]
+    assert await get(store_of(tree["global"]), digest) == b"just in time"

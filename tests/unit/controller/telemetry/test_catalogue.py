@@ -24,7 +24,7 @@ def documented() -> dict[str, tuple[str, str, tuple[str, ...]]]:
 
 
 def test_every_metric_is_documented_as_it_is() -> None:
-    metrics = (*catalogue.METRICS, *agent.METRICS)
+    metrics = (*catalogue.METRICS, *agent.AGENT_METRICS, *agent.RELAY_METRICS)
     told = {m.name: (m.kind, m.unit, m.attributes) for m in metrics}
     assert documented() == told
 
@@ -33,6 +33,7 @@ def test_no_metric_is_told_apart_by_node() -> None:
     allowed = {
         "rpc.system.name", "rpc.method", "rpc.response.status_code", "error.type", "souverix.peer", "souverix.domain",
         "souverix.backlog.kind", "souverix.connectivity.mode", "souverix.drift.state",
+        "souverix.log.store.state",
     }  # fmt: skip
     assert {name for metric in catalogue.METRICS for name in metric.attributes} <= allowed
 

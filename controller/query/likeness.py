@@ -5,7 +5,7 @@ node's own, as a digest, and those of its domain; the comparison itself is `cont
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from controller.twin.drift import NodeDrift
@@ -154,12 +154,11 @@ class DomainGrounds:
             found = self._of[domain] = Grounds(policies, self._admissions.get(domain, b""))
         return found
 
-    def alike(self, grounds: Grounds, inputs: bytes, tags: tuple[str, ...]) -> Alike:
+    def alike(self, grounds: Grounds, inputs: bytes, tags: Sequence[str]) -> Alike:
         """What a node is compared by; `grounds` are those that a domain has now, `tags` all of the node's in order."""
         named = self._tags[grounds.policies]
-        return Alike(
-            grounds.policies, inputs, tuple(t for t in tags if t in named) if named else ()
-        )
+        counting = tuple(tag for tag in tags if tag in named) if named else ()
+        return Alike(grounds.policies, inputs, counting)
 
     def _policies_in(self, domain: str) -> tuple[bytes, frozenset[str]]:
         found = self._policies.get(domain)

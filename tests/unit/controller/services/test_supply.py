@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from securesystemslib.signer._crypto_signer import CryptoSigner
+
+from controller.services import supply_artifacts
+from controller.supply.summaries import sign_summary
+from controller.supply.trust import effective_policy, trust_digest
+from souverix.federation.v1 import authority_pb2
+from souverix.supply.v1 import artifact_pb2 as artifacts
+from souverix.supply.v1 import supply_service_pb2 as supply
+from tests.unit.controller.services.served import Served, hand_over, refusal, zone_served
+from tests.unit.controller.supply.signers import DIGEST, enveloped, provenance, spec, trusted
+
+NAME = "domains/global/artifacts/rempart-1-4-7"
+DEADLINE_S = 20.0
+VERIFIED = artifacts.VERIFICATION_STATE_VERIFIED
+UNVERIFIABLE = artifacts.VERIFICATION_STATE_UNVERIFIABLE
+
+
+@pytest.fixture
+def builder() -> CryptoSigner:
+    return CryptoSigner.generate_ed25519()
+
+
+async def believe(root: Served, *signers: artifacts.TrustedSigner, **fields: Any) -> Any:
+    request = supply.SetSupplyPolicyRequest(
+        domain="global", spec=artifacts.SupplyPolicySpec(signers=signers, **fields)
+    )
+    return (await root.supply.SetSupplyPolicy(request)).policy
+
+
+async def create(
+    root: Served, declared: artifacts.ArtifactSpec, id_: str = "rempart-1-4-7", **fields: Any
+) -> Any:
+    request = supply.CreateArtifactRequest(
+        domain="global", artifact_id=id_, spec=declared, **fields
+    )
+    return (await root.supply.CreateArtifact(request)).artifact
+
+
+async def get(root: Served) -> artifacts.Artifact:
+    reply = await root.supply.GetArtifact(supply.GetArtifactRequest(name=NAME))
+    artifact: artifacts.Artifact = reply.artifact
+    return artifact
+
+
+async def until(root: Served, holds: Any) -> artifacts.Artifact:
+    async with asyncio.timeout(DEADLINE_S):
+        while not holds(artifact := await get(root)):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return artifact
+
+
+def pieces(data: bytes, size: int = 1000) -> Iterator[supply.UploadSbomRequest]:
+    for at in range(0, len(data), size):
+        yield supply.UploadSbomRequest(data=data[at : at + size])
+
+
+def bom(count: int = 3) -> bytes:
+    components = [
+        {"type": "library", "name": f"c{n}", "purl": f"pkg:deb/debian/c{n}@1.{n}"}
+        for n in range(count)
+    ]
+    document = {"bomFormat": "CycloneDX", "specVersion": "1.6", "components": components}
+    return json.dumps(document).encode()
+
+
+async def test_created_artifact_is_judged_and_its_verdict_is_a_fact(
+    root: Served, builder: CryptoSigner
+) -> None:
+    await believe(root, trusted(builder, artifacts.SIGNER_USE_PROVENANCE, slsa_build_level=2))
+
+    artifact = await create(root, spec(enveloped(builder, provenance())))
+
+    assert (artifact.name, artifact.domain) == (NAME, "global")
+    verdict = artifact.verdict
+    assert (verdict.state, verdict.verifier, artifact.verdict_stale) == (
+        VERIFIED,
+        "global-control",
+        False,
+    )
+    assert json.loads(verdict.summary)["payloadType"] == "application/vnd.in-toto+json"
+    assert (await get(root)) == artifact
+
+
+async def test_change_of_trust_is_judged_anew(root: Served, builder: CryptoSigner) -> None:
+    artifact = await create(root, spec(enveloped(builder, provenance())))
+    assert artifact.verdict.state == UNVERIFIABLE
+
+    await believe(root, trusted(builder, artifacts.SIGNER_USE_PROVENANCE))
+    better = await until(root, lambda a: a.verdict.state == VERIFIED)
+    assert not better.verdict_stale
+
+    await believe(root)
+    worse = await until(root, lambda a: a.verdict.state == UNVERIFIABLE)
+    assert (worse.etag, worse.verdict.summary) == (artifact.etag, b"")
+
+
+async def test_change_of_the_gate_alone_keeps_verdicts(root: Served, builder: CryptoSigner) -> None:
+    entry = trusted(builder, artifacts.SIGNER_USE_PROVENANCE)
+    before = await believe(root, entry)
+    artifact = await create(root, spec(enveloped(builder, provenance())))
+    after = await believe(root, entry, gate=artifacts.GATE_MODE_ENFORCE)
+    assert before.trust_digest == after.trust_digest
+    assert before.etag != after.etag
+    assert (await get(root)).verdict == artifact.verdict
+
+
+async def test_envelope_is_attached_once(root: Served, builder: CryptoSigner) -> None:
+    await believe(root, trusted(builder, artifacts.SIGNER_USE_PROVENANCE))
+    old = await create(root, spec())
+    request = supply.AttachEnvelopeRequest(
+        name=NAME, envelope=enveloped(builder, provenance()), etag=old.etag
+    )
+    new = (await root.supply.AttachEnvelope(request)).artifact
+    assert (old.verdict.state, new.verdict.state) == (
+        artifacts.VERIFICATION_STATE_UNSIGNED,
+        VERIFIED,
+    )
+    code, _, _ = await refusal(root.supply.AttachEnvelope(request))
+    assert code is grpc.StatusCode.ABORTED
+    request.etag = ""
+    code, _, _ = await refusal(root.supply.AttachEnvelope(request))
+    assert code is grpc.StatusCode.ALREADY_EXISTS
+
+
+async def test_uploaded_sbom_counts_towards_the_verdict(
+    root: Served, builder: CryptoSigner
+) -> None:
+    data = bom(200)
+    uploaded = await root.supply.UploadSbom(pieces(data))
+    assert (uploaded.component_count, uploaded.spec_version) == (200, "1.6")
+    await believe(
+        root,
+        trusted(builder, artifacts.SIGNER_USE_PROVENANCE),
+        requirements=[artifacts.REQUIREMENT_SBOM],
+    )
+    about_both = provenance(DIGEST, hashlib.sha256(data).hexdigest())
+
+    artifact = await create(root, spec(enveloped(builder, about_both), sbom=uploaded.sbom))
+
+    assert artifact.verdict.state == VERIFIED
+    assert artifacts.REQUIREMENT_SBOM in artifact.verdict.fulfilled
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "DOCUMENT_NO_JSON"),
+        (b"{" * 100_000, "DOCUMENT_TOO_DEEP"),
+        (bom().replace(b"CycloneDX", b"Cyclone", 1), "SBOM_NO_CYCLONEDX"),
+        (bom()[:-1] + b', "version": 1, "version": 2}', "DOCUMENT_AMBIGUOUS"),
+        (bom()[:-1] + b', "extra": 1}', "SBOM_INVALID"),
+    ],
+)
+async def test_bad_sbom_is_refused_and_not_kept(root: Served, data: bytes, reason: str) -> None:
+    code, info, _ = await refusal(root.supply.UploadSbom(pieces(data, 100_000)))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert info.metadata["document_reason"] == reason
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    assert await root.values.missing([digest]) == [digest]
+
+
+async def test_uploads_are_bounded(root: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supply_artifacts, "MAX_SBOM_BYTES", 10_000)
+    _, _, message = await refusal(root.supply.UploadSbom(pieces(b"[" * 20_000)))
+    assert "10000 bytes" in message
+    big = supply.UploadSbomRequest(data=b" " * 300_000)
+    _, _, message = await refusal(root.supply.UploadSbom(iter([big])))
+    assert "262144" in message
+
+    monkeypatch.setattr(supply_artifacts, "UPLOAD_TIMEOUT_S", 0.1)
+    go_on = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[supply.UploadSbomRequest]:
+        yield supply.UploadSbomRequest(data=b"[")
+        await go_on.wait()
+
+    code, info, _ = await refusal(root.supply.UploadSbom(slowly()))
+    go_on.set()
+    assert (code, info.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "UPLOAD_TOO_SLOW")
+    monkeypatch.setattr(supply_artifacts, "MAX_UPLOADS", 0)
+    code, _, _ = await refusal(root.supply.UploadSbom(pieces(bom())))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_validate_only_judges_and_writes_nothing(root: Served) -> None:
+    before = root.replica.state.next_offset
+    artifact = await create(root, spec(), validate_only=True)
+    assert artifact.verdict.state == artifacts.VERIFICATION_STATE_UNSIGNED
+    assert root.replica.state.next_offset == before
+
+
+async def test_bad_field_is_named(root: Served, builder: CryptoSigner) -> None:
+    good = spec()
+
+    def changed(**fields: Any) -> artifacts.ArtifactSpec:
+        other = artifacts.ArtifactSpec()
+        other.CopyFrom(good)
+        other.MergeFrom(artifacts.ArtifactSpec(**fields))
+        return other
+
+    envelope = artifacts.SignedEnvelope(document=b"{}")
+    for declared, field in (
+        (artifacts.ArtifactSpec(), "spec.kind"),
+        (changed(digest="sha256:short"), "spec.digest"),
+        (changed(version=" " * 300), "spec.version"),
+        (changed(purl="openssl"), "spec.purl"),
+        (changed(envelopes=[envelope]), "spec.envelopes[0].document"),
+        (changed(envelopes=[enveloped(builder, provenance())] * 17), "spec.envelopes"),
+        (
+            changed(payload_signature=artifacts.PayloadSignature()),
+            "spec.payload_signature.signature",
+        ),
+        (changed(sbom={"digest": good.digest}), "spec.sbom.size_bytes"),
+    ):
+        code, info, _ = await refusal(create(root, declared))
+        assert (code, info.metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+    for policy, field in (
+        (artifacts.SupplyPolicySpec(signers=[trusted(builder)]), "spec.signers[0].uses"),
+        (artifacts.SupplyPolicySpec(signers=[artifacts.TrustedSigner()]), "spec.signers[0].name"),
+        (
+            artifacts.SupplyPolicySpec(
+                signers=[
+                    artifacts.TrustedSigner(
+                        name="a", public_key_pem="x", uses=[artifacts.SIGNER_USE_SBOM]
+                    )
+                ]
+            ),
+            "spec.signers[0]",
+        ),
+        (artifacts.SupplyPolicySpec(min_slsa_build_level=9), "spec.min_slsa_build_level"),
+        (artifacts.SupplyPolicySpec(requirements=[77]), "spec.requirements[0]"),  # type: ignore[list-item]
+    ):
+        request = supply.SetSupplyPolicyRequest(domain="global", spec=policy)
+        code, info, _ = await refusal(root.supply.SetSupplyPolicy(request))
+        assert (code, info.metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+
+
+async def test_artifacts_are_listed_filtered_watched_and_deleted(root: Served) -> None:
+    await create(root, spec())
+    other = spec()
+    other.version = "1.4.8"
+    await create(root, other, "rempart-1-4-8")
+    listed = await root.supply.ListArtifacts(supply.ListArtifactsRequest(page_size=1))
+    assert [a.id for a in listed.artifacts] == ["rempart-1-4-7"]
+    assert listed.next_page_token
+    request = supply.ListArtifactsRequest(version="1.4.8")
+    assert [a.id for a in (await root.supply.ListArtifacts(request)).artifacts] == ["rempart-1-4-8"]
+    request = supply.ListArtifactsRequest(states=[VERIFIED])
+    assert not (await root.supply.ListArtifacts(request)).artifacts
+
+    stream = root.supply.WatchArtifacts(supply.WatchArtifactsRequest(domain="global"))
+    seen = [await asyncio.wait_for(stream.read(), DEADLINE_S) for _ in range(3)]
+    assert [s.WhichOneof("step") for s in seen] == ["changed", "changed", "bookmark"]
+    await root.supply.DeleteArtifact(supply.DeleteArtifactRequest(name=NAME))
+    step = await asyncio.wait_for(stream.read(), DEADLINE_S)
+    assert step.deleted == NAME
+    stream.cancel()
+    code, _, _ = await refusal(root.supply.GetArtifact(supply.GetArtifactRequest(name=NAME)))
+    assert code is grpc.StatusCode.NOT_FOUND
+
+
+async def test_zone_that_has_only_the_regions_summary_verifies_by_it(
+    tmp_path: Any, builder: CryptoSigner
+) -> None:
+    autonomy = authority_pb2.Autonomy(
+        can_operate_isolated=True, can_modify_policies=True, can_deploy_versions=True
+    )
+    async with zone_served(tmp_path / "zone", autonomy, "edge-a1-control") as (zone, parent):
+        verdict = artifacts.ArtifactVerdict(
+            state=VERIFIED,
+            fulfilled=[artifacts.REQUIREMENT_SIGNATURE],
+            trust_digest=trust_digest(effective_policy(parent.state, "global")),
+            verifier=parent.name,
+        )
+        uri = "souverix:domains/global/supply-policy"
+        summary = sign_summary(spec(), verdict, uri, parent.signer)
+        request = supply.CreateArtifactRequest(
+            domain="edge-a1",
+            artifact_id="rempart",
+            spec=spec(artifacts.SignedEnvelope(document=summary)),
+        )
+
+        artifact = (await zone.supply.CreateArtifact(request)).artifact
+
+        assert artifact.verdict.state == VERIFIED
+        assert artifact.verdict.findings[0].signer == parent.name
+
+        believed = artifacts.SupplyPolicySpec(
+            signers=[trusted(builder, artifacts.SIGNER_USE_PROVENANCE)]
+        )
+        parent.submit(
+            lambda p: p.write(
+                "global", "domains/global", "supply_policy", believed, principal="user:test"
+            )
+        )
+        await hand_over(parent, zone)
+        name = supply.VerifyArtifactRequest(name=artifact.name)
+        later = (await zone.supply.VerifyArtifact(name)).verdict
+        assert later.findings[0].reason == "SUMMARY_OUTDATED"
