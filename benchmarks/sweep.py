@@ -9,9 +9,10 @@ import sqlite3
 import time
 
 from benchmarks.fleet import node_name
+from controller.connectivity.due import OVERDUE_INTERVALS
 from controller.connectivity.measurements import Gone
 from controller.connectivity.spectrum import Mode
-from controller.connectivity.table import OVERDUE_INTERVALS, ConnectivityTable
+from controller.connectivity.table import ConnectivityTable
 from controller.connectivity.thresholds import AUTONOMOUS_AFTER_S, DISCONNECTED_AFTER_S
 
 _INTERVAL_S = 12 * 3600.0
