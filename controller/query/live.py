@@ -46,9 +46,6 @@ MAX_COMPARED_AT_ONCE = 2048
 #: Rows taken back at once at a start, before calls are served: some twenty milliseconds.
 LOADED_AT_ONCE = 2000
 
-#: Rows stored with one batch: copying them holds the loop for some four milliseconds.
-STORED_AT_ONCE = 2000
-
 #: Rows that are read from the facts after they were taken from the store. If one is otherwise, none is trusted.
 PROBES = 64
 
@@ -100,6 +97,8 @@ class LiveColumns:
         """Reads all nodes, then follows; until cancelled. To be called once the log was replayed."""
         self.begin()
         background = Background()
+        self._wake.set()
+        is_behind = True
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), TICK_S)
@@ -110,12 +109,13 @@ class LiveColumns:
                 if not self.work(SLICE):
                     break
                 spent_s = time.monotonic() - began_s
-                # What was never read is missing in every answer: it goes as fast as it can. What was read before is
-                # likely to be touched again before anybody asks.
-                if self._unread is None:
-                    await background.rest(spent_s)
-                else:
+                # What the start left to be read is missing in every answer: it goes as fast as it can. What was read
+                # before is likely to be touched again before anybody asks.
+                if is_behind:
                     await asyncio.sleep(0)
+                else:
+                    await background.rest(spent_s)
+            is_behind = False
 
     def begin(self) -> None:
         """All nodes of the state are to be read, and from now on whatever a commit touches."""
@@ -143,6 +143,7 @@ class LiveColumns:
         self._unread = iter(unread)
         self._unread_count = len(unread)
         self._mark_other_grounds()
+        self.columns.mark_ended(self._now_ms())
         self._probe()
         _log.info(
             "rows of nodes are restored",
@@ -176,15 +177,19 @@ class LiveColumns:
     def _mark_other_grounds(self) -> None:
         """What rows were made from beside the facts of their nodes may have changed before they were stored anew."""
         columns = self.columns
-        domains, held = columns.column("domain"), columns.column("grounds")
         width = len(columns.grounds)
-        for pair in np.unique(domains * np.int64(width) + held).tolist():
-            domain, code = divmod(pair, width)
+        pairs, pair_of = np.unique(
+            columns.column("domain") * np.int64(width) + columns.column("grounds"),
+            return_inverse=True,
+        )
+        how = np.zeros(len(pairs), np.uint8)
+        for number, (domain, code) in enumerate(divmod(pair, width) for pair in pairs.tolist()):
             then = columns.grounds.values[code]
             now = self._summariser.grounds.of(columns.values["domain"].values[domain])
             if then != now:
-                how = COMPARE if then.admissions == now.admissions else READ
-                columns.mark_stale((domains == domain) & (held == code), how)
+                how[number] = COMPARE if then.admissions == now.admissions else READ
+        for each in (COMPARE, READ):
+            columns.mark_stale(how[pair_of] == each, each)
 
     def _probe(self) -> None:
         """Reads some rows from the facts: a release that says something else must not show what another one made."""
@@ -199,18 +204,18 @@ class LiveColumns:
 
     form = FORM
 
-    def wait(self) -> bool:
-        """As `Summaries.wait`."""
-        return bool(self._absent) or bool(self.columns.column("unsaved").any())
+    def unsaved(self) -> int:
+        """As `Summaries.unsaved`."""
+        return len(self._absent) + int(np.count_nonzero(self.columns.column("unsaved")))
 
-    def leaving(self) -> Callable[[], Iterator[tuple[str, str, bytes]]]:
+    def leaving(self, most: int) -> Callable[[], Iterator[tuple[str, str, bytes]]]:
         """As `Summaries.leaving`. Of a node that gets known in a second domain nothing is stored there: it is read anew
         at every start.
         """
-        rows = self.columns.unsaved_rows(STORED_AT_ONCE)
+        rows = self.columns.unsaved_rows(most)
         made = zip(self._subjects_of(rows), self.columns.summaries(rows), strict=True)
         self.columns.saved(rows)
-        absent = list(islice(self._absent, STORED_AT_ONCE - len(rows)))
+        absent = list(islice(self._absent, most - len(rows)))
         for subject in absent:
             del self._absent[subject]
         domains_of, dirty = self._state.domains_of_subject, self._dirty

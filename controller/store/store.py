@@ -43,6 +43,10 @@ WRITE_INTERVAL_S = 5.0
 #: Changed subjects that are written before the interval is over: cutting a batch of them holds the loop for 5 to 8 ms.
 BATCH_SUBJECTS = 5_000
 
+#: Summaries written with one batch, before the interval is over where there are as many: copying them holds the loop
+#: for some four milliseconds.
+BATCH_SUMMARIES = 2_000
+
 #: Changed subjects above which a replay waits for the file. Each takes some 5 KB of memory until it is written.
 MAX_CHANGED_SUBJECTS = 20_000
 
@@ -81,10 +85,10 @@ class Summaries(Protocol):
     #: Names what the stored bytes mean; those of another form are dropped.
     form: str
 
-    def wait(self) -> bool:
-        """Tells whether there is any that is not stored."""
+    def unsaved(self) -> int:
+        """How many are not stored."""
 
-    def leaving(self) -> Callable[[], Iterator[tuple[str, str, bytes]]]:
+    def leaving(self, most: int) -> Callable[[], Iterator[tuple[str, str, bytes]]]:
         """Some of those that are not stored, as they stand between two commits: domain, subject, and the bytes once a
         worker thread asks for them. Never one of a subject that was written of since it was made.
         """
@@ -284,7 +288,7 @@ class Store:
             if not await self._write(self._gather()):
                 return
             self._relieved.set()
-            if self._summaries is not None and self._summaries.wait():
+            if self._unsaved() >= BATCH_SUMMARIES:
                 self._wake.set()
         end_s = time.monotonic() + MAX_CLOSE_S
         while not self._is_level() and await self._write(self._gather()):
@@ -293,8 +297,10 @@ class Store:
 
     def _is_level(self) -> bool:
         """Tells whether there is nothing to write."""
-        unwritten = self._cut.next_offset != self._written
-        return not unwritten and (self._summaries is None or not self._summaries.wait())
+        return self._cut.next_offset == self._written and not self._unsaved()
+
+    def _unsaved(self) -> int:
+        return self._summaries.unsaved() if self._summaries is not None else 0
 
     def _gather(self) -> Batch:
         table = self._state.table
@@ -310,7 +316,9 @@ class Store:
             data = fold.stored()
             if data != self._fold_parts.get(name):
                 self._fold_parts[name] = parts.put[f"{FOLD}/{name}"] = data
-        summaries = self._summaries.leaving() if self._summaries is not None else _none
+        summaries = _none
+        if self._summaries is not None:
+            summaries = self._summaries.leaving(BATCH_SUMMARIES)
         return Batch(self._cut, rows, self._histories.leaving(), parts, summaries)
 
     async def _write(self, batch: Batch) -> bool:

@@ -237,7 +237,10 @@ async def test_rows_of_another_form_are_made_anew(
 
 
 async def test_rows_that_another_release_made_otherwise_are_read_again(
-    path: Path, fleet: RandomFleet, monkeypatch: pytest.MonkeyPatch
+    path: Path,
+    fleet: RandomFleet,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def pack_otherwise(summary: object, basis: object) -> bytes:
         return pack(summary and summary._replace(region="elsewhere"), basis)  # type: ignore[attr-defined,arg-type]
@@ -247,7 +250,23 @@ async def test_rows_that_another_release_made_otherwise_are_read_again(
         await stored(path, fleet)
     life = Life(path, fleet.controller, probes=True)
     await life.begin()
+    assert "stored rows are not what the facts say" in caplog.messages
     assert life.live.freshness().pending > 0
+    life.settle()
+    await life.store.close()
+    assert contents(life.live.columns) == contents(made_anew(fleet.controller).columns)
+
+
+async def test_waiver_that_ended_while_nothing_ran_is_no_fault_of_its_row(
+    path: Path, fleet: RandomFleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    while not (ends := made_anew(fleet.controller).columns._ends):
+        fleet.step()
+    await stored(path, fleet)
+    fleet.controller.now_ms = max(ends.values())
+    life = Life(path, fleet.controller, probes=True)
+    await life.begin()
+    assert "stored rows are not what the facts say" not in caplog.messages
     life.settle()
     await life.store.close()
     assert contents(life.live.columns) == contents(made_anew(fleet.controller).columns)

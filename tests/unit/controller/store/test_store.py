@@ -97,6 +97,7 @@ class Opened:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(under_test, "WRITE_INTERVAL_S", 0.05)
+    monkeypatch.setattr(under_test, "BATCH_SUMMARIES", 2)
 
 
 @pytest.fixture
@@ -347,11 +348,11 @@ class Made:
         self.form = form
         self.left: dict[str, bytes] = {}
 
-    def wait(self) -> bool:
-        return bool(self.left)
+    def unsaved(self) -> int:
+        return len(self.left)
 
-    def leaving(self) -> Callable[[], Iterator[tuple[str, str, bytes]]]:
-        some = [(ROOT, subject, self.left.pop(subject)) for subject in list(self.left)[:2]]
+    def leaving(self, most: int) -> Callable[[], Iterator[tuple[str, str, bytes]]]:
+        some = [(ROOT, subject, self.left.pop(subject)) for subject in list(self.left)[:most]]
         return lambda: iter(some)
 
 
