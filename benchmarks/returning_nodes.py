@@ -1,5 +1,6 @@
 """Lean agents: they speak the real protocol to a real controller, and keep nothing. Owns their side of the return;
-measures when each was welcomed and when its lock was released.
+measures when each was welcomed and when its lock was released. Times are of the machine's monotonic clock, so that
+processes can compare them.
 
 Run as a program it is a fleet of live nodes that tells the round trips of its heartbeats: a process of its own, so that
 a storm of others shares the controller with it and nothing else.
@@ -8,7 +9,9 @@ a storm of others shares the controller with it and nothing else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import random
 import sys
 import time
@@ -28,6 +31,9 @@ from souverix.nodelink.v1 import nodelink_pb2, nodelink_pb2_grpc
 #: Nodes that share one connection: streams are what a controller serves, and 10,000 sockets say nothing of it.
 NODES_A_CHANNEL = 100
 
+#: Niceness of live nodes; it takes root.
+LIVE_NICENESS = -10
+
 #: Between two tries of a node whose stream broke.
 BROKEN_RETRY_S = 1.0
 
@@ -45,11 +51,11 @@ class Storm:
 
 
 class ReturningNode:
-    """One node, with a backlog of so many reports."""
+    """One node; `reports` is how many its backlog holds when it comes."""
 
-    def __init__(self, node: str, reports: int) -> None:
+    def __init__(self, node: str) -> None:
         self.node = node
-        self.reports = reports
+        self.reports = 0
         self._key = Ed25519PrivateKey.generate()
         self._public_key = self._key.public_key().public_bytes_raw()
         self._stub: Any = None
@@ -150,6 +156,33 @@ async def storm_of(
     return storm
 
 
+@dataclass(frozen=True)
+class Absence:
+    """How many nodes come at first, are away, and come back."""
+
+    #: Until all have come at first, without a backlog.
+    first_s: float
+    #: How long they are away, in this run.
+    away_s: float
+    #: Reports in the backlog of each then.
+    reports: int
+    #: Within which all come back.
+    spread_s: float
+    #: Longest that either coming takes.
+    limit_s: float
+
+
+def come_and_come_back(address: str, ids: list[str], absence: Absence) -> tuple[float, Storm]:
+    """Has nodes come, go, and come back; when the coming back began, and what became of it. Raises `TimeoutError`."""
+    nodes = [ReturningNode(node_id) for node_id in ids]
+    uvloop.run(storm_of(address, nodes, absence.first_s, absence.limit_s))
+    time.sleep(absence.away_s)
+    for node in nodes:
+        node.reports = absence.reports
+    began_s = time.monotonic()
+    return began_s, uvloop.run(storm_of(address, nodes, absence.spread_s, absence.limit_s))
+
+
 async def beat(address: str, names: list[str], interval_s: float) -> None:
     """Live nodes that beat until standard input ends; each line told is [time, round trip], in seconds."""
     stop = asyncio.Event()
@@ -164,7 +197,7 @@ async def beat(address: str, names: list[str], interval_s: float) -> None:
 
 
 async def _beat_as(stub: Any, name: str, interval_s: float) -> None:
-    node = ReturningNode(name, 0)
+    node = ReturningNode(name)
     storm, never = Storm(), asyncio.Event()
     call = stub.Connect()
     live = asyncio.create_task(node._converse(call, storm, never))
@@ -185,4 +218,6 @@ async def _beat_as(stub: Any, name: str, interval_s: float) -> None:
 
 
 if __name__ == "__main__":
+    with contextlib.suppress(PermissionError):
+        os.nice(LIVE_NICENESS)
     uvloop.run(beat(sys.argv[1], sys.argv[3:], float(sys.argv[2])))

@@ -53,10 +53,10 @@ PAUSE_S = 0.2
 SWEEP_S = 2.0
 
 #: Work without a break: shorter than a call notices.
-SLICE_S = 0.004
+SLICE_S = 0.0005
 
 #: The break after a slice of a look at many nodes, so that it takes a fifth of the loop at most.
-SCAN_PAUSE_S = 0.016
+SCAN_PAUSE_S = 0.002
 
 #: Nodes a call looks at so that it sees what was written just before it, some five milliseconds; the rest has its turn.
 MAX_SETTLED = 32
@@ -212,7 +212,7 @@ class AttentionFeed:
         pending = nodes.pending()
         if pending is not None:
             self._awaits_columns = False
-            self._scans += [pending, suspects(nodes.columns, self.limits.flap_window_s, now_ms)]
+            self._scans += [pending, suspects(nodes.columns, self.limits, now_ms)]
 
     def _step(self, now_ms: int, most: int, end_s: float = float("inf")) -> None:
         before = self.queue.revision

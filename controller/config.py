@@ -135,8 +135,9 @@ class AgentsSection:
     enrolment: str = "known"
     heartbeat_interval_s: float = 2.0
     max_links: int = 10_000
-    #: Nodes with a backlog let in a second. Each costs a handshake, a replay and some commits: a third of a core.
-    returns_per_s: float = 100.0
+    #: Nodes with a backlog let in a second. Each costs a handshake, a replay and some commits, five milliseconds of a
+    #: core in all: a fifth of one, of which live nodes notice little.
+    returns_per_s: float = 40.0
     #: Nodes without a backlog let in a second: they cost a handshake.
     arrivals_per_s: float = 300.0
     #: Replays that run at once: enough to fill the log's commits, and a bound on what is staged in memory.

@@ -61,6 +61,8 @@ class TcpProxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._connections: set[_Connection] = set()
+        #: Bytes to the target after which it stalls; None: any number.
+        self._bytes_left: int | None = None
         self._serving: set[asyncio.Task[None]] = set()
         #: Bytes lost so far; it grows when a loss has happened.
         self.swallowed_bytes = 0
@@ -111,6 +113,11 @@ class TcpProxy:
         """Hold all bytes both ways, without losing any."""
         self._set(Fault.STALLED)
 
+    def stall_after(self, request_bytes: int) -> None:
+        """Work, until so many bytes and at most a chunk more went to the target; then hold all."""
+        self.heal()
+        self._bytes_left = request_bytes
+
     def swallow_replies(self) -> None:
         """Lose what the target sends; what is sent to it arrives."""
         self._set(Fault.REPLIES_LOST)
@@ -139,6 +146,7 @@ class TcpProxy:
 
     def _set(self, fault: Fault) -> None:
         self._fault = fault
+        self._bytes_left = None
         if fault is Fault.STALLED:
             self._flowing.clear()
         else:
@@ -191,5 +199,9 @@ class TcpProxy:
                     continue
                 writer.write(chunk)
                 await writer.drain()
+                if loss is Fault.REQUESTS_LOST and self._bytes_left is not None:
+                    self._bytes_left -= len(chunk)
+                    if self._bytes_left <= 0:
+                        self.stall()
         # One side has ended, and so the other: half-open connections are no fault we play.
         connection.reset()

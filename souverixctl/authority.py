@@ -16,12 +16,13 @@ from souverixctl import options, verbs
 from souverixctl.describe import field_word
 from souverixctl.errors import BadInput, WaitedTooLong
 from souverixctl.output import Cell
-from souverixctl.results import present, present_details, present_write, term_path
+from souverixctl.results import age, coloured, present, present_details, present_write, term_path
 from souverixctl.session import Session, Verbs, pass_session
 from souverixctl.times import parse_duration, parse_time, seconds_of, show_duration
 
 COLUMNS = ("DOMAIN", "LEVEL", "MASTER", "TERM", "CONTROLLER", "AUTONOMY", "SYNC", "STATE")
 POLL_S = 0.5
+CLAIM_COLUMNS = ("CONTROLLER", "CLAIM", "TERM", "SINCE")
 
 group = Verbs(
     "authority",
@@ -76,12 +77,32 @@ def _fetch(session: Session, domain: str, as_of: str = "") -> service.GetAuthori
     return session.connection.call(request, service.GetAuthorityResponse)
 
 
+def _show_one(session: Session, reply: service.GetAuthorityResponse) -> None:
+    output = session.output
+    output.table(COLUMNS, [row(reply.authority, list(reply.term_path))], "")
+    if len(reply.claims) > 1:
+        output.line()
+        claims: list[list[Cell]] = [
+            [
+                each.controller,
+                coloured(field_word(each, "standing")),
+                term_path(list(each.term_path)),
+                age(each, "time", output.now),
+            ]
+            for each in reply.claims
+        ]
+        output.table(CLAIM_COLUMNS, claims, "")
+
+
 @group.command("get", short_help="Show who has authority.")
 @click.argument("domain", metavar="[DOMAIN]", default="")
 @options.as_of_option
 @pass_session
 def get_authority(session: Session, domain: str, as_of: str) -> None:
     """Show the authority record of a domain; without one, of all domains known.
+
+    Of one domain, where there is more than one, also who takes itself, or may take itself, for the
+    master: rivals, who is to follow, and former masters that have not been heard since.
 
     \b
     souverixctl authority get edge-zone-a1
@@ -91,8 +112,7 @@ def get_authority(session: Session, domain: str, as_of: str) -> None:
         raise BadInput("--as-of without a domain", "name the domain")
     if domain:
         one = _fetch(session, domain, as_of)
-        rows = [row(one.authority, list(one.term_path))]
-        present(session, one, lambda: session.output.table(COLUMNS, rows, ""))
+        present(session, one, lambda: _show_one(session, one))
         return
     reply = session.connection.call(service.GetTopologyRequest(), service.GetTopologyResponse)
     rows = [

@@ -10,8 +10,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from controller.attention.rules import Limits
 from controller.connectivity.spectrum import Mode
 from controller.query.columns import NodeColumns
+from controller.query.summary import NEVER
 from souverix.fleet.v1 import drift_pb2, lifecycle_pb2, node_pb2
 
 _AWAY_OR_RETURNING: Final = (
@@ -29,24 +31,35 @@ _PHASES: Final = (
 )
 
 
-def suspects(columns: NodeColumns, flap_window_s: float, now_ms: int) -> Iterator[str]:
+def suspects(columns: NodeColumns, limits: Limits, now_ms: int) -> Iterator[str]:
     """The nodes as they stand in the columns now: "nodes/{id}"."""
     ids = columns.ids
-    for row in np.flatnonzero(_may_be_in_trouble(columns, flap_window_s, now_ms)).tolist():
+    for row in np.flatnonzero(_may_be_in_trouble(columns, limits, now_ms)).tolist():
         yield f"nodes/{ids.id_of(row)}"
 
 
-def _may_be_in_trouble(
-    columns: NodeColumns, flap_window_s: float, now_ms: int
-) -> npt.NDArray[np.bool_]:
+def _may_be_in_trouble(columns: NodeColumns, limits: Limits, now_ms: int) -> npt.NDArray[np.bool_]:
     drifting = columns.column("drift_state") == drift_pb2.DRIFT_STATE_DRIFTING
     found: npt.NDArray[np.bool_] = columns.column("present") & (
         np.isin(columns.column("mode"), _AWAY_OR_RETURNING)
-        | (columns.column("mode_since_ms") > now_ms - int(flap_window_s * 1000))
+        | (columns.column("mode_since_ms") > now_ms - int(limits.flap_window_s * 1000))
         | drifting
         | (columns.column("drift_waived") > 0)
         | np.isin(columns.column("health"), _UNHEALTHY)
         | np.isin(columns.column("phase"), _PHASES)
         | columns.column("conflicted")
+        | columns.column("incident")
+        | _clock_is_off(columns, limits)
     )
     return found
+
+
+def _clock_is_off(columns: NodeColumns, limits: Limits) -> npt.NDArray[np.bool_]:
+    came_ms, made_ms = columns.column("report_ms"), columns.column("node_clock_ms")
+    told = (came_ms != NEVER) & (made_ms != NEVER)
+    # In floating point: the difference of two times that nodes may make up can be more than 63 bits.
+    ahead_s = (made_ms.astype(np.float64) - came_ms) / 1000
+    off: npt.NDArray[np.bool_] = told & (
+        (ahead_s > limits.node_clock_ahead_s) | (ahead_s < -limits.node_clock_behind_s)
+    )
+    return off

@@ -19,6 +19,7 @@ from controller.nodelink.commits import MAX_SUBMISSION_FACTS, commit
 from controller.nodelink.history import Transition, TransitionQueue
 from controller.nodelink.link import Link
 from controller.nodelink.links import Links
+from controller.nodelink.rate import TokenBucket
 from controller.replica import Replica
 from controller.twin.facts import body_of, exists, home_of, timestamp
 from controller.twin.marks import HAS_LINK, may_be
@@ -39,6 +40,13 @@ NODES_IN_A_SLICE = 1_000
 
 _MODES: frozenset[int] = frozenset(Mode)
 
+#: Commits of transitions made at once: the return of a node or two is recorded step by step.
+COMMITS_BURST = 10
+
+#: Commits of transitions a second in the long run: in a storm, all nodes that changed meanwhile share one, and one that
+#: went through several modes is recorded in the last.
+COMMITS_PER_S = 5.0
+
 #: Between two sweeps: finer than any threshold means anything, and a small part of a core with a million nodes.
 SWEEP_INTERVAL_S = 1.0
 
@@ -51,6 +59,7 @@ class ConnectivityRecorder:
         self._links = links
         self._table = replica.connectivity
         self._queue = TransitionQueue()
+        self._commits = TokenBucket(COMMITS_PER_S, COMMITS_BURST, time.monotonic())
         self._wake = asyncio.Event()
 
     def link_opened(self, link: Link) -> None:
@@ -108,9 +117,12 @@ class ConnectivityRecorder:
     async def _record_until(self, journal: Journal, end_s: float) -> None:
         while True:
             self._wake.clear()
-            while due := self._queue.take_due(time.monotonic(), MAX_SUBMISSION_FACTS):
-                await commit(journal, lambda p, due=due: self._write(p, due))  # type: ignore[misc]
             now_s = time.monotonic()
+            while now_s < end_s and (due := self._queue.take_due(now_s, MAX_SUBMISSION_FACTS)):
+                await commit(journal, lambda p, due=due: self._write(p, due))  # type: ignore[misc]
+                # A rate is waited for, not an event.
+                while not self._commits.take(now_s := time.monotonic()):  # noqa: ASYNC110
+                    await asyncio.sleep(self._commits.wait_s(now_s))
             if now_s >= end_s:
                 return
             turn_s = self._queue.wait_s(now_s)

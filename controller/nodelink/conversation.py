@@ -70,6 +70,8 @@ class Conversation:
     async def frames(self) -> AsyncGenerator[Response, None]:
         """What goes to the node, until the session is over."""
         try:
+            if (wait_s := self._desk.doorstep.wait_s(time.monotonic())) > 0:
+                await asyncio.sleep(wait_s)
             journal = await self._desk.serving_journal()
             hello = await self._hello()
             home, is_known = await self._examine(journal, hello)

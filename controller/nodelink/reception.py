@@ -12,9 +12,10 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+from controller.background import Turns
 from controller.journal import Journal
 from controller.log.errors import LogError
-from controller.nodelink.admission import Admission
+from controller.nodelink.admission import Admission, Doorstep
 from controller.nodelink.connectivity import ConnectivityRecorder
 from controller.nodelink.dispatch import Dispatcher
 from controller.nodelink.greeting import (
@@ -63,8 +64,9 @@ class Reception:
         self.admission = Admission(
             agents.returns_per_s, agents.arrivals_per_s, agents.max_links, random.random
         )
+        self.doorstep = Doorstep()
         #: Turns to replay, given in the order in which they are asked for.
-        self.turns = asyncio.Semaphore(agents.max_replays)
+        self.turns = Turns(agents.max_replays)
         self.parked = Parked()
         self.replays = Replays()
         self.incidents = Incidents(time.monotonic())

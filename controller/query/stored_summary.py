@@ -33,9 +33,10 @@ _ALIKE = (
     "drift_unknown",
     "optimistic",
     "conflicted",
+    "incident",
 )
 
-_TIMES = ("mode_since_ms", "report_ms", "create_ms", "update_ms")
+_TIMES = ("mode_since_ms", "report_ms", "node_clock_ms", "create_ms", "update_ms")
 
 
 def _form() -> str:
@@ -101,10 +102,12 @@ def unpack(domain: str, data: bytes) -> tuple[NodeSummary, Basis]:
         m.drift_waived,
         m.drift_unknown,
         m.report_ms if m.HasField("report_ms") else NEVER,
+        m.node_clock_ms if m.HasField("node_clock_ms") else NEVER,
         m.create_ms if m.HasField("create_ms") else NEVER,
         m.update_ms if m.HasField("update_ms") else NEVER,
         m.optimistic,
         m.conflicted,
+        m.incident,
         m.valid_until_ms if m.HasField("valid_until_ms") else sys.maxsize,
     )
     return summary, Basis(Grounds(m.policies, m.admissions), m.inputs)

@@ -71,10 +71,14 @@ class NodeSummary(NamedTuple):
     drift_waived: int = 0
     drift_unknown: int = 0
     report_ms: int = NEVER
+    #: When the newest report was made, by the node's own clock.
+    node_clock_ms: int = NEVER
     create_ms: int = NEVER
     update_ms: int = NEVER
     optimistic: bool = False
     conflicted: bool = False
+    #: A return was not in order, and none has put it right.
+    incident: bool = False
     #: When a waiver ends, so that the drift is another; `sys.maxsize`: never.
     valid_until_ms: int = sys.maxsize
 
@@ -144,6 +148,7 @@ _READ_ASPECTS = frozenset(
         "lifecycle",
         "link_state",
         "drift_waiver",
+        "return_incident",
     }
 )
 _OPTIMISTIC_ASPECTS = frozenset({"node_spec", "desired_state", "drift_waiver"})
@@ -176,10 +181,15 @@ def _reported(bodies: dict[str, Any]) -> dict[str, Any]:
     if actual is not None:
         release = (actual.reported_version, actual.config_hash, actual.policy_version)
         fields.update(release=release, health=actual.runtime.health)
+        if actual.HasField("report_time"):
+            fields["node_clock_ms"] = actual.report_time.ToMilliseconds()
     if lifecycle is not None:
         fields.update(phase=lifecycle.phase, lifecycle_state=lifecycle.state)
     if link is not None:
         fields.update(mode=link.mode)
+    incident = bodies.get("return_incident")
+    if incident is not None:
+        fields.update(incident=not incident.HasField("resolve_time"))
     return fields
 
 

@@ -14,6 +14,7 @@ from controller.replica import Replica
 from controller.services import federation_conflicts as conflicts
 from controller.services import federation_transfers as transfers
 from controller.services import federation_views as views
+from controller.services.authority_claims import claims_on
 from controller.services.calls import caller_of
 from controller.services.fleet_fields import check_domain_filter
 from controller.services.node_past import past_time_ms
@@ -66,7 +67,14 @@ class FederationService(federation_service_pb2_grpc.FederationServiceServicer):
         if request.HasField("as_of_time"):
             time_ms = past_time_ms(request)
             return await transfers.authority_as_of(self._replica, request.domain, time_ms)
-        return transfers.authority_of(self._replica.state, request.domain)
+        reply = transfers.authority_of(self._replica.state, request.domain)
+        level = {
+            view.controller
+            for view in self._links.peers()
+            if views.peer_state(view) == service.PEER_STATE_LIVE
+        }
+        reply.claims.extend(await claims_on(self._replica, request.domain, level))
+        return reply
 
     async def TransferAuthority(  # noqa: N802
         self, request: service.TransferAuthorityRequest, context: Any

@@ -55,6 +55,10 @@ class LinkProxy:
         """Holds all bytes."""
         self._call(self._proxy.stall)
 
+    def stall_after(self, request_bytes: int) -> None:
+        """Lets so many bytes through to the target, and then holds all."""
+        self._call(lambda: self._proxy.stall_after(request_bytes))
+
     def swallow_replies(self) -> None:
         """Loses what the target sends."""
         self._call(self._proxy.swallow_replies)

@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 from deploy.local_federation import LocalFederation
 from deploy.local_layout import DomainPlan
 from souverix.audit.v1 import audit_service_pb2
-from souverix.federation.v1 import federation_service_pb2
+from souverix.federation.v1 import authority_pb2, federation_service_pb2
 from tests.e2e.clients import DEADLINE_S, PRINCIPAL, Clients, reason_of, wait_until
 from tests.e2e.link_proxy import LinkProxy
 
@@ -68,6 +68,17 @@ def _authority(clients: Clients) -> federation_service_pb2.GetAuthorityResponse 
             return None
         raise
     return found
+
+
+def _claims(clients: Clients) -> list[tuple[str, str]]:
+    """Who takes itself for the master, as a controller knows it."""
+    found = _authority(clients)
+    assert found is not None
+    prefix = "AUTHORITY_CLAIM_STANDING_"
+    return [
+        (c.controller, authority_pb2.AuthorityClaimStanding.Name(c.standing).removeprefix(prefix))
+        for c in found.claims
+    ]
 
 
 def _now() -> Timestamp:
@@ -156,6 +167,8 @@ def test_after_a_forced_transfer_late_writes_lose_to_the_newer_term_and_stand_al
     wait_until(lambda: _is_cut(levels), "the zone sees the cut")
     _transfer(region, REGION_CONTROL, force=True)
     _wait_for_master(region, REGION_CONTROL, before.authority.term + 1)
+    assert _claims(region) == [(REGION_CONTROL, "IN_FORCE"), (ZONE_CONTROL, "NOT_HEARD_SINCE")]
+    assert _claims(zone) == [(ZONE_CONTROL, "IN_FORCE")]
     region.update_policy(ZONE, "contended", "by-the-new-master")
     late = zone.update_policy(ZONE, "contended", "by-the-old-master")
     assert late.receipt.controller == ZONE_CONTROL
@@ -166,6 +179,11 @@ def test_after_a_forced_transfer_late_writes_lose_to_the_newer_term_and_stand_al
         _wait_for_master(clients, REGION_CONTROL, before.authority.term + 1)
         clients.wait_for_policy(ZONE, "contended", "by-the-new-master")
         clients.wait_for_policy(ZONE, "alone", "by-the-old-master")
+    for clients in (zone, region):
+        wait_until(
+            lambda c=clients: _claims(c) == [(REGION_CONTROL, "IN_FORCE")],  # type: ignore[misc]
+            "nobody else takes itself for the master",
+        )
     # Three events: the update, and existence and value of the policy created.
     wait_until(lambda: _superseded(top) == 3, "the late writes audited at the top")
     open_conflicts = federation_service_pb2.ListConflictsRequest(only_open=True)

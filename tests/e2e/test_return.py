@@ -1,5 +1,5 @@
-"""Nodes that return, with real processes: a cut and a backlog, a restart offline, a tampered backlog, a copied agent, a
-lost state directory, a clock of 1970.
+"""Nodes that return, with real processes: a cut and a backlog, a restart offline, a cut in the middle of a replay, a
+tampered backlog, a copied agent, a lost state directory, a clock of 1970.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from controller.nodelink.proof import chain_next, chain_start, proof_message
 from deploy.local_federation import LocalFederation
 from deploy.local_layout import DomainPlan
+from souverix.attention.v1 import attention_pb2, attention_service_pb2
 from souverix.audit.v1 import audit_service_pb2
 from souverix.command.v1 import command_pb2, command_service_pb2
 from souverix.fleet.v1 import (
@@ -160,17 +162,44 @@ def test_what_a_node_recorded_while_cut_off_is_in_effect_before_any_command_reac
     wait_until(lambda: zone.mode() == LIVE, "the node is live again")
 
 
-def test_an_agent_restarted_offline_returns_with_what_it_had(zone: Zone) -> None:
+def record_more(zone: Zone, reports: int, size: int) -> None:
+    """Puts reports of about so many bytes into the backlog of the node's agent, which is not running."""
+    body = node_pb2.ActualState(reported_version="2.0.0", config_name="x" * size)
+    report = nodelink_pb2.Report(actual_state=body).SerializeToString()
+    rows = [(NODE, "actual_state", report)] * reports
+    with contextlib.closing(sqlite3.connect(zone.state_dir / "agent.db")) as database, database:
+        database.executemany("INSERT INTO report (node, kind, body) VALUES (?, ?, ?)", rows)
+
+
+def test_an_agent_restarted_offline_returns_with_what_it_had_though_its_replay_is_cut(
+    zone: Zone,
+) -> None:
     agent = zone.start(*OFTEN)
     wait_until(lambda: zone.mode() == LIVE, "the node is live")
     key = zone.node().agent_key.key_id
     zone.link.cut()
     wait_until(lambda: zone.mode() == AUTONOMOUS, "the node is autonomous")
     agent.kill()
+    before = zone.node().actual_state.report_time
+    record_more(zone, 60, 10_000)
+    # The link holds in the middle of the second chunk of five, and then breaks.
+    zone.link.stall_after(200_000)
     zone.start("--report-interval", "3600")
+    wait_until(lambda: zone.replay().reports_staged > 2, "a part of the backlog is staged")
+    cut = zone.replay()
+    assert (cut.state, cut.reports_applied) == (replay_service_pb2.SESSION_STATE_REPLAYING, 0)
+    assert cut.reports_total > 60 > cut.reports_staged
+    assert zone.node().actual_state.report_time == before
+    zone.link.cut()
+    wait_until(
+        lambda: zone.replay().state == replay_service_pb2.SESSION_STATE_ENDED, "the replay was cut"
+    )
     zone.link.heal()
     wait_until(lambda: zone.mode() == LIVE, "the node is live again")
-    assert zone.replay().reports_applied > 2
+    replay = zone.replay()
+    assert replay.state == replay_service_pb2.SESSION_STATE_LIVE
+    assert replay.resumed_reports == cut.reports_staged
+    assert replay.reports_applied >= cut.reports_total
     node = zone.node()
     assert node.agent_key.key_id == key
     assert not node.HasField("return_incident")
@@ -311,32 +340,71 @@ def test_an_agent_without_the_nodes_key_is_refused_until_the_key_is_given_up(zon
     wait_until(lambda: zone.mode() == LIVE, "the node is live again")
 
 
-#: Runs the agent with a wall clock that began at 1970 with the process.
-IN_1970 = """
-import time
-began = time.monotonic_ns()
-time.time_ns = lambda: time.monotonic_ns() - began
+#: Runs the agent with a wall clock that began at 1970 with the process, or as many seconds later as a file says.
+SET_CLOCK = """
+import sys, time
+began, later_s = time.monotonic_ns(), sys.argv.pop(1)
+time.time_ns = lambda: time.monotonic_ns() - began + int(open(later_s).read()) * 10**9
 from nodeagent.main import main
 main()
 """
 
+DAY_S = 86_400
 
-def test_an_agent_whose_clock_says_1970_returns_like_any_other(zone: Zone) -> None:
-    command = [sys.executable, "-c", IN_1970, "run", "--node", NODE, *OFTEN]
+
+@contextlib.contextmanager
+def agent_with_set_clock(zone: Zone, later_s: Path) -> Iterator[None]:
+    later_s.write_text("0")
+    command = [sys.executable, "-c", SET_CLOCK, str(later_s), "run", "--node", NODE, *OFTEN]
     command += ["--controller", zone.link.endpoint, "--state-dir", str(zone.state_dir)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as agent:
         try:
-            wait_until(lambda: zone.mode() == LIVE, "the node is live")
-            assert zone.node().actual_state.report_time.seconds < 3600
-            zone.link.cut()
-            wait_until(lambda: zone.mode() == AUTONOMOUS, "the node is autonomous")
-            zone.link.heal()
-            wait_until(lambda: zone.mode() == LIVE, "the node is live again")
-            assert zone.replay().state == replay_service_pb2.SESSION_STATE_LIVE
-            assert not zone.node().HasField("return_incident")
-            issued = zone.issue()
-            wait_until(
-                lambda: zone.delivery(issued).state == State.DELIVERY_STATE_SUCCEEDED, "delivered"
-            )
+            yield
         finally:
             agent.terminate()
+
+
+def clock_items(zone: Zone) -> list[str]:
+    request = attention_service_pb2.ListItemsRequest(
+        kinds=[attention_pb2.ATTENTION_KIND_NODE_CLOCK_OFF]
+    )
+    return [i.cause for i in zone.at.attention.ListItems(request, timeout=DEADLINE_S).items]
+
+
+def test_an_agent_whose_clock_says_1970_or_jumps_is_a_node_like_any_other(
+    zone: Zone, tmp_path: Path
+) -> None:
+    later_s, now_s = tmp_path / "later_s", int(time.time())
+    with agent_with_set_clock(zone, later_s):
+        wait_until(lambda: zone.mode() == LIVE, "the node is live")
+        assert zone.node().actual_state.report_time.seconds < DAY_S
+        zone.link.cut()
+        wait_until(lambda: zone.mode() == AUTONOMOUS, "the node is autonomous")
+        zone.link.heal()
+        wait_until(lambda: zone.mode() == LIVE, "the node is live again")
+        assert zone.replay().state == replay_service_pb2.SESSION_STATE_LIVE
+        assert not zone.node().HasField("return_incident")
+        issued = zone.issue()
+        wait_until(
+            lambda: zone.delivery(issued).state == State.DELIVERY_STATE_SUCCEEDED, "delivered"
+        )
+        wait_until(lambda: clock_items(zone), "a clock far behind is raised")
+
+        later_s.write_text(str(now_s + 2 * DAY_S))
+        wait_until(
+            lambda: zone.node().actual_state.report_time.seconds > now_s + DAY_S,
+            "a report after the jump ahead",
+        )
+        assert zone.mode() == LIVE
+        wait_until(lambda: "ahead" in "".join(clock_items(zone)), "a clock far ahead is raised")
+
+        later_s.write_text(str(now_s))
+        wait_until(
+            lambda: 0 < zone.node().actual_state.report_time.seconds < now_s + DAY_S,
+            "a report after the jump back",
+        )
+        issued = zone.issue()
+        wait_until(
+            lambda: zone.delivery(issued).state == State.DELIVERY_STATE_SUCCEEDED, "delivered"
+        )
+        wait_until(lambda: not clock_items(zone), "the clock is right again")

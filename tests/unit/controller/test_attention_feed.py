@@ -33,6 +33,7 @@ from souverix.fleet.v1 import (
     drift_pb2,
     fleet_service_pb2,
     node_pb2,
+    return_pb2,
 )
 from souverix.policy.v1 import policy_pb2, policy_service_pb2
 from tests.federation_fixture import ROOT, MemoryController
@@ -94,7 +95,9 @@ def kinds_of(feed: AttentionFeed) -> dict[str, set[Kind]]:
 
 async def troubled(root: Served) -> None:
     """Nodes in every kind of trouble that facts tell of."""
-    await create(root, "away", "alone", "hot", "old", "waived", "flaps", "fine", "back")
+    await create(
+        root, "away", "alone", "hot", "old", "waived", "flaps", "fine", "back", "fast", "forged"
+    )
     await write(root, "nodes/away", "link_state", link(5))
     await write(root, "nodes/alone", "link_state", link(4))
     await write(root, "nodes/back", "link_state", link(6, 3600))
@@ -103,6 +106,12 @@ async def troubled(root: Served) -> None:
     hot = node_pb2.ActualState(reported_version="1.0.0")
     hot.runtime.health = node_pb2.RUNTIME_HEALTH_DEGRADED
     await write(root, "nodes/hot", "actual_state", hot)
+    fast = node_pb2.ActualState(reported_version="1.0.0")
+    fast.report_time.CopyFrom(timestamp(_now_ms() + 3_600_000))
+    await write(root, "nodes/fast", "actual_state", fast)
+    incident = return_pb2.ReturnIncident(kind=return_pb2.INCIDENT_KIND_WRONG_KEY, evidence="k1")
+    incident.time.CopyFrom(timestamp(_now_ms() - 60_000))
+    await write(root, "nodes/forged", "return_incident", incident)
     for node in ("old", "waived"):
         desired = node_pb2.DesiredState(target_version="2.0.0")
         await write(root, f"nodes/{node}", "desired_state", desired)
@@ -122,13 +131,15 @@ async def troubled(root: Served) -> None:
 async def test_made_anew_from_the_log_the_queue_is_what_it_was(root: Served) -> None:
     async with fed(root) as live:
         await troubled(root)
-        await until(lambda: len(kinds_of(live)) == 8)
+        await until(lambda: len(kinds_of(live)) == 10)
         assert kinds_of(live) == {
             "nodes/away": {Kind.NODE_DISCONNECTED},
             "nodes/alone": {Kind.NODE_AUTONOMOUS},
             "nodes/back": {Kind.NODE_RETURN_STUCK},
             "nodes/flaps": {Kind.NODE_FLAPPING},
             "nodes/hot": {Kind.NODE_UNHEALTHY},
+            "nodes/fast": {Kind.NODE_CLOCK_OFF},
+            "nodes/forged": {Kind.NODE_AGENT_REFUSED},
             "nodes/old": {Kind.NODE_DRIFT},
             "nodes/waived": {Kind.WAIVER_EXPIRING},
             "commands/c1": {Kind.COMMAND_UNSUCCESSFUL},

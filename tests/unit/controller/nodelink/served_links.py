@@ -22,6 +22,7 @@ from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
 from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.command import CommandService
+from controller.services.replays import ReplayService
 from controller.signing import Ed25519Signer
 from controller.values import ValueStore
 from federation.domains import DomainDeclaration, declare_domain
@@ -35,6 +36,7 @@ from souverix.nodelink.v1 import (
     nodelink_pb2_grpc,
     relay_pb2,
     relay_pb2_grpc,
+    replay_service_pb2_grpc,
 )
 from tests.federation_fixture import ROOT, genesis_of
 from tests.unit.controller.services.served import ScriptedForwarder
@@ -54,6 +56,7 @@ class Served:
     service: NodeLinkService
     relays: RelayLinkService
     commands: Any
+    replays: Any
     channel: grpc.aio.Channel
     port: int
 
@@ -136,12 +139,16 @@ class Directory:
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(
             CommandService(replica), server
         )
+        replay_service_pb2_grpc.add_ReplayServiceServicer_to_server(
+            ReplayService(replica, service.desk), server
+        )
         port = server.add_insecure_port("127.0.0.1:0")
         life = asyncio.create_task(replica.run())
         await server.start()
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
-        stub = command_service_pb2_grpc.CommandServiceStub(channel)
-        controller = Served(replica, service, relays, stub, channel, port)
+        commands = command_service_pb2_grpc.CommandServiceStub(channel)
+        replays = replay_service_pb2_grpc.ReplayServiceStub(channel)
+        controller = Served(replica, service, relays, commands, replays, channel, port)
         try:
             if wait:
                 await until(lambda: replica.is_master and service.is_serving)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 
+from controller.nodelink.connectivity import COMMITS_BURST, COMMITS_PER_S
 from controller.nodelink.link import MAX_OUTBOX_FRAMES
 from federation.proposal import Proposal
+from federation.state import Applied
 from souverix.fleet.v1 import connectivity_pb2, domain_pb2, node_pb2
 from souverix.nodelink.v1 import nodelink_pb2
 from tests.federation_fixture import ROOT
@@ -291,3 +295,24 @@ async def test_without_a_valid_lease_no_frame_but_a_goodbye_leaves(served: Serve
     link.send(nodelink_pb2.ConnectResponse(command=nodelink_pb2.CommandFrame(command_id="c")))
     frame = await agent.hear()
     assert frame.goodbye.reason == nodelink_pb2.LINK_END_NOT_MASTER
+
+
+async def test_transitions_of_many_nodes_share_commits(served: Served) -> None:
+    nodes = [f"many-{number}" for number in range(40)]
+    for node in nodes:
+        await served.create_node(node)
+    commits: list[int] = []
+
+    def note(applied: Applied) -> None:
+        changed = [key for key in applied.keys if key.aspect == "link_state"]
+        if changed:
+            commits.append(len(changed))
+
+    began_s = time.monotonic()
+    with served.replica.changes.listen(note):
+        await asyncio.gather(*(ScriptedAgent(served, node).greet() for node in nodes))
+        await until(lambda: sum(commits) == len(nodes))
+    took_s = time.monotonic() - began_s
+    assert len(commits) <= COMMITS_BURST + 1 + COMMITS_PER_S * took_s
+    for node in nodes:
+        assert served.body(ROOT, f"nodes/{node}", "link_state").mode == LIVE
