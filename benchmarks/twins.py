@@ -42,7 +42,7 @@ NODES = 100_000
 
 #: Calls of one run, one after another. Pages: of each filter a sixth.
 DETAILS = 2_000
-PAGES = 180
+PAGES = 480
 OVERVIEWS = 300
 SWEEPS = 50
 
