@@ -39,6 +39,7 @@ from controller.maintenance import MaintenanceExpiry
 from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
+from controller.sboms.live import LiveSboms
 from controller.services.attention import AttentionService
 from controller.services.audit import AuditService
 from controller.services.calls import CallInterceptor, RefusalAudit
@@ -120,6 +121,7 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
         life = asyncio.create_task(replica.run(), name="replica")
         serving = asyncio.create_task(application.serve_when_replayed(), name="serving")
         attention = asyncio.create_task(application.attention.run(), name="attention")
+        sboms = asyncio.create_task(application.sboms.run(), name="sboms")
         budget_bytes = int(config.log.budget_mib * 1024 * 1024)
         compaction = asyncio.create_task(
             Compaction(replica, log, budget_bytes).run(), name="compaction"
@@ -131,7 +133,7 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
                 body.cancel()
 
         gauging = asyncio.create_task(application.gauge(), name="gauges")
-        tasks = (life, serving, attention, compaction)
+        tasks = (life, serving, attention, sboms, compaction)
         for task in tasks:
             task.add_done_callback(end_body)
         try:
@@ -144,7 +146,7 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
         finally:
             for task in tasks:
                 task.remove_done_callback(end_body)
-            await end(serving, attention, compaction, gauging)
+            await end(serving, attention, sboms, compaction, gauging)
             await application.stop()
             await end(life)
 
@@ -162,6 +164,9 @@ class Application:
             Path(config.values_dir) if config.values_dir else config.controller.data_dir / "values"
         )
         links.attach(replica, self.values, self._local)
+        data_dir = config.controller.data_dir
+        self.sboms = LiveSboms(replica, self.values, data_dir / "sboms.sqlite")
+        replica.add_duty(self.sboms.lead)
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
         self._server = grpc.aio.server(
@@ -235,7 +240,7 @@ class Application:
         self._name(audit_service_pb2.DESCRIPTOR, audit)
         judge = Judge(replica, self.values)
         replica.add_duty(judge.run)
-        supply = SupplyService(replica, self.values, judge)
+        supply = SupplyService(replica, self.values, judge, self.sboms)
         supply_service_pb2_grpc.add_SupplyServiceServicer_to_server(supply, server)
         self._name(supply_service_pb2.DESCRIPTOR, supply)
         commands = CommandService(replica)

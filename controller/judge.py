@@ -47,7 +47,8 @@ class Judge:
         self._values = values
         self._dirty: dict[tuple[str, str], None] = {}
         self._all = True
-        self._wake = asyncio.Event()
+        #: One judgement at a time, so that none is written twice.
+        self._judging = asyncio.Lock()
 
     async def run(self, journal: Journal) -> None:
         """Judges what is to be judged, until cancelled."""
@@ -87,7 +88,8 @@ class Judge:
         """
         with contextlib.suppress(KeyError):
             del self._dirty[domain, subject]
-        await self._judge(self._replica.journal(), domain, subject)
+        async with self._judging:
+            await self._judge(self._replica.journal(), domain, subject)
 
     def signed(
         self, domain: str, spec: artifacts.ArtifactSpec, verdict: artifacts.ArtifactVerdict
@@ -102,7 +104,8 @@ class Judge:
             domain, subject = next(iter(self._dirty))
             del self._dirty[domain, subject]
             try:
-                await self._judge(journal, domain, subject)
+                async with self._judging:
+                    await self._judge(journal, domain, subject)
             except (JournalError, FederationError) as error:
                 facts = {"artifact": f"domains/{domain}/{subject}", "error": str(error)}
                 _log.warning("an artifact was not judged", extra=facts)
@@ -167,18 +170,11 @@ class Judge:
         return keys, policies
 
     async def _document(self, reference: observation_pb2.LargeValueRef) -> bytes | None:
-        """A large value as a whole; None when it is not held here, or larger than any SBOM."""
-        if reference.size_bytes > MAX_SBOM_BYTES:
-            return None
-        data = bytearray()
-        try:
-            for digest in [chunk.digest for chunk in reference.chunks] or [reference.digest]:
-                data += await self._values.get(digest)
-                if len(data) > MAX_SBOM_BYTES:
-                    return None
-        except (ValueStoreError, OSError):
-            return None
-        return bytes(data)
+        """The SBOM that a reference names; None when it is not held here."""
+        chunks = [chunk.digest for chunk in reference.chunks] or [reference.digest]
+        with contextlib.suppress(ValueStoreError):
+            return await self._values.whole(chunks, MAX_SBOM_BYTES)
+        return None
 
     def _verdict(
         self, found: Judgement, spec: artifacts.ArtifactSpec, digest: str, now_ms: int

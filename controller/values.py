@@ -57,6 +57,22 @@ class ValueStore:
         """A chunk. Raises `ChunkMissing`, `InvalidChunk`, `OSError`."""
         return await asyncio.to_thread(self._read, self._path(digest), digest)
 
+    async def whole(self, chunks: Iterable[str], max_bytes: int) -> bytes | None:
+        """The value that these chunks make up, in order; None when one is not here.
+
+        Each chunk is verified; that they are the right ones is the caller's to check, by the value's own digest. Raises
+        `InvalidChunk` when the value is larger than `max_bytes`.
+        """
+        data = bytearray()
+        for chunk in chunks:
+            try:
+                data += await self.get(chunk)
+            except (ChunkMissing, OSError):
+                return None
+            if len(data) > max_bytes:
+                raise InvalidChunk(f"the value is larger than {max_bytes} bytes")
+        return bytes(data)
+
     async def missing(self, digests: Iterable[str]) -> list[str]:
         """Of the digests, those whose chunks are not here, each once, in order.
 

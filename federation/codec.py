@@ -61,6 +61,7 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "audit": AspectRule(Lane.AUDIT, False, "message"),
     "artifact": AspectRule(Lane.STATE, True, "version"),
     "artifact_verdict": AspectRule(Lane.STATE, False, "message"),
+    "node_sbom": AspectRule(Lane.STATE, False, "message"),
     "supply_policy": AspectRule(Lane.CONTROL, True, "policy"),
 }
 

@@ -40,6 +40,7 @@ CARRIED_ASPECTS = (
     "agent_key",
     "return_incident",
     "inventory",
+    "node_sbom",
 )
 
 

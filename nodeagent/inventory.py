@@ -12,6 +12,7 @@ from typing import Protocol
 
 from nodeagent.clock import timestamp
 from nodeagent.packages import LargeValue, Packages, packages_value
+from nodeagent.sbom import sbom_value
 from souverix.fleet.v1 import node_pb2, observation_pb2, supply_chain_pb2
 
 FREE_SPACE_STEPS = 20
@@ -43,10 +44,10 @@ class Host(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """An inventory as it is reported, with the package list it names (None: none is named)."""
+    """An inventory as it is reported, with the large values it names."""
 
     inventory: observation_pb2.Inventory
-    packages: LargeValue | None
+    values: tuple[LargeValue, ...]
     package_count: int
 
 
@@ -55,10 +56,12 @@ def observe(host: Host, now_us: int) -> Observed:
     inventory = host.inventory()
     inventory.observe_time.CopyFrom(timestamp(now_us))
     packages = host.packages()
-    value = packages_value(packages) if packages.debian or packages.python else None
-    if value is not None:
-        inventory.large_values.append(value.reference)
-    return Observed(inventory, value, len(packages.debian) + len(packages.python))
+    values: list[LargeValue | None] = []
+    if packages.debian or packages.python:
+        values = [packages_value(packages), sbom_value(packages, inventory.os)]
+    held = tuple(value for value in values if value is not None)
+    inventory.large_values.extend(value.reference for value in held)
+    return Observed(inventory, held, len(packages.debian) + len(packages.python))
 
 
 def change_digest(inventory: observation_pb2.Inventory) -> bytes:

@@ -82,16 +82,16 @@ def packages_value(packages: Packages) -> LargeValue | None:
     content = canonical_json(document)
     if len(content) > MAX_VALUE_BYTES:
         return None
-    return cut(content)
+    return cut(content, VALUE_NAME, MEDIA_TYPE)
 
 
-def cut(content: bytes) -> LargeValue:
+def cut(content: bytes, name: str, media_type: str) -> LargeValue:
     """Cut the content into chunks and name it."""
     pieces = [content[at : at + CHUNK_BYTES] for at in range(0, len(content), CHUNK_BYTES)]
     chunks = {sha256_digest(piece): piece for piece in pieces}
     reference = observation_pb2.LargeValueRef(
-        name=VALUE_NAME,
-        media_type=MEDIA_TYPE,
+        name=name,
+        media_type=media_type,
         digest=sha256_digest(content),
         size_bytes=len(content),
     )

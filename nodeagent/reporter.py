@@ -85,7 +85,10 @@ class Reporter:
         self._health = judge_health(observed.inventory)
         digest = change_digest(observed.inventory)
         if always or digest != self._identity.reported_inventory():
-            self._append(observed.inventory, observed.packages.chunks if observed.packages else {})
+            chunks = {
+                digest: data for value in observed.values for digest, data in value.chunks.items()
+            }
+            self._append(observed.inventory, chunks)
             self._identity.keep_reported_inventory(digest)
         return observed
 

@@ -25,6 +25,7 @@ from souverixctl import (
     audit,
     authority,
     commands,
+    components,
     conflicts,
     drift,
     federation,
@@ -94,7 +95,7 @@ for group in (
     verbs.move, lifecycle.transition, lifecycle.history, replays.replay, replays.reset_key, commands.group,
     drift.group, graph.group, conflicts.group,
     audit.group, federation.group, authority.group, observations.values,
-    artifacts.group, artifacts.policy_group,
+    artifacts.group, artifacts.policy_group, components.who_runs, components.sbom_group, components.hardware,
     pki.group,
 ):  # fmt: skip
     program.add_command(group)

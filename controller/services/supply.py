@@ -12,7 +12,8 @@ from typing import Any
 
 from controller.judge import Judge
 from controller.replica import Replica
-from controller.services import supply_artifacts
+from controller.sboms.live import LiveSboms
+from controller.services import supply_artifacts, supply_queries
 from controller.services.calls import caller_of
 from controller.services.fleet_fields import check_id
 from controller.services.fleet_nodes import check_domain
@@ -31,8 +32,11 @@ from souverix.supply.v1 import supply_service_pb2_grpc
 class SupplyService(supply_service_pb2_grpc.SupplyServiceServicer):
     """The service of one replica. `values` holds SBOMs."""
 
-    def __init__(self, replica: Replica, values: ValueStore, judge: Judge) -> None:
+    def __init__(
+        self, replica: Replica, values: ValueStore, judge: Judge, sboms: LiveSboms
+    ) -> None:
         self._replica = replica
+        self._sboms = sboms
         self._artifacts = ArtifactWrites(replica, judge)
         self._uploads = SbomUploads(values)
 
@@ -73,6 +77,20 @@ class SupplyService(supply_service_pb2_grpc.SupplyServiceServicer):
     async def UploadSbom(self, requests: Any, context: Any) -> supply.UploadSbomResponse:
         """Takes in an SBOM."""
         return await self._uploads.take(requests)
+
+    async def FindAffectedNodes(
+        self, request: Any, context: Any
+    ) -> supply.FindAffectedNodesResponse:
+        """Finds the nodes that run a component."""
+        return await supply_queries.find_affected(self._replica, self._sboms, request)
+
+    async def GetSbomLineage(self, request: Any, context: Any) -> supply.GetSbomLineageResponse:
+        """Returns the SBOMs a node had."""
+        return await supply_queries.sbom_lineage(self._replica, self._sboms, request)
+
+    async def FindHardware(self, request: Any, context: Any) -> supply.FindHardwareResponse:
+        """Finds registered hardware."""
+        return supply_queries.find_hardware(self._replica, request)
 
     async def SetSupplyPolicy(self, request: Any, context: Any) -> supply.SetSupplyPolicyResponse:
         """Replaces a domain's supply policy."""

@@ -21,9 +21,10 @@ from controller.twin.facts import (
     winners_of,
 )
 from controller.twin.freshness import Freshness
+from controller.twin.supply_chain import fill_supply_chain
 from federation.clock import wall_ms_of
 from federation.codec import Write
-from souverix.fleet.v1 import node_pb2, supply_chain_pb2
+from souverix.fleet.v1 import node_pb2
 
 #: Aspects that clients write; the etag is made of them.
 WRITABLE_ASPECTS = (
@@ -43,6 +44,7 @@ NODE_ASPECTS = (
     "inventory",
     "agent_key",
     "return_incident",
+    "node_sbom",
 )
 
 
@@ -97,6 +99,7 @@ def fill_node(node: node_pb2.Node, facts: Facts, at: NodeAt, freshness: Freshnes
     winners = winners_of(facts, held)
     _fill_declared(node, winners)
     _fill_reported(node, winners)
+    fill_supply_chain(node, winners)
     connectivity = compose_connectivity(at.node_id, domain, winners, freshness)
     if connectivity is not None:
         node.connectivity.CopyFrom(connectivity)
@@ -121,8 +124,6 @@ def _fill_declared(node: node_pb2.Node, winners: dict[str, Write]) -> None:
     if waived is not None:
         node.drift_waivers.extend(waived.body().waivers)
         node.optimistic |= waived.optimistic
-    if node.spec.HasField("hardware"):
-        node.supply_chain.CopyFrom(supply_chain_pb2.SupplyChain(hardware=node.spec.hardware))
 
 
 def _fill_reported(node: node_pb2.Node, winners: dict[str, Write]) -> None:

@@ -165,7 +165,7 @@ def test_the_inventory_at_the_top_is_of_this_host(fleet: Fleet) -> None:
     assert inventory.architecture == platform.machine()
     assert platform.release() in inventory.kernel
     assert inventory.os.id == platform.freedesktop_os_release()["ID"]
-    assert [value.name for value in inventory.large_values] == ["packages"]
+    assert [value.name for value in inventory.large_values] == ["packages", "sbom"]
     assert any(filesystem.mount_point == "/" for filesystem in inventory.filesystems)
 
 

@@ -276,7 +276,7 @@ def test_observations_and_large_values_of_a_node_are_shown_at_the_top(
     observed = top("get", "observations", NODE).out
     assert "inventory" in observed
     file = tmp_path / "packages.json"
-    top("values", "download", NODE, "--to", str(file))
+    top("values", "download", NODE, "--name", "packages", "--to", str(file))
     document = json.loads(file.read_text())
     assert {"debian", "python"} <= document.keys()
     digest = top("get", "node", NODE, "-o", "json").json["node"]["inventory"]["largeValues"][0]

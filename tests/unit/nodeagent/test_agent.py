@@ -59,8 +59,9 @@ async def test_uploads_the_package_list_when_it_is_wanted(tmp_path: Path) -> Non
     controller.script.wants_values = True
     async with serving(controller), running_agent(tmp_path, controller.address):
         controller.script.acknowledges_reports = False
-        await until(lambda: controller.chunks)
-    (value,) = controller.reports[0].inventory.large_values
+        await until(lambda: len(controller.chunks) == 2)
+    value, sbom = controller.reports[0].inventory.large_values
+    assert json.loads(controller.chunks[sbom.digest])["bomFormat"] == "CycloneDX"
     packages = json.loads(controller.chunks[value.digest])
     assert value.size_bytes == len(controller.chunks[value.digest])
     assert {"name", "version", "architecture"} == set(packages["debian"][0])

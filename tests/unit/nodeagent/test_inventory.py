@@ -21,8 +21,8 @@ def inventory(available_bytes: int = 50 * GIB) -> observation_pb2.Inventory:
 
 def test_an_observation_names_its_packages_and_its_time() -> None:
     observed = observe(SyntheticHost("edge-7", 1), NOW_US)
-    assert observed.packages is not None
-    assert list(observed.inventory.large_values) == [observed.packages.reference]
+    assert list(observed.inventory.large_values) == [v.reference for v in observed.values]
+    assert [value.reference.name for value in observed.values] == ["packages", "sbom"]
     assert observed.inventory.observe_time.ToMicroseconds() == NOW_US
     assert observed.package_count > 0
 

@@ -95,7 +95,7 @@ def test_the_list_is_one_canonical_document_named_by_its_digest() -> None:
 
 def test_a_long_list_is_cut_into_chunks_that_join_again() -> None:
     content = bytes(range(256)) * (CHUNK_BYTES // 100)
-    value = cut(content)
+    value = cut(content, "packages", "application/json")
     listed = [value.chunks[chunk.digest] for chunk in value.reference.chunks]
     assert b"".join(listed) == content
     assert [chunk.size_bytes for chunk in value.reference.chunks] == [len(part) for part in listed]

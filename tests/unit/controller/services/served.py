@@ -25,6 +25,7 @@ from controller.judge import Judge
 from controller.log.sqlite_log import SqliteLog
 from controller.maintenance import MaintenanceExpiry
 from controller.replica import Replica
+from controller.sboms.live import LiveSboms
 from controller.services.attention import AttentionService
 from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.fleet import FleetService
@@ -107,6 +108,8 @@ async def served(
     replica.add_duty(MarkEnding(replica, feed).run)
     values = ValueStore(directory / "values")
     judge = Judge(replica, values)
+    sboms = LiveSboms(replica, values, directory / "sboms.sqlite")
+    replica.add_duty(sboms.lead)
     replica.add_duty(judge.run)
     master = asyncio.Event()
 
@@ -115,7 +118,8 @@ async def served(
         await asyncio.Event().wait()
 
     replica.add_duty(tell)
-    tasks = [asyncio.create_task(replica.run()), asyncio.create_task(feed.run())]
+    lives = (replica.run(), feed.run(), sboms.run())
+    tasks = [asyncio.create_task(life) for life in lives]
     server = grpc.aio.server(interceptors=[CallInterceptor(RefusalAudit(replica))])
     fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(replica, values), server)
     policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyService(replica), server)
@@ -125,7 +129,7 @@ async def served(
         AttentionService(replica, feed), server
     )
     supply_service_pb2_grpc.add_SupplyServiceServicer_to_server(
-        SupplyService(replica, values, judge), server
+        SupplyService(replica, values, judge, sboms), server
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -14,10 +14,19 @@ from controller.services import supply_artifacts
 from controller.supply.summaries import sign_summary
 from controller.supply.trust import effective_policy, trust_digest
 from souverix.federation.v1 import authority_pb2
+from souverix.fleet.v1 import fleet_service_pb2 as fleet
+from souverix.fleet.v1 import node_pb2, observation_pb2, supply_chain_pb2
 from souverix.supply.v1 import artifact_pb2 as artifacts
 from souverix.supply.v1 import supply_service_pb2 as supply
 from tests.unit.controller.services.served import Served, hand_over, refusal, zone_served
-from tests.unit.controller.supply.signers import DIGEST, enveloped, provenance, spec, trusted
+from tests.unit.controller.supply.signers import (
+    DIGEST,
+    NOW_MS,
+    enveloped,
+    provenance,
+    spec,
+    trusted,
+)
 
 NAME = "domains/global/artifacts/rempart-1-4-7"
 DEADLINE_S = 20.0
@@ -307,3 +316,165 @@ async def test_zone_that_has_only_the_regions_summary_verifies_by_it(
         name = supply.VerifyArtifactRequest(name=artifact.name)
         later = (await zone.supply.VerifyArtifact(name)).verdict
         assert later.findings[0].reason == "SUMMARY_OUTDATED"
+
+
+# Who runs what.
+
+
+async def report(
+    root: Served, node: str, document: bytes | None, sequence: int = 1, *, held: bool = True
+) -> str:
+    """A node of the root's domain with an SBOM, as a report of its agent leaves it."""
+    inventory = observation_pb2.Inventory(hostname=f"{node}-{sequence}")
+    inventory.observe_time.FromMilliseconds(NOW_MS + sequence)
+    digest = ""
+    if document is not None:
+        digest = f"sha256:{hashlib.sha256(document).hexdigest()}"
+        inventory.large_values.add(name="sbom", digest=digest, size_bytes=len(document))
+        if held:
+            await root.values.put(digest, document)
+    if sequence == 1:
+        request = fleet.CreateNodeRequest(domain="global", node_id=node, spec=node_pb2.NodeSpec())
+        await root.fleet.CreateNode(request)
+    await root.replica.journal().submit(
+        lambda p: p.write(
+            "global", f"nodes/{node}", "inventory", inventory, principal=f"node:{node}"
+        )
+    )
+    return digest
+
+
+def bom_of(**versions: str) -> bytes:
+    components = [
+        {"type": "library", "name": name, "purl": f"pkg:deb/debian/{name}@{version}"}
+        for name, version in versions.items()
+    ]
+    document = {"bomFormat": "CycloneDX", "specVersion": "1.6", "components": components}
+    return json.dumps(document).encode()
+
+
+async def who_runs(
+    root: Served, range_: str, purl: str = "pkg:deb/debian/openssl", **more: Any
+) -> Any:
+    request = supply.FindAffectedNodesRequest(purl=purl, version_range=range_, **more)
+    return await root.supply.FindAffectedNodes(request)
+
+
+async def settled(root: Served, holds: Any) -> Any:
+    async with asyncio.timeout(DEADLINE_S):
+        while not holds(reply := await who_runs(root, "<3.0.11", include_unknown=True)):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return reply
+
+
+async def test_nodes_that_run_a_component_are_found_and_what_is_not_known_is_counted(
+    root: Served,
+) -> None:
+    await report(root, "old", bom_of(openssl="3.0.9", bash="5"))
+    await report(root, "new", bom_of(openssl="3.0.11"))
+    await report(root, "other", bom_of(bash="5"))
+    await report(root, "silent", None)
+    await report(root, "away", bom_of(openssl="3.0.8"), held=False)
+    await report(root, "broken", b'{"bomFormat": "CycloneDX", "specVersion": "1.6", "x": 1}')
+
+    reply = await settled(root, lambda r: r.counts.unknown_not_read == 1 and r.counts.nodes == 6)
+
+    assert [n.node for n in reply.nodes] == ["away", "broken", "old", "silent"]
+    assert {n.node: n.exposure for n in reply.nodes} == {
+        "away": supply.EXPOSURE_UNKNOWN_NOT_READ,
+        "broken": supply.EXPOSURE_UNKNOWN_INVALID_SBOM,
+        "old": supply.EXPOSURE_AFFECTED,
+        "silent": supply.EXPOSURE_UNKNOWN_NO_SBOM,
+    }
+    counts = reply.counts
+    assert (counts.affected, counts.not_affected, counts.unknown_no_sbom) == (1, 2, 1)
+    assert (counts.unknown_invalid_sbom, counts.unknown_version) == (1, 0)
+    old = reply.nodes[2]
+    assert list(old.purls) == ["pkg:deb/debian/openssl@3.0.9"]
+    assert old.sbom_time.ToMilliseconds() == NOW_MS + 1
+    assert (reply.version_scheme, old.domain) == ("deb", "global")
+    plain = await who_runs(root, "<3.0.11")
+    assert [n.node for n in plain.nodes] == ["old"]
+
+
+async def test_answers_come_in_pages_and_bad_questions_are_refused(root: Served) -> None:
+    for node in ("a", "b", "c"):
+        await report(root, node, bom_of(openssl="1.0"))
+    await settled(root, lambda r: r.counts.affected == 3)
+    first = await who_runs(root, "", page_size=2)
+    second = await who_runs(root, "", page_size=2, page_token=first.next_page_token)
+    assert [n.node for n in (*first.nodes, *second.nodes)] == ["a", "b", "c"]
+    assert second.next_page_token == ""
+    for purl, range_, field in (("openssl", "", "purl"), ("pkg:deb/a/b", "<<1", "version_range")):
+        code, info, _ = await refusal(who_runs(root, range_, purl))
+        assert (code, info.metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+
+
+async def test_an_unknown_scheme_of_versions_is_unknown_for_whoever_runs_it(root: Served) -> None:
+    document = json.loads(bom_of())
+    document["components"] = [{"type": "library", "name": "x", "purl": "pkg:generic/x@7"}]
+    await report(root, "odd", json.dumps(document).encode())
+    await settled(root, lambda r: r.counts.not_affected == 1)
+    reply = await who_runs(root, "<9", "pkg:generic/x", include_unknown=True)
+    assert (reply.version_scheme, reply.counts.unknown_version) == ("", 1)
+    assert list(reply.nodes[0].purls) == ["pkg:generic/x@7"]
+    assert (await who_runs(root, "", "pkg:generic/x")).counts.affected == 1
+
+
+async def test_wrong_chunks_of_a_digest_do_not_spoil_it_for_others(root: Served) -> None:
+    good = bom_of(openssl="3.0.9")
+    digest = f"sha256:{hashlib.sha256(good).hexdigest()}"
+    other = bom_of(bash="1")
+    other_digest = f"sha256:{hashlib.sha256(other).hexdigest()}"
+    await root.values.put(other_digest, other)
+    await report(root, "liar", None)
+    inventory = observation_pb2.Inventory()
+    value = inventory.large_values.add(name="sbom", digest=digest, size_bytes=len(other))
+    value.chunks.add(digest=other_digest, size_bytes=len(other))
+    await root.replica.journal().submit(
+        lambda p: p.write("global", "nodes/liar", "inventory", inventory, principal="node:liar")
+    )
+    await settled(root, lambda r: r.counts.unknown_invalid_sbom == 1)
+    await report(root, "honest", good)
+    reply = await settled(root, lambda r: r.counts.affected >= 1)
+    assert "honest" in [n.node for n in reply.nodes if n.exposure == supply.EXPOSURE_AFFECTED]
+
+
+async def test_lineage_of_a_nodes_sboms_is_kept_and_compared(root: Served) -> None:
+    first = await report(root, "n1", bom_of(openssl="3.0.9", bash="5"))
+    await settled(root, lambda r: r.counts.affected == 1)
+    second = await report(root, "n1", bom_of(openssl="3.0.11", curl="8"), 2)
+    await settled(root, lambda r: r.counts.not_affected == 1)
+    request = supply.GetSbomLineageRequest(node="n1")
+    async with asyncio.timeout(DEADLINE_S):
+        while len((reply := await root.supply.GetSbomLineage(request)).versions) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert [v.digest for v in reply.versions] == [second, first]
+    assert [v.component_count for v in reply.versions] == [2, 2]
+    assert reply.compared
+    assert [(c.purl, list(c.versions_before), list(c.versions_after)) for c in reply.changes] == [
+        ("pkg:deb/debian/bash", ["5"], []),
+        ("pkg:deb/debian/curl", [], ["8"]),
+        ("pkg:deb/debian/openssl", ["3.0.9"], ["3.0.11"]),
+    ]
+    node = (await root.fleet.GetNode(fleet.GetNodeRequest(name="nodes/n1"))).node
+    assert [entry.sbom_hash for entry in node.trust.sbom_lineage] == [second, first]
+    assert node.supply_chain.software.sbom_hash == second
+
+
+async def test_hardware_is_found_by_serial_and_by_batch(root: Served) -> None:
+    for node, serial, batch in (("a", "S-1", "B-1"), ("b", "S-2", "B-1"), ("c", "S-11", "B-2")):
+        hardware = supply_chain_pb2.HardwareIdentity(serial=serial, batch_id=batch)
+        await root.fleet.CreateNode(
+            fleet.CreateNodeRequest(
+                domain="global", node_id=node, spec=node_pb2.NodeSpec(hardware=hardware)
+            )
+        )
+    one = await root.supply.FindHardware(supply.FindHardwareRequest(serial="S-1"))
+    assert [(u.node, u.hardware.batch_id) for u in one.units] == [("a", "B-1")]
+    batch = await root.supply.FindHardware(
+        supply.FindHardwareRequest(batch_id="B-1", domain="global")
+    )
+    assert [u.node for u in batch.units] == ["a", "b"]
+    code, _, _ = await refusal(root.supply.FindHardware(supply.FindHardwareRequest()))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
