@@ -22,6 +22,7 @@ BENCHMARKS = {
     "twins": "benchmarks.twins",
     "heartbeats": "benchmarks.heartbeats",
     "heartbeat-streams": "benchmarks.heartbeat_streams",
+    "sbom": "benchmarks.sbom",
 }
 
 

@@ -22,6 +22,7 @@ from benchmarks.cut_off_zone import (
     holds,
     plans,
     region_from_before,
+    start_zone,
     wanted_of,
 )
 from benchmarks.raw_etcd import BareEtcds, fill, mirror_rate
@@ -54,6 +55,7 @@ def run() -> dict[str, Any]:
             BareEtcds(directory / "bare", ["source", "target"]) as bare,
         ):
             written = cut_off(federation, EVENTS)
+            start_zone(federation)
             asyncio.run(fill(bare.endpoint("source"), values(MIRRORED)))
             for number in range(RUNS):
                 rates.append(_one_run(federation, written))

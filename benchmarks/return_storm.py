@@ -48,7 +48,7 @@ SPREAD_S = 1.0
 FIRST_PER_S = 200.0
 
 #: Until all that went are recorded as cut off, and the controller is at rest.
-AT_REST_S = 20.0
+AT_REST_S = 30.0
 
 #: Longest storm: twice what the rate of returns takes.
 LIMIT_S = 500.0

@@ -79,7 +79,7 @@ class ZoneLogWriter:
 
 
 async def write_zone_log(
-    endpoint: str,
+    access: Access,
     prefix: str,
     identity: Identity,
     signer: Ed25519Signer,
@@ -87,7 +87,6 @@ async def write_zone_log(
     count: int,
 ) -> ZoneLogWriter:
     """Appends `count` facts to a zone's log in etcd; its controller must be stopped."""
-    access = Access([endpoint])
     log = EtcdLog(access, prefix)
     head = await log.open(os.urandom(16))
     state = State(identity.controller, Ed25519Verifier(), root_key)

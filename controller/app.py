@@ -23,7 +23,9 @@ from controller.archive.directory import ArchiveDirectory
 from controller.attention_duty import MarkEnding
 from controller.attention_feed import AttentionFeed
 from controller.attention_links import SeenLinks
+from controller.bearer import Bearers
 from controller.bootstrap import bootstrap
+from controller.certificate_duty import CertificateDuty
 from controller.config import ConfigError, ControllerConfig
 from controller.duties import Duties
 from controller.etcd.access import Access, Password, TlsFiles
@@ -40,8 +42,10 @@ from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
 from controller.sboms.live import LiveSboms
+from controller.services.access import AccessService
 from controller.services.attention import AttentionService
 from controller.services.audit import AuditService
+from controller.services.bundles import BundleService
 from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.command import CommandService
 from controller.services.federation import FederationService
@@ -61,6 +65,7 @@ from controller.telemetry.gauges import Gauges
 from controller.values import ValueStore
 from souverix.attention.v1 import attention_service_pb2, attention_service_pb2_grpc
 from souverix.audit.v1 import audit_service_pb2, audit_service_pb2_grpc
+from souverix.bundle.v1 import bundle_service_pb2, bundle_service_pb2_grpc
 from souverix.command.v1 import command_service_pb2, command_service_pb2_grpc
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc
 from souverix.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
@@ -76,7 +81,13 @@ from souverix.nodelink.v1 import (
 from souverix.policy.v1 import policy_service_pb2, policy_service_pb2_grpc
 from souverix.supply.v1 import supply_service_pb2, supply_service_pb2_grpc
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
+from souverix.trust.v1 import access_service_pb2, access_service_pb2_grpc
 from telemetry.started import Telemetry, TelemetryUnavailable, start
+from trust.channels import ListenerTls
+from trust.encryption_keys import EncryptionKey, read_encryption_key
+from trust.errors import CertificateRefused, FilesUnusable, KeyUnreadable
+from trust.files import ReloadedCredentials
+from trust.identity import Kind
 
 _log = logging.getLogger(__name__)
 
@@ -111,13 +122,14 @@ async def serve(config: ControllerConfig) -> None:
 async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
     """A replica that lives and serves while the block runs. Raises what ended its life, if anything did."""
     signer = _load_signer(config.trust.signing_key)
+    credentials = _read_credentials(config)
     telling = _start_telemetry(config)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, telling.stop)
         log = await stack.enter_async_context(_open_log(config))
         links = Links()
-        replica = Replica(config, log, signer, links, telling)
-        application = Application(config, replica, links)
+        replica = Replica(config, log, signer, links, telling, credentials)
+        application = Application(config, replica, links, _load_bundle_key(config.trust.bundle_key))
         life = asyncio.create_task(replica.run(), name="replica")
         serving = asyncio.create_task(application.serve_when_replayed(), name="serving")
         attention = asyncio.create_task(application.attention.run(), name="attention")
@@ -133,7 +145,9 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
                 body.cancel()
 
         gauging = asyncio.create_task(application.gauge(), name="gauges")
-        tasks = (life, serving, attention, sboms, compaction)
+        tasks = [life, serving, attention, sboms, compaction]
+        if application.certificates is not None:
+            tasks.append(asyncio.create_task(application.certificates.run(), name="certificates"))
         for task in tasks:
             task.add_done_callback(end_body)
         try:
@@ -146,7 +160,7 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
         finally:
             for task in tasks:
                 task.remove_done_callback(end_body)
-            await end(serving, attention, sboms, compaction, gauging)
+            await end(*tasks[1:], gauging)
             await application.stop()
             await end(life)
 
@@ -154,12 +168,19 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
 class Application:
     """The services of one replica and the server they stand on."""
 
-    def __init__(self, config: ControllerConfig, replica: Replica, links: Links) -> None:
+    def __init__(
+        self,
+        config: ControllerConfig,
+        replica: Replica,
+        links: Links,
+        bundle_key: EncryptionKey | None = None,
+    ) -> None:
+        self._bundle_key = bundle_key
         self._config = config
         self._replica = replica
         self._links = links
         refusals = RefusalAudit(replica)
-        self._local = LocalCalls(refusals)
+        self._local = LocalCalls(refusals, replica.gate)
         self.values = ValueStore(
             Path(config.values_dir) if config.values_dir else config.controller.data_dir / "values"
         )
@@ -169,8 +190,11 @@ class Application:
         replica.add_duty(self.sboms.lead)
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
+        self._held = replica.credentials
+        bearers = Bearers(self._held, replica.state) if self._held else None
+        self.bearers = bearers
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(refusals, replica.telemetry)],
+            interceptors=[CallInterceptor(refusals, replica.telemetry, bearers, gate=replica.gate)],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -178,6 +202,11 @@ class Application:
                 ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
                 ("grpc.so_reuseport", 0),
             ],
+        )
+        self.certificates = (
+            CertificateDuty(self._held, bearers, replica.changes, config.listen.address)
+            if self._held and bearers
+            else None
         )
         self._admin: grpc.aio.Server | None = None
         self._sync = SyncService(replica, links)
@@ -243,6 +272,9 @@ class Application:
         supply = SupplyService(replica, self.values, judge, self.sboms)
         supply_service_pb2_grpc.add_SupplyServiceServicer_to_server(supply, server)
         self._name(supply_service_pb2.DESCRIPTOR, supply)
+        access = AccessService(replica)
+        access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, server)
+        self._name(access_service_pb2.DESCRIPTOR, access)
         commands = CommandService(replica)
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(commands, server)
         self._name(command_service_pb2.DESCRIPTOR, commands)
@@ -265,12 +297,19 @@ class Application:
         federation = FederationService(replica, self._links, lambda: len(nodes.links))
         federation_service_pb2_grpc.add_FederationServiceServicer_to_server(federation, server)
         self._name(federation_service_pb2.DESCRIPTOR, federation)
+        directory = self._config.controller.data_dir / "bundles"
+        bundles = BundleService(
+            replica, self._links, self.values, replica.signer, directory, self._bundle_key
+        )
+        bundle_service_pb2_grpc.add_BundleServiceServicer_to_server(bundles, server)
+        self._name(bundle_service_pb2.DESCRIPTOR)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             reflection.aio.ReflectionServicer(names), server
         )
-        _bind(self._server, "listen.address", self._config.listen.address)
+        credentials = ListenerTls(self._held).credentials() if self._held else None
+        _bind(self._server, "listen.address", self._config.listen.address, credentials)
         if self._config.listen.admin_address:
             self._admin = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
             channelz.add_channelz_servicer(self._admin)
@@ -330,6 +369,23 @@ def _start_telemetry(config: ControllerConfig) -> Telemetry:
         raise ConfigError(str(error)) from error
 
 
+def _read_credentials(config: ControllerConfig) -> ReloadedCredentials | None:
+    """Certificates of this controller, if it has any; they must name it. Raises `ConfigError`."""
+    if config.tls is None:
+        return None
+    try:
+        held = ReloadedCredentials(config.tls.files)
+        identity = held.current.identity
+    except (FilesUnusable, CertificateRefused) as error:
+        raise ConfigError(f"tls: {error}") from error
+    who = config.controller
+    if (identity.kind, identity.name, identity.domain) != (Kind.CONTROLLER, who.id, who.domain):
+        raise ConfigError(
+            f"tls: the certificate is of {identity}, and this is controller {who.id} of domain {who.domain}"
+        )
+    return held
+
+
 def _load_signer(path: Path) -> Ed25519Signer:
     try:
         return Ed25519Signer.load(path)
@@ -341,10 +397,29 @@ def _load_signer(path: Path) -> Ed25519Signer:
         ) from error
 
 
-def _bind(server: grpc.aio.Server, setting: str, address: str) -> None:
+def _load_bundle_key(path: str) -> EncryptionKey | None:
+    if not path:
+        return None
+    try:
+        return read_encryption_key(Path(path).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"trust.bundle_key {path} cannot be read: {error.strerror}") from error
+    except KeyUnreadable as error:
+        raise ConfigError(f"trust.bundle_key {path}: {error}") from error
+
+
+def _bind(
+    server: grpc.aio.Server,
+    setting: str,
+    address: str,
+    credentials: grpc.ServerCredentials | None = None,
+) -> None:
     """Takes a port; gRPC tells of a failure by an exception or by port 0, as its version has it."""
     try:
-        bound = server.add_insecure_port(address) != 0
+        if credentials is None:
+            bound = server.add_insecure_port(address) != 0
+        else:
+            bound = server.add_secure_port(address, credentials) != 0
     except RuntimeError:
         bound = False
     if not bound:

@@ -38,11 +38,13 @@ from controller.attention.suspects import suspects
 from controller.attention.twin_signals import TwinSignals
 from controller.background import Background
 from controller.replica import Replica
+from controller.supply.gate import Gate
 from controller.twin.facts import home_of
 from federation.clock import wall_ms_of
 from federation.codec import Write
 from federation.identifiers import Key
 from federation.state import Applied
+from souverix.supply.v1 import artifact_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +72,9 @@ SILENT_ASPECTS = frozenset({"inventory"})
 #: Aspects of other subjects that tell of one.
 NOTED_ASPECTS = frozenset({"delivery", "attention_mark", "conflict", "peer_link"})
 
+#: Times to look again that count no more, beside one for each source, before they are cleared away.
+STALE_ENTRIES = 1024
+
 #: Late writes that are looked at; the audit log has them all.
 MAX_LATE_WRITES = 1024
 
@@ -96,13 +101,15 @@ class AttentionFeed:
         self._nodes: dict[str, None] = {}
         self._keys: dict[Key, None] = {}
         self._policies: set[str] = set()
+        #: Domains of whose artifacts or demands something changed.
+        self._supply: set[str] = set()
         self._late: deque[tuple[str, Write]] = deque(maxlen=MAX_LATE_WRITES)
         self._authority = False
         self._shown_conflicts: set[Key] = set()
         #: Marks that say something, for whoever ends them.
         self.standing_marks: dict[tuple[str, str], None] = {}
-        #: Looks at all there is of something: deliveries by key, the rest by source.
-        self._scans: deque[Iterator[str | Key]] = deque()
+        #: Looks at all there is of something, one at a time of each: deliveries by key, the rest by source.
+        self._scans: dict[str, Iterator[str | Key]] = {}
         self._background = Background()
         self._again: list[tuple[int, str]] = []
         self._again_at: dict[str, int] = {}
@@ -159,6 +166,8 @@ class AttentionFeed:
                     self._nodes[key.subject] = None
             elif key.subject.startswith("policies/"):
                 self._policies.add(key.domain)
+            elif key.aspect == "supply_policy" or key.subject.startswith("artifacts/"):
+                self._supply.add(key.domain)
             elif key.aspect in NOTED_ASPECTS:
                 self._keys[key] = None
             if key in open_keys or key in self._shown_conflicts:
@@ -171,7 +180,7 @@ class AttentionFeed:
 
     def _look_at_everything(self) -> None:
         state = self._state
-        self._scans.append(self._deliveries())
+        self._scans["deliveries"] = self._deliveries()
         for domain in list(state.authority.records):
             for subject in state.subjects_of(domain, "attention"):
                 self._keys[Key(domain, subject, "attention_mark")] = None
@@ -186,6 +195,30 @@ class AttentionFeed:
             for subject in self._state.subjects_of(domain, "commands"):
                 if subject.count("/") == 2:
                     yield Key(domain, subject, "delivery")
+
+    def _transfers_and_hops(self) -> Iterator[str]:
+        for domain in list(self._state.authority.records):
+            yield f"transfer/{domain}"
+            yield f"hop/{domain}"
+
+    def _drifting(self, domains: Iterable[str]) -> Iterator[str]:
+        """Nodes that drift already: what drifts by another policy. Of those that begin or cease to the columns tell."""
+        for domain in domains:
+            for kind in (Kind.NODE_DRIFT, Kind.WAIVER_EXPIRING):
+                yield from self.queue.subjects_of(kind, domain)
+
+    def _gated(self, domains: Iterable[str], now_ms: int) -> Iterator[str]:
+        """Nodes of domains whose gate is not off, and those that were in trouble when it was turned off."""
+        gate = Gate(self._state, now_ms)
+        for domain in domains:
+            if gate.mode(domain) > artifact_pb2.GATE_MODE_OFF:
+                yield from self._state.subjects_of(domain, "nodes")
+            else:
+                yield from self.queue.subjects_of(Kind.SUPPLY_CHAIN_VIOLATION, domain)
+
+    def _subtrees(self, tops: Iterable[str]) -> list[str]:
+        """The domains and all below them, each once."""
+        return list({d: None for top in tops for d in self._state.authority.subtree_of(top)})
 
     # Working off.
 
@@ -212,19 +245,21 @@ class AttentionFeed:
         pending = nodes.pending()
         if pending is not None:
             self._awaits_columns = False
-            self._scans += [pending, suspects(nodes.columns, self.limits, now_ms)]
+            self._scans["pending"] = pending
+            self._scans["suspects"] = suspects(nodes.columns, self.limits, now_ms)
+            self._scans["gated"] = self._gated(list(self._state.authority.records), now_ms)
 
     def _step(self, now_ms: int, most: int, end_s: float = float("inf")) -> None:
         before = self.queue.revision
-        if self._authority:
+        if self._authority and "authority" not in self._scans:
             self._authority = False
-            domains = list(self._state.authority.records)
-            self._scans.append(f"{kind}/{at}" for at in domains for kind in ("transfer", "hop"))
-        while self._policies:
-            # Of nodes that begin or cease to drift the columns tell; here are those that go on, by another policy.
-            for domain in self._state.authority.subtree_of(self._policies.pop()):
-                for kind in (Kind.NODE_DRIFT, Kind.WAIVER_EXPIRING):
-                    self._scans.append(iter(self.queue.subjects_of(kind, domain)))
+            self._scans["authority"] = self._transfers_and_hops()
+        if self._policies and "policies" not in self._scans:
+            changed, self._policies = self._policies, set()
+            self._scans["policies"] = self._drifting(self._subtrees(changed))
+        if self._supply and "gated" not in self._scans:
+            gated, self._supply = self._supply, set()
+            self._scans["gated"] = self._gated(self._subtrees(gated), now_ms)
         while self._late:
             domain, write = self._late.popleft()
             judged = judge_late_write(domain, write, self.limits, now_ms)
@@ -272,9 +307,10 @@ class AttentionFeed:
         """Goes on with the looks at many nodes."""
         source = self._signals(now_ms)
         while self._scans and time.monotonic() < end_s:
-            found = next(self._scans[0], None)
+            name, scan = next(iter(self._scans.items()))
+            found = next(scan, None)
             if found is None:
-                self._scans.popleft()
+                del self._scans[name]
             elif isinstance(found, Key):
                 self._look_at_delivery(found, now_ms)
             elif not found.startswith("nodes/"):
@@ -349,6 +385,9 @@ class AttentionFeed:
         elif self._again_at.get(source) != again_ms:
             self._again_at[source] = again_ms
             heapq.heappush(self._again, (again_ms, source))
+            if len(self._again) > 2 * len(self._again_at) + STALE_ENTRIES:
+                self._again = [(at_ms, each) for each, at_ms in self._again_at.items()]
+                heapq.heapify(self._again)
         self.queue.put(source, self._that_matter(judged.conditions))
 
     def _that_matter(self, conditions: Iterable[Condition]) -> list[Condition]:

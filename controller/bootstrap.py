@@ -5,8 +5,9 @@ configured children. A duty of the master; writes only what is not there yet.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from federation.proposal import Proposal
 from souverix.audit.v1 import audit_pb2
 from souverix.federation.v1 import authority_pb2
 from souverix.fleet.v1 import domain_pb2
+from souverix.trust.v1 import certificate_authority_pb2
+from trust.certificates import identity_of, parse_pem, to_der, verify_authorities
+from trust.errors import CertificateRefused
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +50,10 @@ _MODES = {
 }
 
 
+#: Authorities of one domain at once: one, and another while it takes over, with room.
+MAX_AUTHORITIES = 4
+
+
 async def bootstrap(replica: Replica, journal: Journal) -> None:
     """Writes the genesis and the children's domains where they are missing. Raises `ConfigError`."""
     config = replica.config
@@ -60,6 +68,67 @@ async def bootstrap(replica: Replica, journal: Journal) -> None:
         await journal.submit(
             partial(_declare_child, child=child, replica=replica, principal=principal)
         )
+        if child.certificate_authority:
+            certificates = await asyncio.to_thread(_read_authorities, child, replica)
+            await journal.submit(
+                partial(
+                    _state_authorities,
+                    child=child,
+                    certificates=certificates,
+                    own=config.controller.domain,
+                    principal=principal,
+                )
+            )
+
+
+def _read_authorities(child: ChildSection, replica: Replica) -> tuple[bytes, ...]:
+    """The certificates of a child's authority, as its file has them. Raises `ConfigError`."""
+    path = Path(child.certificate_authority)
+    try:
+        found = [c for c in parse_pem(path.read_bytes()) if identity_of(c).domain == child.domain]
+        for certificate in found:
+            if replica.credentials is not None:
+                own = replica.credentials.current.authorities
+                verify_authorities((certificate, *own), own[-1:], datetime.now(UTC))
+    except OSError as error:
+        raise ConfigError(
+            f"certificate_authority {path} of {child.domain} cannot be read: {error.strerror}"
+        ) from error
+    except CertificateRefused as error:
+        raise ConfigError(f"certificate_authority {path} of {child.domain}: {error}") from error
+    if not 0 < len(found) <= MAX_AUTHORITIES:
+        raise ConfigError(
+            f"certificate_authority {path} holds {len(found)} certificates of the authority of {child.domain}; 1 to "
+            f"{MAX_AUTHORITIES} are expected"
+        )
+    return tuple(to_der(certificate) for certificate in found)
+
+
+def _state_authorities(
+    proposal: Proposal,
+    child: ChildSection,
+    certificates: tuple[bytes, ...],
+    own: str,
+    principal: str,
+) -> None:
+    """States the authorities of a child's domain, where what was stated is not this."""
+    subject = f"domains/{child.domain}"
+    stated = proposal.winner(Key(child.domain, subject, "certificate_authority"))
+    if stated is not None and tuple(stated.body().certificates) == certificates:
+        return
+    fact = certificate_authority_pb2.CertificateAuthority(
+        domain=child.domain, certificates=certificates
+    )
+    proposal.write(child.domain, subject, "certificate_authority", fact, principal=principal)
+    record = audit_pb2.AuditRecord(
+        principal=principal,
+        action="certificate_authority.stated",
+        resource=subject,
+        source="configuration",
+        outcome=audit_pb2.AUDIT_OUTCOME_ALLOWED,
+        details={"fingerprints": " ".join(hashlib.sha256(c).hexdigest() for c in certificates)},
+    )
+    write_audit(proposal, record, domain=own)
 
 
 def _read_genesis(path: Path) -> authority_pb2.Genesis:

@@ -11,6 +11,7 @@ from controller.attention_settings import AttentionSection
 from controller.connectivity_settings import ConnectivitySection
 from controller.lifecycle_settings import LifecycleSection
 from telemetry.settings import TelemetrySettings
+from trust.files import TrustFiles
 
 
 class ConfigError(Exception):
@@ -78,6 +79,27 @@ class TrustSection:
     root_public_key: str
     #: Signed genesis; the root's controller only.
     genesis: str = ""
+    #: PEM file of the X25519 key that bundles for this controller are encrypted to; replicas share it. Empty: none is.
+    bundle_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSection:
+    """Certificates. With this section the controller is called, and calls, by mutual TLS only."""
+
+    #: Directory of identity.pem and roots.pem, as `souverixctl pki issue` makes it.
+    directory: str = ""
+    #: In its place, a PEM file each: the chain, the key, the trusted roots.
+    certificate: str = ""
+    key: str = ""
+    roots: str = ""
+
+    @property
+    def files(self) -> TrustFiles:
+        """Where certificates, key and roots lie."""
+        if self.directory:
+            return TrustFiles.in_directory(Path(self.directory))
+        return TrustFiles(Path(self.certificate), Path(self.key), Path(self.roots))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +108,9 @@ class ParentSection:
 
     controller: str
     addresses: tuple[str, ...]
+    #: Ed25519 public key of the parent's controller, hexadecimal: a zone whose first contact is a bundle cannot have
+    #: learnt it from the log. Empty: bundles are taken once the log tells.
+    public_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +146,9 @@ class ChildSection:
     kind: str = "edge-zone"
     #: "regional", "local" or "autonomous".
     level: str = "local"
+    #: PEM file with the certificates of the child's authority, the newest first; empty: nobody of that domain is known
+    #: by a certificate here.
+    certificate_authority: str = ""
     #: Empty: the child's controller.
     master_of_record: str = ""
     autonomy: AutonomySection = field(default_factory=AutonomySection)
@@ -145,6 +173,16 @@ class AgentsSection:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessSection:
+    """Who may call what."""
+
+    #: "enforce": as role bindings say. "off": everybody may call everything. Empty: enforced by TLS, off without.
+    mode: str = ""
+    #: Principals such as "user:alice" that are fleet-admin at this controller: somebody must give the first roles.
+    admins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ControllerConfig:
     """Everything one replica is told."""
 
@@ -152,14 +190,22 @@ class ControllerConfig:
     trust: TrustSection
     listen: ListenSection = field(default_factory=ListenSection)
     log: LogSection = field(default_factory=LogSection)
+    #: None: no TLS, and loopback addresses only.
+    tls: TlsSection | None = None
     parent: ParentSection | None = None
     #: None: as the authority record of the own domain says.
     sync: SyncSection | None = None
     children: tuple[ChildSection, ...] = ()
     agents: AgentsSection = field(default_factory=AgentsSection)
+    access: AccessSection = field(default_factory=AccessSection)
     connectivity: ConnectivitySection = field(default_factory=ConnectivitySection)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     attention: AttentionSection = field(default_factory=AttentionSection)
     lifecycle: LifecycleSection = field(default_factory=LifecycleSection)
     #: Directory of large values; replicas of one controller share it. Empty: below data_dir.
     values_dir: str = ""
+
+    @property
+    def access_enforced(self) -> bool:
+        """Tells whether callers are held to their roles."""
+        return self.access.mode == "enforce"

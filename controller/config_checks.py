@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from controller.access.bindings import is_member
 from controller.attention_settings import attention_problems
 from controller.config import ControllerConfig, SyncSection
 from controller.connectivity_settings import connectivity_problems
@@ -25,6 +26,7 @@ _CHOICES = {
     ("log", "kind"): ("etcd", "sqlite"),
     ("sync", "mode"): ("continuous", "periodic", "opportunistic", "manual"),
     ("agents", "enrolment"): ("known", "open"),
+    ("access", "mode"): ("", "off", "enforce"),
     ("children", "kind"): ("region", "edge-zone", "cluster", "tenant", "air-gap-island"),
     ("children", "level"): ("regional", "local", "autonomous"),
 }
@@ -40,7 +42,11 @@ def problems(config: ControllerConfig) -> Iterator[str]:
     yield from attention_problems(config.attention)
     yield from lifecycle_problems(config.lifecycle)
     yield from _trust_problems(config)
+    yield from _tls_problems(config)
     yield from _address_problems(config)
+    for i, admin in enumerate(config.access.admins):
+        if not is_member(admin):
+            yield f"access.admins[{i}] {admin!r} is not a principal such as user:alice"
     complaint = settings.check(config.telemetry)
     if complaint:
         yield f"telemetry.{complaint}"
@@ -74,6 +80,7 @@ def _choice_problems(config: ControllerConfig) -> Iterator[str]:
     sections: dict[str, list[tuple[str, Any]]] = {
         "log": [("log", config.log)],
         "agents": [("agents", config.agents)],
+        "access": [("access", config.access)],
         "sync": [*_sync_sections(config)],
         "children": [(f"children[{i}]", child) for i, child in enumerate(config.children)],
     }
@@ -81,7 +88,7 @@ def _choice_problems(config: ControllerConfig) -> Iterator[str]:
         for name, held in sections[section]:
             value = getattr(held, setting)
             if value not in choices:
-                yield f"{name}.{setting} {value!r} is not one of {', '.join(choices)}"
+                yield f"{name}.{setting} {value!r} is not one of {', '.join(filter(None, choices))}"
 
 
 def _child_problems(config: ControllerConfig) -> Iterator[str]:
@@ -123,6 +130,8 @@ def _sync_sections(config: ControllerConfig) -> list[tuple[str, SyncSection]]:
 def _trust_problems(config: ControllerConfig) -> Iterator[str]:
     keys = [("trust.root_public_key", config.trust.root_public_key)]
     keys += [(f"children[{i}].public_key", c.public_key) for i, c in enumerate(config.children)]
+    if config.parent is not None and config.parent.public_key:
+        keys.append(("parent.public_key", config.parent.public_key))
     for name, value in keys:
         try:
             raw = bytes.fromhex(value)
@@ -134,6 +143,15 @@ def _trust_problems(config: ControllerConfig) -> Iterator[str]:
         yield (
             "the root controller has trust.genesis and no [parent]; every other one has [parent] and no trust.genesis"
         )
+
+
+def _tls_problems(config: ControllerConfig) -> Iterator[str]:
+    tls = config.tls
+    if tls is None:
+        return
+    files = (tls.certificate, tls.key, tls.roots)
+    if bool(tls.directory) == any(files) or (any(files) and not all(files)):
+        yield "tls names either directory, or certificate, key and roots"
 
 
 def _address_problems(config: ControllerConfig) -> Iterator[str]:
@@ -149,6 +167,10 @@ def _address_problems(config: ControllerConfig) -> Iterator[str]:
         if not (port.isascii() and port.isdigit() and int(port) <= MAX_PORT):
             yield f"{name} {address!r} is not HOST:PORT"
         elif not is_loopback(address):
-            yield (
-                f"{name} {address!r} is not a loopback address; without TLS a controller binds and dials loopback only"
-            )
+            if name == "listen.admin_address":
+                yield f"{name} {address!r} is not a loopback address, and what it serves is for this machine only"
+            elif config.tls is None:
+                yield (
+                    f"{name} {address!r} is not a loopback address; without TLS a controller binds and dials loopback "
+                    "only: add [tls]"
+                )

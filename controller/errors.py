@@ -12,6 +12,8 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from airgap.errors import BundleRefused
+from controller.access.errors import AccessDenied
 from controller.changes import SlowWatcher
 from controller.journal import JournalClosed, JournalFull, WriteOutcomeUnknown
 from controller.log.errors import CommitTooLarge, LogCorrupt, LogError
@@ -63,6 +65,7 @@ class ForwardedStatus(Exception):
 
 
 _CORE: tuple[tuple[type[core.FederationError], grpc.StatusCode], ...] = (
+    (AccessDenied, Code.PERMISSION_DENIED),
     (core.InvalidWrite, Code.INVALID_ARGUMENT),
     (core.NotFound, Code.NOT_FOUND),
     (core.AlreadyExists, Code.ALREADY_EXISTS),
@@ -93,6 +96,10 @@ def status_of(error: BaseException) -> status_pb2.Status:
         return _status(Code.RESOURCE_EXHAUSTED, "OVERLOADED", str(error), {}, DEFAULT_RETRY_MS)
     if isinstance(error, WriteOutcomeUnknown):
         return _status(Code.UNAVAILABLE, OUTCOME_UNKNOWN, str(error), {}, DEFAULT_RETRY_MS)
+    if isinstance(error, BundleRefused):
+        return _status(
+            Code.INVALID_ARGUMENT, error.reason.value, f"the bundle is refused: {error}", {}
+        )
     if isinstance(error, SlowWatcher):
         return _status(Code.RESOURCE_EXHAUSTED, "SLOW_WATCHER", str(error), {})
     if isinstance(error, CommitTooLarge):

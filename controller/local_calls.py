@@ -12,6 +12,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError
 
 from controller.errors import ServiceError
+from controller.gate import Gate
 from controller.services.calls import RefusalAudit
 from controller.services.times import check_times
 from controller.writes import Caller
@@ -40,8 +41,9 @@ class ForwardedContext:
 class LocalCalls:
     """Unary methods by full name."""
 
-    def __init__(self, audit: RefusalAudit) -> None:
+    def __init__(self, audit: RefusalAudit, gate: Gate) -> None:
         self._audit = audit
+        self._gate = gate
         self._methods: dict[str, tuple[Any, Any]] = {}
 
     def add(self, service: ServiceDescriptor, servicer: Any) -> None:
@@ -76,6 +78,7 @@ class LocalCalls:
             ) from error
         try:
             check_times(parsed)
+            self._gate.admit(method, parsed, caller)
             response = await handler(parsed, ForwardedContext(caller))
         except FederationError as error:
             await self._audit.note(method, caller, error)

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import os
 import sys
 from pathlib import Path
+
+if "GRPC_VERBOSITY" not in os.environ:
+    os.environ["GRPC_VERBOSITY"] = (
+        "NONE"  # Read once, when grpc is imported: its lines are no JSON.
+    )
 
 import click
 import uvloop

@@ -23,6 +23,7 @@ from controller.changes import Changes
 from controller.config import ControllerConfig
 from controller.connectivity.table import ConnectivityTable
 from controller.durability import Durability
+from controller.gate import Gate
 from controller.journal import Journal, JournalClosed
 from controller.log.errors import LogError, LogUnavailable
 from controller.log.port import EMPTY_HASH, Head, Log, MastershipLease, hash_after
@@ -38,6 +39,7 @@ from federation.proposal import Identity
 from federation.state import Applied, State
 from souverix.event.v1 import event_pb2
 from telemetry.started import OFF, Telemetry
+from trust.files import ReloadedCredentials
 
 _log = logging.getLogger(__name__)
 
@@ -69,8 +71,11 @@ class Replica:
         signer: Ed25519Signer,
         forwarder: Forwarder,
         telemetry: Telemetry = OFF,
+        credentials: ReloadedCredentials | None = None,
     ) -> None:
         self.config = config
+        #: What this controller shows and trusts by TLS; None without.
+        self.credentials = credentials
         self.telemetry = telemetry
         self.signer = signer
         self.verifier = Ed25519Verifier()
@@ -78,6 +83,13 @@ class Replica:
             config.controller.id, self.verifier, bytes.fromhex(config.trust.root_public_key)
         )
         self.changes = Changes()
+        #: Who may call what.
+        self.gate = Gate(
+            self.state,
+            config.controller.domain,
+            config.access.admins,
+            enforced=config.access_enforced,
+        )
         #: What is measured of the links of nodes; empty on a standby.
         self.connectivity = ConnectivityTable(
             config.connectivity.of_all(), config.connectivity.of_domains()
@@ -99,6 +111,7 @@ class Replica:
             forwarder,
             config.controller.domain,
             telemetry.tracer,
+            self.gate,
         )
         #: Names the log; known once it is open.
         self.log_nonce = b""
@@ -263,6 +276,7 @@ class Replica:
             self._recent_bytes > MAX_RECENT_BYTES and len(self._recent) > 1
         ):
             self._recent_bytes -= self._recent.popleft()[1]
+        self.gate.note(applied)
         self.histories.take_note(applied)
         self.store.take_note(applied, log_hash)
         self.changes.publish(applied)

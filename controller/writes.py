@@ -1,5 +1,5 @@
-"""The one path of a client's write: idempotency, authority, decision, audit, commit, durability, receipt. Owns the
-order of these steps; what a write means is its service's, where it may be made is the core's.
+"""The one path of a client's write: rights, idempotency, authority, decision, audit, commit, durability, receipt. Owns
+the order of these steps; what a write means is its service's, where it may be made is the core's.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ class Caller(NamedTuple):
     remaining_s: float | None = None
     #: Controllers that passed the call on, first one first.
     via: tuple[str, ...] = ()
+    #: Domain whose authority issued the caller's certificate, and the widest scope the caller can have; empty where no
+    #: certificate was shown.
+    issued_by: str = ""
 
 
 class Forwarder(Protocol):
@@ -58,6 +61,13 @@ class Forwarder(Protocol):
 
     async def forward(self, controller: str, method: str, request: bytes, caller: Caller) -> bytes:
         """The serialised response of the other controller. Raises `ForwardedStatus`, `ServiceError`."""
+
+
+class Rights(Protocol):
+    """Knows who may write where."""
+
+    def check_write(self, method: str, caller: Caller, domain: str) -> None:
+        """Raises `AccessDenied`."""
 
 
 class Draft(NamedTuple):
@@ -134,7 +144,9 @@ class Writer:
         forwarder: Forwarder,
         own_domain: str,
         tracer: Tracer | None = None,
+        rights: Rights | None = None,
     ) -> None:
+        self._rights = rights
         self._tracer = tracer or Tracer()
         self._state = state
         self._journal = journal
@@ -219,6 +231,8 @@ class Writer:
 
     def _decide(self, call: WriteCall, journal: Journal, proposal: Proposal) -> _Decided:
         self._check_forwarder(call)
+        if self._rights is not None:
+            self._rights.check_write(call.method, call.caller, call.domain)
         earlier = proposal.subject_of_request(call.caller.principal, call.request_id)
         if earlier is not None:
             return self._repeat(call, earlier)

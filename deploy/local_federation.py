@@ -18,6 +18,8 @@ import grpc
 from deploy.local_layout import LocalLayout
 from deploy.local_processes import RunningProcess, find_program, start_process
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc
+from trust.channels import ClientTls, open_blocking_channel
+from trust.identity import Kind
 
 #: Longest wait for a process to be of use; a start takes about a second, five times that on a loaded machine.
 START_TIMEOUT_S = 60.0
@@ -102,6 +104,7 @@ class LocalFederation(LocalLayout):
             server or self.server(domain),
             "--state-dir",
             str(self.directory / f"agent-{name}"),
+            *self._tls_option(domain, Kind.NODE, node),
             *options,
         ]
         return self._start(f"agent/{name}", command)
@@ -123,6 +126,7 @@ class LocalFederation(LocalLayout):
             server or self.server(domain),
             "--state-dir",
             str(self.directory / f"relay-{relay}"),
+            *self._tls_option(domain, Kind.RELAY, relay),
             *options,
         ]
         return self._start(f"agent/{relay}", command)
@@ -150,9 +154,15 @@ class LocalFederation(LocalLayout):
             str(self.directory / f"agents-{domain}"),
             "--seed",
             str(seed),
+            *self._tls_option(domain, Kind.RELAY, "simulator"),
             *options,
         ]
         return self._start(f"agents/{domain}", command)
+
+    def _tls_option(self, domain: str, kind: Kind, name: str) -> list[str]:
+        if not self.secured:
+            return []
+        return ["--tls", str(self.certificates.leaf(domain, kind, name))]
 
     def _start(self, name: str, command: Sequence[str]) -> RunningProcess:
         running = self.processes[name] = start_process(self.directory, name, command)
@@ -175,6 +185,16 @@ class LocalFederation(LocalLayout):
 
     # Asking.
 
+    def client_tls(self, domain: str, user: str = "operator") -> ClientTls | None:
+        """How a domain's own user asks its controller; None where everything speaks in clear."""
+        return self.certificates.client_tls(domain, user) if self.secured else None
+
+    def channel(self, domain: str, replica: int = 1, user: str = "operator") -> grpc.Channel:
+        """A channel to a replica, for a user of its domain."""
+        return open_blocking_channel(
+            self.address(domain, replica), (), self.client_tls(domain, user)
+        )
+
     def wait_for_master(self, domain: str, timeout_s: float = START_TIMEOUT_S) -> int:
         """Waits until one replica is master; its number."""
         deadline = time.monotonic() + timeout_s
@@ -194,10 +214,7 @@ class LocalFederation(LocalLayout):
         deadline = time.monotonic() + timeout_s
         request = federation_service_pb2.GetAuthorityRequest(domain=domain)
         while time.monotonic() < deadline:
-            with (
-                contextlib.suppress(grpc.RpcError),
-                grpc.insecure_channel(self.address(domain)) as channel,
-            ):
+            with contextlib.suppress(grpc.RpcError), self.channel(domain) as channel:
                 stub = federation_service_pb2_grpc.FederationServiceStub(channel)
                 if stub.GetAuthority(request, timeout=2).term_path:
                     return
@@ -208,7 +225,7 @@ class LocalFederation(LocalLayout):
         self, domain: str, replica: int = 1
     ) -> federation_service_pb2.GetStatusResponse | None:
         """What a replica says of itself; None when it does not answer."""
-        with grpc.insecure_channel(self.address(domain, replica)) as channel:
+        with self.channel(domain, replica) as channel:
             stub = federation_service_pb2_grpc.FederationServiceStub(channel)
             try:
                 response: federation_service_pb2.GetStatusResponse = stub.GetStatus(

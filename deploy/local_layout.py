@@ -11,7 +11,9 @@ from pathlib import Path
 
 from controller.genesis import make_genesis
 from controller.signing import Ed25519Signer
+from deploy.local_certificates import LocalCertificates
 from deploy.local_processes import find_program, free_port
+from trust.identity import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,21 @@ class LocalLayout:
     directory: Path
     plans: Sequence[DomainPlan]
     lease_ttl_s: float = 2.0
+    #: Mutual TLS everywhere. Without, everything speaks in clear, on loopback.
+    secured: bool = False
     #: child controller -> addresses it dials for its parent, to put a proxy between; overrides the real ones.
     parent_addresses: dict[str, list[str]] = field(default_factory=dict)
     _ports: dict[str, int] = field(default_factory=dict)
     _keys: dict[str, Ed25519Signer] = field(default_factory=dict)
     _root: Ed25519Signer = field(default_factory=Ed25519Signer.generate)
+    _certificates: LocalCertificates | None = None
+
+    @property
+    def certificates(self) -> LocalCertificates:
+        """Of a secured federation, once it is laid out."""
+        if self._certificates is None:
+            raise RuntimeError("this federation has no certificates, or is not laid out yet")
+        return self._certificates
 
     def plan(self, domain: str) -> DomainPlan:
         """The plan of a domain."""
@@ -80,6 +92,9 @@ class LocalLayout:
     def lay_out(self) -> None:
         """Makes keys, genesis and configuration files."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        if self.secured:
+            tree = [(plan.domain, plan.parent) for plan in self.plans]
+            self._certificates = LocalCertificates(self.directory / "certificates", tree)
         for plan in self.plans:
             self._keys[plan.controller] = Ed25519Signer.generate()
             self._keys[plan.controller].save(self.directory / f"{plan.controller}.pem")
@@ -123,6 +138,9 @@ class LocalLayout:
             lines.append(f'prefix = "{self.log_prefix(plan.domain)}"')
         if plan.log_budget_mib:
             lines.append(f"budget_mib = {plan.log_budget_mib}")
+        if self.secured:
+            leaf = self.certificates.leaf(plan.domain, Kind.CONTROLLER, plan.controller)
+            lines += ["[tls]", f"directory = {json.dumps(str(leaf))}"]
         lines += [
             "[trust]",
             f"signing_key = {json.dumps(str(self.directory / (plan.controller + '.pem')))}",
@@ -135,6 +153,7 @@ class LocalLayout:
                 "[parent]",
                 f'controller = "{parent.controller}"',
                 f"addresses = {json.dumps(dialled)}",
+                f'public_key = "{self._keys[parent.controller].public_key.hex()}"',
             ]
         else:
             lines.insert(-1, f"genesis = {json.dumps(str(self.directory / 'genesis.bin'))}")
@@ -143,6 +162,12 @@ class LocalLayout:
             if child.parent == plan.domain:
                 lines += self._child(child)
         return "\n".join(lines) + "\n"
+
+    def _authority(self, child: DomainPlan) -> list[str]:
+        if not self.secured:
+            return []
+        path = self.certificates.authority_file(child.domain)
+        return [f"certificate_authority = {json.dumps(str(path))}"]
 
     def _child(self, child: DomainPlan) -> list[str]:
         lines = [
@@ -153,6 +178,7 @@ class LocalLayout:
             f'kind = "{child.kind}"',
             f'level = "{child.level}"',
             f'master_of_record = "{child.master_of_record}"',
+            *self._authority(child),
             "[children.autonomy]",
             f"can_modify_policies = {str(child.can_modify_policies).lower()}",
             f"can_deploy_versions = {str(child.can_deploy_versions).lower()}",

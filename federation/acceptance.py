@@ -19,7 +19,7 @@ from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2
 
 #: Facts that only a controller above the governed domain may state.
-GRANTING_ASPECTS = frozenset({"authority", "key_grant"})
+GRANTING_ASPECTS = frozenset({"authority", "key_grant", "certificate_authority"})
 
 _LANES = frozenset(int(lane) for lane in Lane)
 

@@ -37,6 +37,7 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "authority": AspectRule(Lane.CONTROL, True, "policy"),
     "authority_release": AspectRule(Lane.CONTROL, False, "policy"),
     "key_grant": AspectRule(Lane.CONTROL, False, "policy"),
+    "certificate_authority": AspectRule(Lane.CONTROL, False, "policy"),
     "admission": AspectRule(Lane.CONTROL, False, "message"),
     "domain_spec": AspectRule(Lane.CONTROL, True, "config"),
     "placement": AspectRule(Lane.CONTROL, True, "config"),
@@ -61,6 +62,7 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "audit": AspectRule(Lane.AUDIT, False, "message"),
     "artifact": AspectRule(Lane.STATE, True, "version"),
     "artifact_verdict": AspectRule(Lane.STATE, False, "message"),
+    "role_binding": AspectRule(Lane.CONTROL, True, "policy"),
     "node_sbom": AspectRule(Lane.STATE, False, "message"),
     "supply_policy": AspectRule(Lane.CONTROL, True, "policy"),
 }

@@ -55,6 +55,12 @@ class WrongState(CallerError):
     reason = "FAILED_PRECONDITION"
 
 
+class NotVerified(WrongState):
+    """What is to be run is not verified: sign it, believe its signer, or open the gate."""
+
+    reason = "VERSION_NOT_VERIFIED"
+
+
 class AuthorityError(FederationError):
     """Another controller must do it, or an operator must move the authority."""
 

@@ -187,8 +187,7 @@ class Proposal:
         held: Siblings = self.siblings(key) if aspect != "audit" else ()
         seen = context_of(held) if context is None else context
         resolves = self._resolved(key, held, seen) if len(held) > 1 else ()
-        drafted_before = self._next.get(stream)
-        sequence = drafted_before or self.state.received(stream) + 1
+        sequence = self._next.get(stream) or self.state.received(stream) + 1
         term = self._terms.get(domain) or self.state.authority.term_of(domain)
         if stamp is None:
             stamp = self._clock.tick(self.wall_ms)
@@ -228,19 +227,27 @@ class Proposal:
                 raw,
             )
         )
-        request = (principal, request_id)
-        is_first = bool(request_id) and request not in self._requests
-        if is_first:
-            self._requests[request] = subject
-        self.size += len(raw) + EVENT_OVERHEAD_BYTES
-        if drafted_before is None:
-            self.size += RUN_OVERHEAD_BYTES
-        self._next[stream] = sequence + 1
-        self._drafts.append(_Drafted(stream, write, key, self._overlay.get(key), is_first))
+        self._put(_Drafted(stream, write, key, self._overlay.get(key), self._is_first(write)))
         self._overlay[key] = merge(held, write) if held else (write,)
         if stream.lane is Lane.CONTROL:
             self._note_control(domain, aspect, body)
         return write
+
+    def _is_first(self, write: Write) -> bool:
+        """Tells whether a write is the first of a request with an id."""
+        request = (write.principal, write.request_id)
+        return bool(write.request_id) and request not in self._requests
+
+    def _put(self, drafted: _Drafted) -> None:
+        """Puts a draft in its stream."""
+        stream, write = drafted.stream, drafted.write
+        if drafted.is_first:
+            self._requests[(write.principal, write.request_id)] = write.subject
+        self.size += len(write.raw) + EVENT_OVERHEAD_BYTES
+        if stream not in self._next:
+            self.size += RUN_OVERHEAD_BYTES
+        self._next[stream] = write.sequence + 1
+        self._drafts.append(drafted)
 
     def _note_control(self, domain: str, aspect: str, body: Any) -> None:
         """Facts that later decisions rest on, some of them in this very commit."""

@@ -64,7 +64,7 @@ def judge(
     Of the own streams of `writer` only those of earlier incarnations are taken back, and only under a known key.
     `findings` save the work where they still fit. Raises `InvalidWrite` for a run that is malformed or too large.
     """
-    _check_shape(stream, run)
+    check_shape(stream, run)
     if run.seal.sequence <= head.received:
         return Judgement(Receipt.REPEATED, run)
     if run.first_sequence > head.received + 1:
@@ -88,7 +88,8 @@ def judge(
     return Judgement(Receipt.TAKEN, run, "", findings.writes, verified)
 
 
-def _check_shape(stream: StreamId, run: event_pb2.Run) -> None:
+def check_shape(stream: StreamId, run: event_pb2.Run) -> None:
+    """Raises `InvalidWrite` for a run that holds nothing, does not end at its seal, or is too large."""
     size = sum(map(len, run.events))
     if not run.events or run.first_sequence < 1:
         raise InvalidWrite(f"run of {stream} holds no events")

@@ -108,6 +108,11 @@ class Session:
         self._told_level = False
         self._greeted = False
 
+    @property
+    def peer_role(self) -> PeerRole:
+        """What the peer is to this controller."""
+        return self._settings.peer_role
+
     # Inputs.
 
     def opened(self, now_ms: int, clock: int) -> list[Effect]:

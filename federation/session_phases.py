@@ -37,7 +37,7 @@ class Edge(NamedTuple):
     """Where a step leads, and why."""
 
     to: Phase
-    reason: str
+    because: str
 
 
 #: Frames come in order, so that a peer's digests, positions and runs each follow the last of what came before.

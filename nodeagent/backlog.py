@@ -105,6 +105,8 @@ class Backlog:
             )
         self.acknowledged = sequence
         self.waiting -= len(gone)
+        if not self.waiting:
+            self._database.give_back()
         return len(gone)
 
     def chunk(self, digest: str) -> bytes | None:

@@ -14,12 +14,14 @@ from typing import Any, Protocol
 import grpc
 import grpc.aio
 
+from nodeagent.certificates import AgentCertificate
 from nodeagent.clock import Clock
 from nodeagent.errors import NumberingBegunAnew, ReplayRefused, StateUnavailable
 from nodeagent.link import CLOSING_TIMEOUT_S, Link, LinkState
 from nodeagent.link_effects import Dial, Effect, Send, SendGoodbye, Trigger
 from nodeagent.waiting import first_set
 from souverix.nodelink.v1 import nodelink_pb2, nodelink_pb2_grpc
+from trust.channels import open_channel
 
 MAX_MESSAGE_BYTES = 1024 * 1024
 """Largest frame either way: a chunk of 256 KiB and a configuration of 256 KiB fit with room to spare."""
@@ -71,10 +73,33 @@ Dialler = Callable[[str], AbstractAsyncContextManager[Call]]
 
 @asynccontextmanager
 async def dial(address: str) -> AsyncIterator[Call]:
-    """A stream on a connection of its own, which ends with it."""
-    async with grpc.aio.insecure_channel(address, options=list(CHANNEL_OPTIONS)) as channel:
+    """A stream on a connection of its own, which ends with it; in clear, so within this machine only."""
+    async with open_channel(address, CHANNEL_OPTIONS, None) as channel:
         call: Call = nodelink_pb2_grpc.NodeLinkServiceStub(channel).Connect()
         yield call
+
+
+def secured_dialler(certificate: AgentCertificate) -> Dialler:
+    """Dials by mutual TLS. A stream is left when a renewed certificate has been taken on another connection."""
+
+    @asynccontextmanager
+    async def dial_secured(address: str) -> AsyncIterator[Call]:
+        tls = certificate.to_nodes_service()
+        async with open_channel(address, CHANNEL_OPTIONS, tls) as channel:
+            call: Call = nodelink_pb2_grpc.NodeLinkServiceStub(channel).Connect()
+
+            async def change_over() -> None:
+                await certificate.renewed(tls, address, CHANNEL_OPTIONS)
+                call.cancel()
+
+            changing = asyncio.create_task(change_over())
+            try:
+                yield call
+            finally:
+                changing.cancel()
+                await asyncio.gather(changing, return_exceptions=True)
+
+    return dial_secured
 
 
 class Connection:

@@ -52,6 +52,7 @@ class LinuxHost:
             architecture=self._text("proc/sys/kernel/arch") or os.uname().machine,
             hostname=self._text("proc/sys/kernel/hostname"),
             boot_time=self._boot_time(),
+            firmware_version=self._text("sys/class/dmi/id/bios_version"),
         )
 
     def packages(self) -> Packages:

@@ -36,6 +36,7 @@ from nodeagent.settings import (
     node_settings,
     read_file,
     telemetry_settings,
+    tls_files,
 )
 from nodeagent.simulated_fleet import FleetSettings, run_fleet
 from nodeagent.simulated_temper import SCENARIOS
@@ -72,6 +73,11 @@ def _shared_options(command: Command) -> Command:
             "--state-dir",
             type=click.Path(path_type=Path),
             help="Where backlog, ledger and configuration are kept. Made if missing.",
+        ),
+        click.option(
+            "--tls",
+            metavar="DIR",
+            help="Directory of identity.pem and roots.pem: dial by mutual TLS. [in clear, on loopback only]",
         ),
         click.option("--kind", type=click.Choice(list(KINDS)), help="What the node is. [edge]"),
         click.option("--component-type", metavar="NAME", help="Component the node runs."),
@@ -167,7 +173,12 @@ def run(node: str | None, config: Path | None, log_level: str, **options: Any) -
             settings_of(None)
         told = telemetry_settings(settings)
         asyncio.run(
-            run_node(settings_of, _state_dir(settings), lambda node: begin_telemetry(told, node))
+            run_node(
+                settings_of,
+                _state_dir(settings),
+                lambda node: begin_telemetry(told, node),
+                tls_files(settings),
+            )
         )
 
     _with_exit_code(start)
@@ -178,7 +189,7 @@ def run(node: str | None, config: Path | None, log_level: str, **options: Any) -
 @click.option(
     "--listen",
     metavar="HOST:PORT",
-    help="Where agents dial the relay. Loopback only, until TLS. Required.",
+    help="Where agents dial the relay. Without --tls loopback only. Required.",
 )
 @click.option("--display-name", metavar="TEXT", help="Name for people.")
 @_otlp_option
@@ -206,7 +217,9 @@ def relay(
         name = settings.get("node")
         if not isinstance(name, str):
             raise SettingsInvalid("which relay is this? Add --node ID, or node in the file")
-        relay_settings = RelaySettings(node_settings(settings, name), checked_listen(settings))
+        relay_settings = RelaySettings(
+            node_settings(settings, name), checked_listen(settings), tls_files(settings)
+        )
         told = telemetry_settings(settings)
         asyncio.run(
             run_relay(
@@ -309,6 +322,7 @@ def simulate(
             state_dir=Path(str(state_dir)) if state_dir else None,
             registers=registers,
             tell=click.echo,
+            tls=Path(str(settings["tls"])) if settings.get("tls") else None,
         )
         asyncio.run(run_fleet(fleet))
 

@@ -12,23 +12,28 @@ from pathlib import Path
 from secrets import SystemRandom
 
 from nodeagent.agent import Agent, NodeSettings
+from nodeagent.certificates import certificate_of
 from nodeagent.clock import Clock
+from nodeagent.connection import Dialler, dial, secured_dialler
 from nodeagent.errors import StateDirUnusable
 from nodeagent.linux_host import LinuxHost
 from nodeagent.statedir import StateDir
 from telemetry.started import OFF, Telemetry
+from trust.files import TrustFiles
+from trust.identity import Kind
 
 
 async def run_node(
     settings_of: Callable[[str | None], NodeSettings],
     state_dir: Path,
     telemetry_of: Callable[[str], Telemetry] = lambda node: OFF,
+    files: TrustFiles | None = None,
 ) -> None:
     """Be the agent of this host until SIGTERM or SIGINT.
 
     `settings_of` is given the node that the directory already belongs to (None: a new one), so that an agent
-    starts from what it knows of itself; `telemetry_of` begins to tell of it. Raises OperatorMustAct,
-    StateUnavailable.
+    starts from what it knows of itself; `telemetry_of` begins to tell of it. With `files` it dials by mutual TLS.
+    Raises OperatorMustAct, StateUnavailable.
     """
     state = StateDir.open(state_dir)
     telemetry = OFF
@@ -40,6 +45,9 @@ async def run_node(
                 f"{state_dir} belongs to {', '.join(known[:3])}{'…' if len(known) > 3 else ''}, not to "
                 f"{settings.node}: a node's backlog and ledger are its own; name another --state-dir"
             )
+        dialler: Dialler = dial
+        if files is not None:
+            dialler = secured_dialler(certificate_of(files, settings.node, (Kind.NODE, Kind.RELAY)))
         telemetry = telemetry_of(settings.node)
         agent = Agent(
             settings,
@@ -48,6 +56,7 @@ async def run_node(
             LinuxHost(),
             Clock(),
             SystemRandom().random,
+            dialler=dialler,
             telemetry=telemetry,
         )
         await agent.run(stop_on_signals())

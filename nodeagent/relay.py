@@ -17,7 +17,9 @@ import grpc.aio
 
 from nodeagent import AGENT_VERSION
 from nodeagent.agent import Agent, NodeSettings
+from nodeagent.certificates import AgentCertificate, certificate_of
 from nodeagent.clock import Clock, timestamp
+from nodeagent.connection import dial, secured_dialler
 from nodeagent.dialling import DialPlan
 from nodeagent.errors import SettingsInvalid, StateDirUnusable, StateUnavailable
 from nodeagent.linux_host import LinuxHost
@@ -31,6 +33,8 @@ from nodeagent.telemetry import add_relay_gauges
 from souverix.fleet.v1 import node_pb2
 from souverix.nodelink.v1 import nodelink_pb2_grpc, relay_pb2
 from telemetry.started import OFF, Telemetry
+from trust.files import TrustFiles
+from trust.identity import Kind
 
 DEPOSIT_REPORTS = 64
 """Reports of one deposit, by the contract: what an agent sends without an acknowledgement."""
@@ -54,6 +58,8 @@ class RelaySettings:
 
     own: NodeSettings
     listen: str
+    #: Where its certificate lies; None: everything goes in clear.
+    files: TrustFiles | None = None
 
 
 class Relay:
@@ -75,10 +81,21 @@ class Relay:
         self._log = EventLog(own.node)
         self._settled = Settled()
         self._bringing: asyncio.Task[None] | None = None
+        certificate = None
+        if settings.files is not None:
+            certificate = certificate_of(settings.files, own.node, (Kind.RELAY,))
+        self._certificate = certificate
         self.upstream = Upstream(
-            own.node, store.source, DialPlan(own.controllers, chance), clock, self._changed
+            own.node,
+            store.source,
+            DialPlan(own.controllers, chance),
+            clock,
+            self._changed,
+            certificate,
         )
-        self._server = RelayServer(own.node, self.upstream, store, clock, self._settled)
+        self._server = RelayServer(
+            own.node, self.upstream, store, clock, self._settled, certificate
+        )
         self._agent = Agent(
             replace(own, controllers=(settings.listen,)),
             state.database,
@@ -87,6 +104,7 @@ class Relay:
             clock,
             chance,
             self._describe,
+            dialler=secured_dialler(certificate) if certificate else dial,
             telemetry=telemetry,
         )
         add_relay_gauges(
@@ -106,7 +124,7 @@ class Relay:
             ]
         )
         nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(self._server, server)
-        _bind(server, self._settings.listen)
+        _bind(server, self._settings.listen, self._certificate)
         await server.start()
         self._log.info("relay_started", version=AGENT_VERSION, kept=self._store.kept_reports)
         writing = asyncio.create_task(self._server.run())
@@ -209,10 +227,13 @@ async def run_relay(
         await asyncio.to_thread(telemetry.stop)
 
 
-def _bind(server: grpc.aio.Server, address: str) -> None:
+def _bind(server: grpc.aio.Server, address: str, certificate: AgentCertificate | None) -> None:
     """Takes a port; gRPC tells of a failure by an exception or by port 0, as its version has it."""
     try:
-        bound = server.add_insecure_port(address) != 0
+        if certificate is None:
+            bound = server.add_insecure_port(address) != 0
+        else:
+            bound = server.add_secure_port(address, certificate.listener()) != 0
     except RuntimeError:
         bound = False
     if not bound:

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
+from nodeagent.certificates import AgentCertificate
 from nodeagent.clock import Clock, duration
 from nodeagent.errors import StateUnavailable
 from nodeagent.logs import EventLog
@@ -26,6 +27,9 @@ GREETING_TIMEOUT_S = 10.0
 AWAY_RETRY_S = 1.0
 """When an agent should try again that is not carried now: the relay's own stream is usually back within seconds."""
 
+REFUSED_RETRY_S = 30.0
+"""When an agent should try again whose certificate is another's: people must act first."""
+
 KEEP_PAUSE_S = 0.1
 """Between two writes of what was taken meanwhile: many nodes' reports share one."""
 
@@ -40,8 +44,15 @@ class RelayServer(nodelink_pb2_grpc.NodeLinkServiceServicer):
     """Serves the agents of one relay."""
 
     def __init__(
-        self, relay: str, upstream: Upstream, store: RelayStore, clock: Clock, settled: Settled
+        self,
+        relay: str,
+        upstream: Upstream,
+        store: RelayStore,
+        clock: Clock,
+        settled: Settled,
+        certificate: AgentCertificate | None = None,
     ) -> None:
+        self._certificate = certificate
         self._upstream = upstream
         self._store = store
         self._clock = clock
@@ -59,6 +70,13 @@ class RelayServer(nodelink_pb2_grpc.NodeLinkServiceServicer):
         try:
             async with asyncio.timeout(GREETING_TIMEOUT_S):
                 first = await anext(request_iterator)
+                problem = self._certificate and self._certificate.judge_agent(
+                    context, first.hello.node
+                )
+                if problem:
+                    self._log.warning("agent_refused", of=first.hello.node, cause=problem)
+                    yield _refused(problem)
+                    return
                 await self._settled.wait(first.hello.node)
         except (TimeoutError, StopAsyncIteration):
             yield _sent_away("no greeting in time")
@@ -217,6 +235,12 @@ class Settled:
         while node in self._waiting:
             self._changed.clear()
             await self._changed.wait()
+
+
+def _refused(problem: str) -> Response:
+    goodbye = nodelink_pb2.LinkGoodbye(reason=nodelink_pb2.LINK_END_IDENTITY, message=problem)
+    goodbye.retry_after.CopyFrom(duration(REFUSED_RETRY_S))
+    return Response(goodbye=goodbye)
 
 
 def _sent_away(message: str, retry_after_s: float = AWAY_RETRY_S) -> Response:

@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 
 from nodeagent import AGENT_VERSION
+from nodeagent.certificates import AgentCertificate
 from nodeagent.clock import Clock, span_s
 from nodeagent.connection import CHANNEL_OPTIONS
 from nodeagent.dialling import DialPlan
@@ -21,6 +22,7 @@ from nodeagent.logs import EventLog
 from nodeagent.relay_session import RelaySession, RelaySessionBroken
 from nodeagent.waiting import first_set
 from souverix.nodelink.v1 import nodelink_pb2, relay_pb2, relay_pb2_grpc
+from trust.channels import ClientTls, open_channel
 
 GREETING_TIMEOUT_S = 10.0
 """How long a dialled address may take to connect and welcome the relay."""
@@ -52,6 +54,7 @@ class Upstream:
         plan: DialPlan,
         clock: Clock,
         changed: Callable[[], None],
+        certificate: AgentCertificate | None = None,
     ) -> None:
         self.session: RelaySession | None = None
         #: Monotonic time at which the present session began, or the last one ended.
@@ -61,6 +64,7 @@ class Upstream:
         self._plan = plan
         self._now_s = clock.monotonic_s
         self._changed = changed
+        self._certificate = certificate
         self._log = EventLog(relay)
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
@@ -111,10 +115,11 @@ class Upstream:
 
     async def _stream(self, address: str, stop: asyncio.Event) -> tuple[str, float | None]:
         """One stream, until it is over: why, and when the controller wants to be asked again."""
-        async with grpc.aio.insecure_channel(address, options=list(_OPTIONS)) as channel:
+        tls = self._certificate.to_controller() if self._certificate else None
+        async with open_channel(address, _OPTIONS, tls) as channel:
             call = relay_pb2_grpc.RelayLinkServiceStub(channel).Connect()
             try:
-                return await self._converse(call, address, stop)
+                return await self._converse(call, address, stop, tls)
             except grpc.aio.AioRpcError as error:
                 return f"{error.code().name} {error.details()}", None
             except RelaySessionBroken as error:
@@ -126,7 +131,7 @@ class Upstream:
                 self._over()
 
     async def _converse(
-        self, call: Any, address: str, stop: asyncio.Event
+        self, call: Any, address: str, stop: asyncio.Event, tls: ClientTls | None
     ) -> tuple[str, float | None]:
         hello = relay_pb2.RelayHello(
             relay=self._relay, source=self._source, relay_version=AGENT_VERSION
@@ -146,13 +151,23 @@ class Upstream:
         self._changed()
         reader = asyncio.create_task(self._read(call, session))
         writer = asyncio.create_task(self._write(call, session, stop))
+        renewing = asyncio.create_task(self._until_renewed(tls, address))
+        tasks = (reader, writer, renewing)
         try:
-            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
-            return reader.result() if reader.done() else writer.result()
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return next(task for task in tasks if task.done()).result()
         finally:
-            for task in (reader, writer):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _until_renewed(self, tls: ClientTls | None, address: str) -> tuple[str, float | None]:
+        """Ends the stream once a renewed certificate was taken on another connection."""
+        if self._certificate is None or tls is None:
+            await asyncio.Event().wait()
+        else:
+            await self._certificate.renewed(tls, address, _OPTIONS)
+        return "the certificate was renewed", 0.0
 
     async def _read(self, call: Any, session: RelaySession) -> tuple[str, float | None]:
         while (response := await call.read()) is not grpc.aio.EOF:

@@ -20,6 +20,7 @@ from nodeagent.link import DEFAULT_HEARTBEAT_S
 from nodeagent.reporter import DEFAULT_INTERVAL_S
 from souverix.fleet.v1 import node_pb2
 from telemetry.settings import TelemetrySettings, from_table
+from trust.files import TrustFiles
 
 KINDS = {
     "edge": node_pb2.NODE_KIND_EDGE,
@@ -40,6 +41,8 @@ LONGEST_INTERVAL_S = 86_400.0
 
 _NODE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
+_TLS_FILES = ("certificate", "key", "roots")
+
 _FILE_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "node": str,
     "controllers": list,
@@ -56,6 +59,7 @@ _FILE_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "report_interval_s": (int, float),
     "software_version": str,
     "telemetry": dict,
+    "tls": (str, dict),
 }
 
 Settings = dict[str, object]
@@ -90,7 +94,9 @@ def node_settings(settings: Settings, node: str) -> NodeSettings:
     """Check the settings and give those of one node. Raises SettingsInvalid."""
     return NodeSettings(
         node=checked_node(node),
-        controllers=checked_controllers(_words(settings, "controllers")),
+        controllers=checked_controllers(
+            _words(settings, "controllers"), secured=bool(settings.get("tls"))
+        ),
         spec=_spec(settings),
         heartbeat_s=_span_s(settings, "heartbeat_s", DEFAULT_HEARTBEAT_S),
         report_interval_s=_span_s(settings, "report_interval_s", DEFAULT_INTERVAL_S),
@@ -119,17 +125,31 @@ def checked_node(node: str) -> str:
     return node
 
 
-def checked_controllers(addresses: Sequence[str]) -> tuple[str, ...]:
+def tls_files(settings: Settings) -> TrustFiles | None:
+    """Where certificate, key and roots lie; None: everything goes in clear. Raises SettingsInvalid."""
+    given = settings.get("tls")
+    if not given:
+        return None
+    if isinstance(given, str):
+        return TrustFiles.in_directory(Path(given))
+    if not isinstance(given, dict) or set(given) != set(_TLS_FILES):
+        raise SettingsInvalid(
+            f"tls names a directory, or a file each as {', '.join(_TLS_FILES)}; see docs/agent.md"
+        )
+    return TrustFiles(*(Path(_checked_word(f"tls.{name}", given[name])) for name in _TLS_FILES))
+
+
+def checked_controllers(addresses: Sequence[str], *, secured: bool = False) -> tuple[str, ...]:
     """The addresses, without repeats, if the agent may dial them. Raises SettingsInvalid."""
     if not addresses:
         raise SettingsInvalid(
             "no controller is named: add --controller HOST:PORT, or controllers in the file"
         )
     for address in addresses:
-        if not _is_loopback(_host_of("controller", address)):
+        if not _is_loopback(_host_of("controller", address)) and not secured:
             raise SettingsInvalid(
                 f"controller {address} is not on this machine's loopback: without TLS the agent dials "
-                "127.0.0.0/8, [::1] and localhost only; TLS comes with certificates, in a later version"
+                "127.0.0.0/8, [::1] and localhost only; give it a certificate with --tls DIR"
             )
     return tuple(dict.fromkeys(addresses))
 
@@ -141,10 +161,10 @@ def checked_listen(settings: Settings) -> str:
         raise SettingsInvalid(
             "where do agents dial the relay? Add --listen HOST:PORT, or listen in the file"
         )
-    if not _is_loopback(_host_of("listen", address)):
+    if not _is_loopback(_host_of("listen", address)) and not settings.get("tls"):
         raise SettingsInvalid(
             f"listen {address} is not on this machine's loopback: without TLS the relay listens on 127.0.0.0/8, "
-            "[::1] and localhost only; TLS comes with certificates, in a later version"
+            "[::1] and localhost only; give it a certificate with --tls DIR"
         )
     return address
 

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 import grpc
 import grpc.aio
 
+from nodeagent.certificates import AgentCertificate
 from nodeagent.clock import Clock
 from nodeagent.connection import CHANNEL_OPTIONS, Call
 from nodeagent.dialling import DialPlan
@@ -20,6 +21,7 @@ from nodeagent.relay_passage import AgentPassage
 from nodeagent.relay_session import RelaySession, RelaySessionFull
 from nodeagent.relay_upstream import Upstream
 from souverix.nodelink.v1 import nodelink_pb2, nodelink_pb2_grpc
+from trust.channels import open_channel
 
 STREAMS_A_CONNECTION = 500
 """Streams on one connection: far below a controller's bound, and few connections."""
@@ -46,21 +48,22 @@ class ClosedCall:
 class SharedConnections:
     """Streams of many nodes on few connections."""
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, certificate: AgentCertificate | None = None) -> None:
+        self._certificate = certificate
         self._wanted = -(-nodes // STREAMS_A_CONNECTION)
-        self._channels: dict[str, list[grpc.aio.Channel]] = {}
+        self._channels: dict[tuple[str, bytes | None], list[grpc.aio.Channel]] = {}
         self._turn = itertools.count()
 
     @asynccontextmanager
     async def dial(self, address: str) -> AsyncIterator[Call]:
         """A stream to an address."""
-        channels = self._channels.get(address)
+        tls = self._certificate.to_nodes_service() if self._certificate else None
+        # A renewed certificate gets connections of its own; streams on the others go on.
+        way = (address, tls.chain_pem if tls else None)
+        channels = self._channels.get(way)
         if channels is None:
-            channels = [
-                grpc.aio.insecure_channel(address, options=list(CHANNEL_OPTIONS))
-                for _ in range(self._wanted)
-            ]
-            self._channels[address] = channels
+            channels = [open_channel(address, CHANNEL_OPTIONS, tls) for _ in range(self._wanted)]
+            self._channels[way] = channels
         channel = channels[next(self._turn) % len(channels)]
         call: Call = nodelink_pb2_grpc.NodeLinkServiceStub(channel).Connect()
         try:
@@ -121,10 +124,20 @@ class SimulatedRelay:
     """A relay in this process, which carries made-up nodes without sockets of their own."""
 
     def __init__(
-        self, relay: str, controllers: Sequence[str], clock: Clock, chance: Callable[[], float]
+        self,
+        relay: str,
+        controllers: Sequence[str],
+        clock: Clock,
+        chance: Callable[[], float],
+        certificate: AgentCertificate | None = None,
     ) -> None:
         self._upstream = Upstream(
-            relay, f"simulated-{relay}", DialPlan(controllers, chance), clock, lambda: None
+            relay,
+            f"simulated-{relay}",
+            DialPlan(controllers, chance),
+            clock,
+            lambda: None,
+            certificate,
         )
 
     async def run(self, stop: asyncio.Event) -> None:

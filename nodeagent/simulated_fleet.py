@@ -17,9 +17,10 @@ from pathlib import Path
 from secrets import SystemRandom
 
 from nodeagent.agent import Agent, NodeSettings
+from nodeagent.certificates import AgentCertificate
 from nodeagent.clock import Clock
 from nodeagent.connection import Dialler
-from nodeagent.errors import StateUnavailable
+from nodeagent.errors import SettingsInvalid, StateUnavailable
 from nodeagent.logs import EventLog
 from nodeagent.process import stop_on_signals
 from nodeagent.simulated_calls import SharedConnections, SimulatedRelay
@@ -30,6 +31,8 @@ from nodeagent.statedir import Database, StateDir, in_memory
 from nodeagent.synthetic_host import SyntheticHost
 from nodeagent.waiting import first_set
 from souverix.fleet.v1 import node_pb2
+from trust.channels import ClientTls
+from trust.files import TrustFiles
 
 START_SPREAD_S = 1.0
 """Agents start spread over this, as a fleet's do, so that none finds the controller swamped."""
@@ -53,6 +56,8 @@ class FleetSettings:
     state_dir: Path | None
     registers: bool
     tell: Callable[[str], None]
+    #: Directory of a relay's certificate, by which all streams go; with relays, of one directory for each relay's id.
+    tls: Path | None = None
 
 
 class SimulatedNode:
@@ -131,6 +136,8 @@ class Fleet:
         self._now_s = Clock().monotonic_s
         self._began_s = self._now_s()
         self._nodes: dict[str, SimulatedNode] = {}
+        names = relay_names(settings.nodes, settings.relays)
+        self._certificate = self._certificate_of(names[0] if names else "")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Lives until `stop` is set."""
@@ -150,7 +157,7 @@ class Fleet:
                     await asyncio.sleep(0)
             if self._settings.registers:
                 specs = {node: simulated.spec for node, simulated in self._nodes.items()}
-                await register(self._settings.shared.controllers, specs, self._log)
+                await register(self._settings.shared.controllers, specs, self._log, self._tls())
             self._began_s = self._now_s()
             await self._live(stop)
 
@@ -173,19 +180,34 @@ class Fleet:
 
     # Paths.
 
+    def _certificate_of(self, relay: str) -> AgentCertificate | None:
+        directory = self._settings.tls
+        if directory is None:
+            return None
+        files = TrustFiles.in_directory(directory / relay if relay else directory)
+        certificate = AgentCertificate(files, self._log)
+        if relay and certificate.identity.name != relay:
+            raise SettingsInvalid(f"tls: {files.certificate} is not of relay {relay}")
+        return certificate
+
+    def _tls(self) -> ClientTls | None:
+        return self._certificate.to_controller() if self._certificate else None
+
     @asynccontextmanager
     async def _diallers(self, stop: asyncio.Event) -> AsyncIterator[Callable[[int], Dialler]]:
         """Which way the node of a number goes."""
         controllers = self._settings.shared.controllers
         if not self._settings.relays:
-            shared = SharedConnections(len(self._settings.nodes))
+            shared = SharedConnections(len(self._settings.nodes), self._certificate)
             try:
                 yield lambda number: shared.dial
             finally:
                 await shared.close()
             return
         relays = [
-            SimulatedRelay(name, controllers, Clock(), SystemRandom().random)
+            SimulatedRelay(
+                name, controllers, Clock(), SystemRandom().random, self._certificate_of(name)
+            )
             for name in relay_names(self._settings.nodes, self._settings.relays)
         ]
         ended = asyncio.Event()
@@ -207,7 +229,8 @@ class Fleet:
                 tasks.create_task(self._upgrade(node, version, stop))
 
             nodes = frozenset(self._nodes)
-            await follow_versions(self._settings.shared.controllers, begin, nodes, self._log)
+            controllers = self._settings.shared.controllers
+            await follow_versions(controllers, begin, nodes, self._log, self._tls)
 
     async def _upgrade(self, node: str, version: str, stop: asyncio.Event) -> None:
         try:

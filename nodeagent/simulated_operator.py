@@ -20,6 +20,7 @@ from souverix.fleet.v1 import (
     fleet_service_pb2_grpc,
     node_pb2,
 )
+from trust.channels import ClientTls, open_channel
 
 BATCH_ITEMS = 500
 """Nodes registered in a call, by the contract."""
@@ -40,13 +41,16 @@ class NotRegistered(OperatorMustAct):
 
 
 async def register(
-    controllers: Sequence[str], specs: Mapping[str, node_pb2.NodeSpec], log: EventLog
+    controllers: Sequence[str],
+    specs: Mapping[str, node_pb2.NodeSpec],
+    log: EventLog,
+    tls: ClientTls | None = None,
 ) -> None:
     """Registers nodes that are not known yet with the first controller that takes them. Raises NotRegistered."""
     cause = ""
     for address in controllers:
         try:
-            await _register(address, specs)
+            await _register(address, specs, tls)
         except grpc.aio.AioRpcError as error:
             cause = f"{address}: {error.code().name} {error.details()}"
         else:
@@ -55,12 +59,14 @@ async def register(
     raise NotRegistered(f"the fleet cannot be registered: {cause}; leave out --register to enrol")
 
 
-async def _register(address: str, specs: Mapping[str, node_pb2.NodeSpec]) -> None:
+async def _register(
+    address: str, specs: Mapping[str, node_pb2.NodeSpec], tls: ClientTls | None
+) -> None:
     known = (code_pb2.OK, code_pb2.ALREADY_EXISTS)
     items = [
         fleet_service_pb2.NodeCreation(node_id=node, spec=spec) for node, spec in specs.items()
     ]
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with open_channel(address, (), tls) as channel:
         stub = fleet_service_pb2_grpc.FleetServiceStub(channel)
         for at in range(0, len(items), BATCH_ITEMS):
             request = fleet_service_pb2.BatchCreateNodesRequest(items=items[at : at + BATCH_ITEMS])
@@ -77,6 +83,7 @@ async def follow_versions(
     upgrade: Callable[[str, str], Awaitable[None]],
     nodes: frozenset[str],
     log: EventLog,
+    tls_now: Callable[[], ClientTls | None] = lambda: None,
 ) -> None:
     """Calls `upgrade(node, version)` for each node of ours that runs another version than it should, until cancelled.
 
@@ -86,7 +93,7 @@ async def follow_versions(
     while True:
         address = controllers[turn % len(controllers)]
         try:
-            async with grpc.aio.insecure_channel(address) as channel:
+            async with open_channel(address, (), tls_now()) as channel:
                 stub = fleet_service_pb2_grpc.FleetServiceStub(channel)
                 while True:
                     await _look(stub, upgrade, nodes)

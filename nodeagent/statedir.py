@@ -24,6 +24,12 @@ SCHEMA_VERSION = 3
 BUSY_TIMEOUT_S = 5.0
 """How long a write waits for a reader such as `souverix-node status`; readers are done in milliseconds."""
 
+MIN_FREE_BYTES = 1024 * 1024
+"""Free space in the file that is given back to the system; less of it is soon used again."""
+
+_INCREMENTAL = 2
+"""auto_vacuum, as SQLite numbers it: a file can shrink without being written anew."""
+
 _SCHEMA = """
 CREATE TABLE node (
     node             TEXT PRIMARY KEY,
@@ -140,6 +146,26 @@ class Database:
         finally:
             self._in_transaction = False
 
+    def give_back(self) -> None:
+        """Make the file smaller if much of it is free: after a long backlog, say, which bounds the time it takes.
+
+        A file of an earlier release is written anew for it, once.
+        """
+        page_bytes = self.number("PRAGMA page_size")
+        if (
+            self._in_transaction
+            or self.number("PRAGMA freelist_count") * page_bytes < MIN_FREE_BYTES
+        ):
+            return
+        if self.number("PRAGMA auto_vacuum") == _INCREMENTAL:
+            with _storage_failures():
+                # As a script: `execute` takes one step of a statement without columns, which is one page.
+                self._connection.executescript("PRAGMA incremental_vacuum")
+        else:
+            self.write(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
+            self.write("VACUUM")
+        self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
         """Let go of the file."""
         self._connection.close()
@@ -213,6 +239,7 @@ def in_memory() -> Database:
 def _connect(file: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(file, timeout=BUSY_TIMEOUT_S, isolation_level=None)
     file.chmod(0o600)
+    connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     if connection.execute("PRAGMA user_version").fetchone()[0] == 0:

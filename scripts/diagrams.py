@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from controller.command import delivery
 from controller.connectivity import peer_links, spectrum
@@ -64,10 +65,7 @@ def machines() -> list[Machine]:
             "federation/session_phases.py",
             "One session between a child and its parent, seen from either side.",
             session_phases.Phase.GREETING.name,
-            [
-                Move(before.name, _words(step), edge.to.name, edge.reason)
-                for (before, step), edge in session_phases.TRANSITIONS.items()
-            ],
+            _moves(session_phases.TRANSITIONS),
             _frames_in_place(),
         ),
         Machine(
@@ -75,60 +73,42 @@ def machines() -> list[Machine]:
             "controller/connectivity/spectrum.py",
             "A node's place on the connectivity spectrum, as the controller that delivers to it finds it.",
             spectrum.Mode.UNKNOWN.name,
-            [
-                Move(before.name, _words(evidence), edge.to.name, edge.because)
-                for (before, evidence), edge in spectrum.TRANSITIONS.items()
-            ],
+            _moves(spectrum.TRANSITIONS),
         ),
         Machine(
             "Link between controllers",
             "controller/connectivity/peer_links.py",
             "A link between a controller and its parent or child, as one end records it for those beyond.",
             peer_links.PeerLinkState.UP.name,
-            [
-                Move(before.name, _words(evidence), edge.to.name, edge.because)
-                for (before, evidence), edge in peer_links.TRANSITIONS.items()
-            ],
+            _moves(peer_links.TRANSITIONS),
         ),
         Machine(
             "Lifecycle of a node",
             "controller/lifecycle/stages.py",
             "A node's life, as its master-of-record decides it.",
             stages.Stage.PROVISIONING.name,
-            [
-                Move(before.name, _words(transition), edge.to.name, edge.because)
-                for (before, transition), edge in stages.TRANSITIONS.items()
-            ],
+            _moves(stages.TRANSITIONS),
         ),
         Machine(
             "Delivery of a command",
             "controller/command/delivery.py",
             "One command at one node, as the controller that delivers it records it.",
             delivery.DeliveryState.PENDING.name,
-            [
-                Move(before.name, _words(trigger), edge.to.name, edge.because)
-                for (before, trigger), edge in delivery.TRANSITIONS.items()
-            ],
+            _moves(delivery.TRANSITIONS),
         ),
         Machine(
             "Session of a node",
             "controller/nodelink/session.py",
             "A node's return, as the controller that delivers to it sees it: from its greeting to being live.",
             session.SessionState.GREETED.name,
-            [
-                Move(before.name, _words(step), edge.to.name, edge.because)
-                for (before, step), edge in session.TRANSITIONS.items()
-            ],
+            _moves(session.TRANSITIONS),
         ),
         Machine(
             "Agent's link",
             "nodeagent/link.py",
             "The stream of one node to the controller of its domain, seen from the node.",
             link.LinkState.DISCONNECTED.name,
-            [
-                Move(before.name, _words(trigger), edge.to.name, edge.because)
-                for (before, trigger), edge in link.TRANSITIONS.items()
-            ],
+            _moves(link.TRANSITIONS),
         ),
         Machine(
             "Ledger of a node",
@@ -140,6 +120,14 @@ def machines() -> list[Machine]:
                 for (before, after), reason in ledger.TRANSITIONS.items()
             ],
         ),
+    ]
+
+
+def _moves(transitions: Mapping[Any, Any]) -> list[Move]:
+    """The rows of a table of (state, trigger) -> edge."""
+    return [
+        Move(before.name, _words(trigger), edge.to.name, edge.because)
+        for (before, trigger), edge in transitions.items()
     ]
 
 

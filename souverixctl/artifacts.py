@@ -255,9 +255,7 @@ def create_artifact(
         domain=domain,
         artifact_id=id,
         spec=spec,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.CreateArtifactResponse)
     _present_judged(session, reply, f"artifact {domain}/{id} created")
@@ -286,9 +284,7 @@ def attach_envelope(
         name=full_name(name),
         envelope=signed,
         etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.AttachEnvelopeResponse)
     _present_judged(session, reply, f"artifact {'/'.join(split_name(name))} changed")
@@ -309,6 +305,39 @@ def verify_artifact(session: Session, name: str, for_domain: str) -> None:
     request = service.VerifyArtifactRequest(name=full_name(name), for_domain=for_domain)
     reply = session.connection.call(request, service.VerifyArtifactResponse)
     present(session, reply, lambda: _show_verdict(session, reply.verdict))
+
+
+@group.command("unverified", short_help="List nodes that run what is not verified.")
+@options.scope_options
+@options.limit_option
+@pass_session
+def list_unverified(session: Session, domain: str, subtree: bool, limit: int) -> None:
+    """List nodes that run a version no verified artifact stands for; without --domain, all the controller's own.
+
+    \b
+    souverixctl artifact unverified --domain region-a --subtree
+    """
+    request = service.ListUnverifiedNodesRequest(
+        domain=domain, include_subtree=subtree or not domain
+    )
+    reply = fetch_pages(session, request, service.ListUnverifiedNodesResponse, "nodes", limit)
+    rows: list[Sequence[Cell]] = [
+        [
+            each.node,
+            each.domain,
+            each.version,
+            coloured(field_word(each, "state") or "not judged"),
+            each.reason,
+        ]
+        for each in reply.nodes
+    ]
+    columns = ("NODE", "DOMAIN", "VERSION", "STATE", "WHY")
+    present(session, reply, lambda: session.output.table(columns, rows, "no node is known to"))
+    if session.output.is_table:
+        session.output.line(
+            f"{reply.unverified_count} of {reply.node_count} nodes run what is not verified,"
+            f" {reply.verified_count} what is; of {reply.unknown_count} it is not known"
+        )
 
 
 @group.command("summary", short_help="Write the signed verification summary of an artifact.")
@@ -353,9 +382,7 @@ def delete_artifact(session: Session, name: str, etag: str, **given: Any) -> Non
     request = service.DeleteArtifactRequest(
         name=full_name(name),
         etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.DeleteArtifactResponse)
     present_write(session, reply, f"artifact {'/'.join(split_name(name))} deleted")
@@ -424,9 +451,7 @@ def set_policy(
         domain=domain,
         spec=spec,
         etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.SetSupplyPolicyResponse)
     present_write(session, reply, f"supply policy of {domain} set", reply.policy.etag)

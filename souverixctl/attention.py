@@ -152,9 +152,7 @@ def acknowledge(session: Session, id: str, reason: str, etag: str, **given: Any)
         name=_name(id),
         reason=reason,
         etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.AcknowledgeItemResponse)
     present_write(session, reply, f"{_told(reply.item)} acknowledged", reply.item.etag)
@@ -184,9 +182,7 @@ def snooze(session: Session, id: str, period: str, reason: str, etag: str, **giv
         reason=reason,
         snooze=length,
         etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.SnoozeItemResponse)
     until = show_exact(reply.item.mark.snooze_until)
@@ -210,9 +206,7 @@ def reopen(session: Session, id: str, reason: str, etag: str, **given: Any) -> N
         name=_name(id),
         reason=reason,
         etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.ReopenItemResponse)
     present_write(session, reply, f"{_told(reply.item)} reopened", reply.item.etag)

@@ -181,9 +181,7 @@ def transfer(
         force=force,
         reason=reason,
         etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.TransferAuthorityResponse)
     record = reply.authority

@@ -39,7 +39,7 @@ group = Verbs(
 def _issue_options(function: options.Function) -> options.Function:
     for decorate in (
         options.write_options,
-        click.option("--reason", default="", metavar="TEXT", help="Why, for people and the audit."),
+        options.reason_option,
         click.option(
             "--wait-timeout",
             metavar="DURATION",
@@ -97,9 +97,7 @@ def _issue(session: Session, action: command.Action, given: dict[str, Any]) -> N
             else command.DELIVERY_SEMANTICS_AT_LEAST_ONCE
         ),
         expiry=command.Expiry(ttl=ttl),
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
         reason=given["reason"],
     )
     reply = session.connection.call(request, service.IssueCommandResponse)
@@ -246,7 +244,7 @@ def apply_desired(session: Session, **given: Any) -> None:
 
 @group.command("cancel", short_help="Ask to stop a command.")
 @click.argument("id", metavar="COMMAND")
-@click.option("--reason", default="", metavar="TEXT", help="Why, for people and the audit.")
+@options.reason_option
 @options.etag_option
 @options.write_options
 @pass_session
@@ -263,9 +261,7 @@ def cancel(session: Session, id: str, reason: str, etag: str, **given: Any) -> N
         name=options.resource_name("commands", id),
         reason=reason,
         etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.CancelCommandResponse)
     done = f"cancel of {reply.command.id} recorded; now {states(reply.command)}"

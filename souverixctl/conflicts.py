@@ -185,9 +185,7 @@ def restore(
         controller=controller,
         sequence=sequence,
         etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.RestoreConflictValueResponse)
     present_write(

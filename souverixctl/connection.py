@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from souverixctl.errors import BadInput, Refused, read_refusal
 from telemetry.context import TRACEPARENT, TraceContext
+from trust.channels import ClientTls, open_blocking_channel
 
 Reply = TypeVar("Reply", bound=Message)
 Result = TypeVar("Result")
@@ -47,8 +48,8 @@ _CHANNEL_OPTIONS = (
 )
 
 
-def parse_addresses(text: str) -> list[str]:
-    """Reads "host:port[,host:port…]"; all must be on this host. Raises BadInput."""
+def parse_addresses(text: str, *, secured: bool = False) -> list[str]:
+    """Reads "host:port[,host:port…]"; without TLS all must be on this host. Raises BadInput."""
     addresses = [part.strip() for part in text.split(",") if part.strip()]
     if not addresses:
         raise BadInput("no server address is given", "--server HOST:PORT or SOUVERIX_SERVER")
@@ -60,11 +61,10 @@ def parse_addresses(text: str) -> list[str]:
             raise BadInput(
                 f"{address!r} is not HOST:PORT", "write it as 127.0.0.1:7400, IPv6 as [::1]:7400"
             )
-        if not _is_loopback(host):
+        if not secured and not _is_loopback(host):
             raise BadInput(
                 f"{address} is not on this host, and without TLS nothing is sent over a network",
-                "run souverixctl on the controller's host, or reach it through a tunnel that ends on"
-                " 127.0.0.1",
+                "give a certificate with --tls DIR, or run souverixctl on the controller's host",
             )
     return list(dict.fromkeys(addresses))
 
@@ -92,7 +92,9 @@ class Connection:
         timeout_s: float,
         announce: Callable[[str], None],
         trace: TraceContext | None = None,
+        tls: ClientTls | None = None,
     ) -> None:
+        self._tls = tls
         self._addresses = list(addresses)
         self._current = 0
         self._channels: dict[str, grpc.Channel] = {}
@@ -144,15 +146,7 @@ class Connection:
             )(request, timeout=limit_s, metadata=self._metadata)
             return call, list(islice(call, 1))
 
-        call, first = self._with_failover(method, attempt, "")
-        try:
-            yield from first
-            if first:
-                yield from call
-        except grpc.RpcError as error:
-            raise read_refusal(error, method=method, address=self.address) from error
-        finally:
-            call.cancel()
+        yield from self._answers(method, *self._with_failover(method, attempt, ""))
 
     def upload(
         self, pieces: Callable[[], Iterator[Message]], request_type: Any, reply_type: type[Reply]
@@ -173,6 +167,37 @@ class Connection:
             return reply
 
         return self._with_failover(method, attempt, "")
+
+    def exchange(
+        self, pieces: Callable[[], Iterator[Message]], request_type: Any, reply_type: type[Reply]
+    ) -> Iterator[Reply]:
+        """The answers to a stream of requests as they come. Raises Refused.
+
+        Other addresses are tried until the first answer, with the requests made anew.
+        """
+        method = method_taking(request_type, reply_type)
+
+        def attempt(channel: grpc.Channel) -> tuple[Any, list[Reply]]:
+            stub: Any = channel.stream_stream(
+                method,
+                request_serializer=lambda piece: piece.SerializeToString(),
+                response_deserializer=reply_type.FromString,
+            )
+            call = stub(pieces(), metadata=self._metadata)
+            return call, list(islice(call, 1))
+
+        yield from self._answers(method, *self._with_failover(method, attempt, ""))
+
+    def _answers(self, method: str, call: Any, first: list[Reply]) -> Iterator[Reply]:
+        """The first answer of a call, and those that follow; the call ends with whoever reads them."""
+        try:
+            yield from first
+            if first:
+                yield from call
+        except grpc.RpcError as error:
+            raise read_refusal(error, method=method, address=self.address) from error
+        finally:
+            call.cancel()
 
     @property
     def address(self) -> str:
@@ -219,7 +244,7 @@ class Connection:
     def _channel(self) -> grpc.Channel:
         channel = self._channels.get(self.address)
         if channel is None:
-            channel = grpc.insecure_channel(self.address, options=_CHANNEL_OPTIONS)
+            channel = open_blocking_channel(self.address, _CHANNEL_OPTIONS, self._tls)
             self._channels[self.address] = channel
         return channel
 

@@ -106,9 +106,7 @@ def set_desired_state(
         name=options.resource_name("nodes", id),
         desired_state=desired if desired.ListFields() else None,
         etag=etag or present_node.etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, fleet.SetDesiredStateResponse)
     present_write(session, reply, f"desired state of {reply.node.id} set", reply.node.etag)

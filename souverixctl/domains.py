@@ -24,13 +24,13 @@ from souverixctl.results import (
     age,
     marks,
     note_freshness,
-    present,
     present_details,
+    present_rows,
     present_write,
     term_path,
 )
 from souverixctl.session import Session, pass_session
-from souverixctl.specs import spec_change, spec_from_flags
+from souverixctl.specs import change_spec, spec_from_flags
 
 COLUMNS = ("ID", "PARENT", "KIND", "NODES", "SUBTREE", "LEVEL", "MASTER", "TERM", "AS OF", "MARKS")
 _KINDS = [name.removeprefix("DOMAIN_KIND_") for name in domain.DomainKind.keys()[1:]]
@@ -55,13 +55,7 @@ def row(scope: domain.Domain, now: datetime) -> list[Cell]:
 @verbs.get.command("domains", short_help="List domains.")
 @click.option("--domain", default="", metavar="DOMAIN", help="Where to begin. Default: the root.")
 @click.option("--children-only", is_flag=True, help="The domain and its children, nothing deeper.")
-@click.option(
-    "--tag",
-    "tags",
-    multiple=True,
-    metavar="TAG",
-    help="Only with this tag. Repeatable: all of them.",
-)
+@options.with_tags_option
 @options.limit_option
 @pass_session
 def get_domains(
@@ -74,9 +68,7 @@ def get_domains(
     """
     request = fleet.ListDomainsRequest(domain=domain, include_subtree=not children_only, tags=tags)
     reply = fetch_pages(session, request, fleet.ListDomainsResponse, "domains", limit)
-    now = session.output.now
-    rows = [row(each, now) for each in reply.domains]
-    present(session, reply, lambda: session.output.table(COLUMNS, rows, "no domains"))
+    present_rows(session, reply, COLUMNS, row, reply.domains, "no domains")
     note_freshness(session, reply)
 
 
@@ -95,8 +87,7 @@ def get_domain(session: Session, id: str) -> None:
     souverixctl get domain edge-zone-a1 -o yaml
     """
     reply = _fetch(session, id)
-    rows = [row(reply.domain, session.output.now)]
-    present(session, reply, lambda: session.output.table(COLUMNS, rows, ""))
+    present_rows(session, reply, COLUMNS, row, [reply.domain])
 
 
 @verbs.describe.command("domain", short_help="Describe one domain.")
@@ -114,20 +105,8 @@ def describe_domain(session: Session, id: str) -> None:
 
 def _spec_options(function: options.Function) -> options.Function:
     for decorate in (
-        click.option(
-            "--label",
-            "labels",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="A label. Repeatable; those given are all it has.",
-        ),
-        click.option(
-            "--tag",
-            "tags",
-            multiple=True,
-            metavar="TAG",
-            help="A tag, to be chosen by. Repeatable; those given are all it has.",
-        ),
+        options.own_labels_option,
+        options.own_tags_option,
         click.option("--display-name", metavar="NAME", help="Name for people."),
         click.option(
             "--kind",
@@ -171,9 +150,7 @@ def create_domain(
     request = fleet.CreateDomainRequest(
         domain_id=domain_id,
         spec=spec,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, fleet.CreateDomainResponse)
     done = f"domain {reply.domain.id} created below {spec.parent}"
@@ -187,21 +164,20 @@ def create_domain(
 @options.etag_option
 @options.write_options
 @pass_session
-def set_domain(session: Session, id: str, file: str | None, etag: str, **given: Any) -> None:
+def set_domain(session: Session, id: str, file: str | None, **given: Any) -> None:
     """Change what is declared of a domain. Flags change the fields they name; a file replaces all.
 
     \b
     souverixctl set domain edge-zone-a3 --display-name "Zone A3" --tag lab
     """
-    change = spec_change("domain", id, domain.DomainSpec, file, etag, given)
-    request = fleet.UpdateDomainRequest(**change)
-    reply = session.connection.call(request, fleet.UpdateDomainResponse)
-    present_write(session, reply, f"domain {reply.domain.id} changed", reply.domain.etag)
+    change_spec(
+        session, "domain", id, fleet.UpdateDomainRequest, fleet.UpdateDomainResponse, file, given
+    )
 
 
 @verbs.delete.command("domain", short_help="Delete a domain.")
 @click.argument("id", metavar="DOMAIN")
-@click.option("--reason", default="", metavar="TEXT", help="Why, for people and the audit.")
+@options.reason_option
 @options.etag_option
 @options.write_options
 @pass_session
@@ -216,9 +192,7 @@ def delete_domain(session: Session, id: str, reason: str, etag: str, **given: An
         name=options.resource_name("domains", id),
         etag=etag,
         reason=reason,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, fleet.DeleteDomainResponse)
     present_write(session, reply, f"domain {id} deleted")

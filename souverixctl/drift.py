@@ -233,9 +233,7 @@ def waive(
         expire_time=end,
         any_value=any_value,
         etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, fleet.WaiveDriftResponse)
     done = f"{field} of {reply.node.id} waived until {show_exact(end)}"
@@ -259,9 +257,7 @@ def revoke(session: Session, id: str, field: str, etag: str, **given: Any) -> No
         name=options.resource_name("nodes", id),
         field=field,
         etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, fleet.RevokeDriftWaiverResponse)
     present_write(session, reply, f"waiver of {field} of {reply.node.id} revoked", reply.node.etag)

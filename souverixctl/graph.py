@@ -26,6 +26,9 @@ from souverixctl.results import coloured, note_freshness, present
 from souverixctl.session import SHOW, Session, ShowingVerbs, pass_session
 
 IMPACT_COLUMNS = ("VERTEX", "LOSES", "LOST", "DISTANCE", "VIA", "REMAINING", "BYPASSES")
+#: Edges from end to end at most, as controllers take them.
+MAX_DEPTH = 32
+
 COLLECTIONS = ("domains", "controllers", "nodes", "trust-domains")
 
 _EDGE_TYPES = [name.removeprefix("EDGE_TYPE_") for name in graph.EdgeType.keys()[1:]]
@@ -64,6 +67,22 @@ def direction_option(function: options.Function) -> options.Function:
     )(function)
 
 
+def depth_option(default: int, help: str) -> Callable[[options.Function], options.Function]:
+    """Adds --depth, a count of edges."""
+
+    def decorate(function: options.Function) -> options.Function:
+        return click.option(
+            "--depth",
+            type=click.IntRange(1, MAX_DEPTH),
+            default=default,
+            show_default=True,
+            metavar="N",
+            help=help,
+        )(function)
+
+    return decorate
+
+
 def edge_types(words: Sequence[str]) -> list[Any]:
     """Edge types as the contract's values."""
     return [graph.EdgeType.Value(f"EDGE_TYPE_{each.upper()}") for each in words]
@@ -91,14 +110,7 @@ def ask(session: Session, vertex: str, call: Callable[[str], Message]) -> Any:
 
 @group.command(SHOW, short_help="Show the graph around a vertex (the default).")
 @click.argument("vertex", metavar="[VERTEX]", default="")
-@click.option(
-    "--depth",
-    type=click.IntRange(1, 32),
-    default=2,
-    show_default=True,
-    metavar="N",
-    help="Most edges between the vertex and what is shown.",
-)
+@depth_option(2, "Most edges between the vertex and what is shown.")
 @type_option
 @click.option(
     "--kind",
@@ -221,14 +233,7 @@ def _fetch(
     type=click.Choice(["SIGNALING", "MEDIA", "CONTROL"], case_sensitive=False),
     help="Only what is lost of this. Repeatable. Default: all three.",
 )
-@click.option(
-    "--depth",
-    type=click.IntRange(1, 32),
-    default=32,
-    show_default=True,
-    metavar="N",
-    help="Most edges between the vertex and what it affects.",
-)
+@depth_option(32, "Most edges between the vertex and what it affects.")
 @options.limit_option
 @pass_session
 def impact(session: Session, vertex: str, types: Sequence[str], depth: int, limit: int) -> None:
@@ -272,14 +277,7 @@ def impact(session: Session, vertex: str, types: Sequence[str], depth: int, limi
 @click.argument("end", metavar="TO")
 @type_option
 @direction_option
-@click.option(
-    "--depth",
-    type=click.IntRange(1, 32),
-    default=8,
-    show_default=True,
-    metavar="N",
-    help="Most edges in a way.",
-)
+@depth_option(8, "Most edges in a way.")
 @click.option(
     "--most",
     type=click.IntRange(1, 16),

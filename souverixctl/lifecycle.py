@@ -85,9 +85,7 @@ def transition(session: Session, id: str, transition: str, **given: Any) -> None
         reason=given["reason"],
         exit_condition=given["exit_condition"],
         etag=given["etag"],
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     if given["until"]:
         seconds = seconds_of(parse_duration(given["until"]))

@@ -20,10 +20,12 @@ import grpc
 from click.shell_completion import get_completion_class
 
 from souverixctl import (
+    access,
     artifacts,
     attention,
     audit,
     authority,
+    bundle,
     commands,
     components,
     conflicts,
@@ -41,6 +43,7 @@ from souverixctl import (
 )
 from souverixctl import desired_state as desired_state  # adds its verb to `set`
 from souverixctl import domains as domains  # adds its verbs
+from souverixctl import node_writes as node_writes  # adds its verbs
 from souverixctl import policies as policies  # adds its verbs
 from souverixctl import relationships as relationships  # adds its verbs
 from souverixctl.errors import EXIT_CODE_MEANINGS, CtlError, ExitCode
@@ -94,9 +97,9 @@ for group in (
     attention.group, verbs.get, verbs.describe, verbs.watch, verbs.create, verbs.set_, verbs.delete,
     verbs.move, lifecycle.transition, lifecycle.history, replays.replay, replays.reset_key, commands.group,
     drift.group, graph.group, conflicts.group,
-    audit.group, federation.group, authority.group, observations.values,
+    audit.group, federation.group, bundle.group, authority.group, observations.values,
     artifacts.group, artifacts.policy_group, components.who_runs, components.sbom_group, components.hardware,
-    pki.group,
+    access.group, pki.group,
 ):  # fmt: skip
     program.add_command(group)
 

@@ -1,6 +1,6 @@
-"""Nodes: get, describe, watch, create, set, delete, move.
+"""Nodes: get, describe, watch.
 
-Owns how nodes are shown and written. Never decides what a node should be: it sends what was given.
+Owns how nodes are asked for and shown. Writing them is node_writes.py's.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import Any
 
 import click
-from google.protobuf.field_mask_pb2 import FieldMask
 from rich.text import Text
 
 from souverix.fleet.v1 import connectivity_pb2 as connectivity
@@ -20,7 +19,6 @@ from souverix.fleet.v1 import lifecycle_pb2 as lifecycle
 from souverix.fleet.v1 import node_pb2 as node
 from souverixctl import options, verbs
 from souverixctl.describe import enum_word, field_word
-from souverixctl.documents import parse_into, read_resource
 from souverixctl.errors import BadInput
 from souverixctl.follow import follow
 from souverixctl.output import Cell, styled
@@ -31,11 +29,10 @@ from souverixctl.results import (
     note_freshness,
     present,
     present_details,
-    present_write,
+    present_rows,
     word,
 )
 from souverixctl.session import Session, Verb, pass_session
-from souverixctl.specs import spec_change, spec_from_flags
 from souverixctl.times import parse_time
 
 COLUMNS = (
@@ -92,7 +89,8 @@ def node_marks(twin: node.Node) -> Text:
     return marks(optimistic=twin.optimistic, conflicts=twin.conflicted_aspects)
 
 
-def _enum_choice(enum: Any) -> click.Choice[str]:
+def enum_choice(enum: Any) -> click.Choice[str]:
+    """The words of an enum."""
     words = [enum_word(enum.DESCRIPTOR, value) for value in enum.DESCRIPTOR.values_by_number]
     return click.Choice([each for each in words if each], case_sensitive=False)
 
@@ -112,7 +110,7 @@ def _filter_options(function: options.Function) -> options.Function:
             help="Only with at least this drift score; the score is 0 without drift, and has no upper bound.",
         ),
         click.option(
-            "--drift", "drift_states", multiple=True, type=_enum_choice(drift.DriftState),
+            "--drift", "drift_states", multiple=True, type=enum_choice(drift.DriftState),
             help="Only whose drift came to this. Repeatable.",
         ),
         click.option(
@@ -120,17 +118,14 @@ def _filter_options(function: options.Function) -> options.Function:
             help="Only whose desired state names this policy bundle.",
         ),
         click.option(
-            "--phase", "phases", multiple=True, type=_enum_choice(lifecycle.LifecyclePhase),
+            "--phase", "phases", multiple=True, type=enum_choice(lifecycle.LifecyclePhase),
             help="Only in this lifecycle phase. Repeatable.",
         ),
         click.option(
-            "--mode", "modes", multiple=True, type=_enum_choice(connectivity.ConnectivityMode),
+            "--mode", "modes", multiple=True, type=enum_choice(connectivity.ConnectivityMode),
             help="Only in this connectivity mode. Repeatable.",
         ),
-        click.option(
-            "--tag", "tags", multiple=True, metavar="TAG",
-            help="Only with this tag. Repeatable: all of them.",
-        ),
+        options.with_tags_option,
         options.scope_options,
     ):  # fmt: skip
         function = decorate(function)
@@ -238,8 +233,7 @@ def get_node(session: Session, id: str) -> None:
     souverixctl get node a1-gw-1 -o yaml
     """
     reply = fetch_node(session, id)
-    rows = [row(reply.node, session.output.now)]
-    present(session, reply, lambda: session.output.table(COLUMNS, rows, ""))
+    present_rows(session, reply, COLUMNS, row, [reply.node])
 
 
 @verbs.describe.command("node", short_help="Describe one node.")
@@ -301,142 +295,3 @@ def follow_nodes(session: Session, query: dict[str, Any]) -> None:
                 f"actual {twin.actual_state.reported_version or '-'}",
                 node_marks(twin),
             )
-
-
-def _spec_options(function: options.Function) -> options.Function:
-    for decorate in (
-        click.option(
-            "--label",
-            "labels",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="A label. Repeatable; those given are all it has.",
-        ),
-        click.option(
-            "--tag",
-            "tags",
-            multiple=True,
-            metavar="TAG",
-            help="A tag, to be chosen by. Repeatable; those given are all it has.",
-        ),
-        click.option("--zone", metavar="ZONE", help="Zone it stands in, for people."),
-        click.option("--region", metavar="REGION", help="Region it stands in, for people."),
-        click.option(
-            "--component-type", metavar="NAME", help="Component it runs, such as souverix-rempart."
-        ),
-        click.option("--display-name", metavar="NAME", help="Name for people."),
-        click.option("--kind", type=_enum_choice(node.NodeKind), help="What kind of node it is."),
-    ):
-        function = decorate(function)
-    return function
-
-
-@verbs.create.command("node", short_help="Register a node.")
-@click.argument("id", metavar="[NODE]", default="")
-@click.option(
-    "--domain", metavar="DOMAIN", help="Where it shall live. Default: the controller's own."
-)
-@options.file_option("The node's spec, or a whole node, in YAML or JSON; - is stdin.")
-@_spec_options
-@options.write_options
-@pass_session
-def create_node(session: Session, id: str, file: str | None, **given: Any) -> None:
-    """Register a node; without an id the controller makes one.
-
-    \b
-    souverixctl create node a1-gw-1 --domain edge-zone-a1 --kind gateway --tag lab
-    souverixctl create node -f node.yaml
-    """
-    write = options.read_write_options(given)
-    resource = read_resource(file, "node") if file else {}
-    flags, named = spec_from_flags(node.NodeSpec, given)
-    request = fleet.CreateNodeRequest(
-        node_id=id or resource.get("id", ""),
-        domain=given["domain"] or resource.get("domain", ""),
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
-    )
-    parse_into(resource.get("spec", {}), request.spec, str(file))
-    FieldMask(paths=named).MergeMessage(flags, request.spec, replace_repeated_field=True)
-    for spelling in ("desiredState", "desired_state"):
-        if spelling in resource:
-            parse_into(resource[spelling], request.desired_state, str(file))
-    reply = session.connection.call(request, fleet.CreateNodeResponse)
-    done = f"node {reply.node.id} created in {reply.node.domain}"
-    present_write(session, reply, done, reply.node.etag)
-
-
-@verbs.set_.command("node", short_help="Change a node's description.")
-@click.argument("id", metavar="NODE")
-@options.file_option("The whole spec, or a whole node, in YAML or JSON; - is stdin.")
-@_spec_options
-@options.etag_option
-@options.write_options
-@pass_session
-def set_node(session: Session, id: str, file: str | None, etag: str, **given: Any) -> None:
-    """Change what is declared of a node. Flags change the fields they name; a file replaces all.
-
-    \b
-    souverixctl set node a1-gw-1 --zone north --tag lab --tag gateway
-    souverixctl get node a1-gw-1 -o yaml > node.yaml   # edit, then:
-    souverixctl set node a1-gw-1 -f node.yaml
-    """
-    change = spec_change("node", id, node.NodeSpec, file, etag, given)
-    request = fleet.UpdateNodeRequest(**change)
-    reply = session.connection.call(request, fleet.UpdateNodeResponse)
-    present_write(session, reply, f"node {reply.node.id} changed", reply.node.etag)
-
-
-@verbs.delete.command("node", short_help="Delete a node.")
-@click.argument("id", metavar="NODE")
-@click.option("--reason", default="", metavar="TEXT", help="Why, for people and the audit.")
-@options.etag_option
-@options.write_options
-@pass_session
-def delete_node(session: Session, id: str, reason: str, etag: str, **given: Any) -> None:
-    """Delete a node. No other write brings it back, and its id is never used again.
-
-    \b
-    souverixctl delete node a1-gw-1 --reason "scrapped"
-    """
-    write = options.read_write_options(given)
-    request = fleet.DeleteNodeRequest(
-        name=options.resource_name("nodes", id),
-        etag=etag,
-        reason=reason,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
-    )
-    reply = session.connection.call(request, fleet.DeleteNodeResponse)
-    present_write(session, reply, f"node {id} deleted")
-
-
-@verbs.move.command("node", short_help="Move a node to another domain.")
-@click.argument("id", metavar="NODE")
-@click.option("--to", "domain", required=True, metavar="DOMAIN", help="Where it shall live.")
-@click.option("--reason", default="", metavar="TEXT", help="Why, for people and the audit.")
-@options.etag_option
-@options.write_options
-@pass_session
-def move_node(session: Session, id: str, domain: str, reason: str, etag: str, **given: Any) -> None:
-    """Move a node. The master of the common ancestor of both domains decides.
-
-    \b
-    souverixctl move node a1-gw-1 --to edge-zone-a2 --reason "rewired"
-    """
-    write = options.read_write_options(given)
-    request = fleet.MoveNodeRequest(
-        name=options.resource_name("nodes", id),
-        domain=domain,
-        etag=etag,
-        reason=reason,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
-    )
-    reply = session.connection.call(request, fleet.MoveNodeResponse)
-    present_write(
-        session, reply, f"node {reply.node.id} moved to {reply.node.domain}", reply.node.etag
-    )

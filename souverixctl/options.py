@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import click
+
+from souverixctl.errors import BadInput
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -19,11 +21,15 @@ DEFAULT_LIMIT = 1000
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """How a write is made: the fields every request that writes has."""
+    """How a write is made."""
 
     request_id: str
     durable_at: str
     validate_only: bool
+
+    def fields(self) -> dict[str, Any]:
+        """The fields every request that writes has."""
+        return asdict(self)
 
 
 def write_options(function: Function) -> Function:
@@ -67,6 +73,46 @@ def etag_option(function: Function) -> Function:
         metavar="ETAG",
         default="",
         help="Write only if it still has this etag (see `get … -o yaml`); else exit code 4.",
+    )(function)
+
+
+def reason_option(function: Function) -> Function:
+    """Adds --reason, of a write that needs none."""
+    return click.option(
+        "--reason", default="", metavar="TEXT", help="Why, for people and the audit."
+    )(function)
+
+
+def own_tags_option(function: Function) -> Function:
+    """Adds --tag, of what is declared."""
+    return click.option(
+        "--tag",
+        "tags",
+        multiple=True,
+        metavar="TAG",
+        help="A tag, to be chosen by. Repeatable; those given are all it has.",
+    )(function)
+
+
+def own_labels_option(function: Function) -> Function:
+    """Adds --label, of what is declared."""
+    return click.option(
+        "--label",
+        "labels",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="A label. Repeatable; those given are all it has.",
+    )(function)
+
+
+def with_tags_option(function: Function) -> Function:
+    """Adds --tag, of what is listed."""
+    return click.option(
+        "--tag",
+        "tags",
+        multiple=True,
+        metavar="TAG",
+        help="Only with this tag. Repeatable: all of them.",
     )(function)
 
 
@@ -128,3 +174,16 @@ def as_of_option(function: Function) -> Function:
         metavar="TIME",
         help="As the controller knew it then: 2026-02-27T03:45:00Z, or a DURATION ago.",
     )(function)
+
+
+def scoped_name(collection: str, text: str) -> tuple[str, str]:
+    """Domain and id of "DOMAIN/ID" or "domains/DOMAIN/COLLECTION/ID". Raises BadInput."""
+    parts = text.split("/")
+    if len(parts) == 4 and (parts[0], parts[2]) == ("domains", collection):
+        parts = [parts[1], parts[3]]
+    if len(parts) != 2 or not all(parts):
+        raise BadInput(
+            f"{text!r} names none of the {collection}",
+            f"write DOMAIN/ID, as `get {collection}` shows it",
+        )
+    return parts[0], parts[1]

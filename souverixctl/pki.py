@@ -80,7 +80,7 @@ group = Verbs(
     "  souverixctl pki init --trust-domain fleet.example --passphrase-file passphrase.txt --out root\n"
     "  souverixctl pki issue-ca global --authority root --out ca-global\n"
     "On the machine of a region (its key never leaves it):\n"
-    "  souverixctl pki request --ca --new-passphrase-file passphrase.txt --out ca-region-a\n"
+    "  souverixctl pki request --authority-key --new-passphrase-file passphrase.txt --out ca-region-a\n"
     "and where the authority above is kept:\n"
     "  souverixctl pki issue-ca region-a --authority ca-global --csr request.csr --out for-region-a\n"
     "A certificate for a controller, dialled by this address, and one for a person:\n"
@@ -163,7 +163,7 @@ def init(
 
 
 @group.command("request", short_help="Make a key and a request for its certificate.")
-@click.option("--ca", "is_authority", is_flag=True, help="The key is to be an authority's.")
+@click.option("--authority-key", "is_authority", is_flag=True, help="The key is to be an authority's.")
 @click.option(
     "--new-passphrase-file",
     type=_File,
@@ -181,7 +181,7 @@ def request(
     Put what comes back (ca.pem or chain.pem, and roots.pem) beside the key.
 
     \b
-    souverixctl pki request --ca --new-passphrase-file passphrase.txt --out ca-region-a
+    souverixctl pki request --authority-key --new-passphrase-file passphrase.txt --out ca-region-a
     """
     name = AUTHORITY_KEY_FILE if is_authority else "key.pem"
     with _told():

@@ -19,7 +19,7 @@ from souverixctl.errors import BadInput
 from souverixctl.follow import follow
 from souverixctl.output import Cell
 from souverixctl.pages import fetch_pages
-from souverixctl.results import age, marks, present, present_details, present_write
+from souverixctl.results import age, marks, present_details, present_rows, present_write
 from souverixctl.session import Session, pass_session
 
 COLUMNS = ("POLICY", "VERSION", "TARGET", "ENFORCED", "WRITTEN BY", "AT", "AGE", "MARKS")
@@ -40,19 +40,9 @@ def row(bundle: policy.Policy, now: datetime) -> list[Cell]:
     ]
 
 
-def split_name(text: str) -> tuple[str, str]:
-    """Domain and id of "DOMAIN/ID" or "domains/DOMAIN/policies/ID". Raises BadInput."""
-    parts = text.split("/")
-    if len(parts) == 4 and parts[0] == "domains" and parts[2] == "policies":
-        parts = [parts[1], parts[3]]
-    if len(parts) != 2 or not all(parts):
-        raise BadInput(f"{text!r} does not name a policy", "write DOMAIN/ID, such as region-a/base")
-    return parts[0], parts[1]
-
-
 def full_name(text: str) -> str:
     """The resource name of a policy. Raises BadInput."""
-    domain, id = split_name(text)
+    domain, id = options.scoped_name("policies", text)
     return f"domains/{domain}/policies/{id}"
 
 
@@ -68,9 +58,7 @@ def get_policies(session: Session, domain: str, subtree: bool, limit: int) -> No
     """
     request = service.ListPoliciesRequest(domain=domain, include_subtree=subtree)
     reply = fetch_pages(session, request, service.ListPoliciesResponse, "policies", limit)
-    now = session.output.now
-    rows = [row(each, now) for each in reply.policies]
-    present(session, reply, lambda: session.output.table(COLUMNS, rows, "no policies"))
+    present_rows(session, reply, COLUMNS, row, reply.policies, "no policies")
 
 
 def _fetch(session: Session, name: str) -> service.GetPolicyResponse:
@@ -88,8 +76,7 @@ def get_policy(session: Session, name: str) -> None:
     souverixctl get policy edge-zone-a1/base -o yaml
     """
     reply = _fetch(session, name)
-    rows = [row(reply.policy, session.output.now)]
-    present(session, reply, lambda: session.output.table(COLUMNS, rows, ""))
+    present_rows(session, reply, COLUMNS, row, [reply.policy])
 
 
 @verbs.describe.command("policy", short_help="Describe one policy.")
@@ -238,7 +225,9 @@ def create_policy(
     """
     write = options.read_write_options(given)
     resource = read_resource(file, "policy") if file else {}
-    domain, id = split_name(name or f"{resource.get('domain', '')}/{resource.get('id', '')}")
+    domain, id = options.scoped_name(
+        "policies", name or f"{resource.get('domain', '')}/{resource.get('id', '')}"
+    )
     spec = policy.PolicySpec()
     parse_into(resource.get("spec", {}), spec, str(file))
     _apply_flags(spec, config_file, assignments, given)
@@ -246,9 +235,7 @@ def create_policy(
         domain=domain,
         policy_id=id,
         spec=spec,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.CreatePolicyResponse)
     present_write(session, reply, f"policy {domain}/{id} created", reply.policy.etag)
@@ -279,6 +266,7 @@ def set_policy(
     souverixctl get policy edge-zone-a1/base -o yaml > base.yaml   # edit, then:
     souverixctl set policy edge-zone-a1/base -f base.yaml
     """
+    domain, id = options.scoped_name("policies", name)
     write = options.read_write_options(given)
     spec = policy.PolicySpec()
     if file:
@@ -295,15 +283,18 @@ def set_policy(
                 "nothing to change", "name a field, such as --target-version, or give -f"
             )
     request = service.UpdatePolicyRequest(
-        name=full_name(name),
+        name=f"domains/{domain}/policies/{id}",
         spec=spec,
         etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.UpdatePolicyResponse)
-    present_write(session, reply, f"policy {'/'.join(split_name(name))} set", reply.policy.etag)
+    present_write(
+        session,
+        reply,
+        f"policy {domain}/{id} set",
+        reply.policy.etag,
+    )
 
 
 @verbs.delete.command("policy", short_help="Delete a policy.")
@@ -317,13 +308,14 @@ def delete_policy(session: Session, name: str, etag: str, **given: Any) -> None:
     \b
     souverixctl delete policy edge-zone-a1/base
     """
+    domain, id = options.scoped_name("policies", name)
     write = options.read_write_options(given)
     request = service.DeletePolicyRequest(
-        name=full_name(name),
+        name=f"domains/{domain}/policies/{id}",
         etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.DeletePolicyResponse)
-    present_write(session, reply, f"policy {'/'.join(split_name(name))} deleted")
+    present_write(
+        session, reply, f"policy {'/'.join(options.scoped_name('policies', name))} deleted"
+    )

@@ -25,8 +25,8 @@ from souverixctl.results import (
     age,
     coloured,
     marks,
-    present,
     present_details,
+    present_rows,
     present_write,
 )
 from souverixctl.session import Session, pass_session
@@ -53,16 +53,9 @@ def row(edge: graph.Relationship, now: datetime) -> list[Cell]:
 
 
 def full_name(text: str) -> str:
-    """The resource name of "DOMAIN/ID" or "domains/DOMAIN/relationships/ID". Raises BadInput."""
-    parts = text.split("/")
-    if len(parts) == 4 and parts[0] == "domains" and parts[2] == "relationships":
-        parts = [parts[1], parts[3]]
-    if len(parts) != 2 or not all(parts):
-        raise BadInput(
-            f"{text!r} does not name a relationship",
-            "write DOMAIN/ID, as `get relationships` shows it",
-        )
-    return f"domains/{parts[0]}/relationships/{parts[1]}"
+    """The resource name of a relationship. Raises BadInput."""
+    domain, id = options.scoped_name("relationships", text)
+    return f"domains/{domain}/relationships/{id}"
 
 
 def _type_of(word: str) -> Any:
@@ -71,13 +64,7 @@ def _type_of(word: str) -> Any:
 
 def _filters(function: options.Function) -> options.Function:
     for decorate in (
-        click.option(
-            "--tag",
-            "tags",
-            multiple=True,
-            metavar="TAG",
-            help="Only with this tag. Repeatable: all.",
-        ),
+        options.with_tags_option,
         click.option(
             "--type",
             "types",
@@ -125,9 +112,7 @@ def get_relationships(
         tags=tags,
     )
     reply = fetch_pages(session, request, service.ListRelationshipsResponse, "relationships", limit)
-    now = session.output.now
-    rows = [row(each, now) for each in reply.relationships]
-    present(session, reply, lambda: session.output.table(COLUMNS, rows, "no relationships"))
+    present_rows(session, reply, COLUMNS, row, reply.relationships, "no relationships")
 
 
 def _fetch(session: Session, name: str) -> service.GetRelationshipResponse:
@@ -145,8 +130,7 @@ def get_relationship(session: Session, name: str) -> None:
     souverixctl get relationship edge-zone-a1/gw-to-core
     """
     reply = _fetch(session, name)
-    rows = [row(reply.relationship, session.output.now)]
-    present(session, reply, lambda: session.output.table(COLUMNS, rows, ""))
+    present_rows(session, reply, COLUMNS, row, [reply.relationship])
 
 
 @verbs.describe.command("relationship", short_help="Describe one relationship.")
@@ -204,13 +188,7 @@ def watch_relationships(
 
 def _spec_options(function: options.Function) -> options.Function:
     for decorate in (
-        click.option(
-            "--tag",
-            "tags",
-            multiple=True,
-            metavar="TAG",
-            help="A tag, to be chosen by. Repeatable; those given are all it has.",
-        ),
+        options.own_tags_option,
         click.option("--description", metavar="TEXT", help="What it is for, for people."),
     ):
         function = decorate(function)
@@ -261,9 +239,7 @@ def create_relationship(
         domain=domain,
         relationship_id=plain,
         spec=spec,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.CreateRelationshipResponse)
     made = reply.relationship
@@ -309,9 +285,7 @@ def set_relationship(
         spec=spec,
         update_mask=mask,
         etag=etag,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.UpdateRelationshipResponse)
     present_write(session, reply, f"relationship {name} changed", reply.relationship.etag)
@@ -319,7 +293,7 @@ def set_relationship(
 
 @verbs.delete.command("relationship", short_help="Delete a relationship.")
 @click.argument("name", metavar="DOMAIN/ID")
-@click.option("--reason", default="", metavar="TEXT", help="Why, for people and the audit.")
+@options.reason_option
 @options.etag_option
 @options.write_options
 @pass_session
@@ -334,9 +308,7 @@ def delete_relationship(session: Session, name: str, reason: str, etag: str, **g
         name=full_name(name),
         etag=etag,
         reason=reason,
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, service.DeleteRelationshipResponse)
     present_write(session, reply, f"relationship {name} deleted")

@@ -154,9 +154,7 @@ def reset_key(session: Session, id: str, reason: str, **given: Any) -> None:
         name=options.resource_name("nodes", id),
         reason=reason,
         etag=given["etag"],
-        request_id=write.request_id,
-        validate_only=write.validate_only,
-        durable_at=write.durable_at,
+        **write.fields(),
     )
     reply = session.connection.call(request, fleet.ResetAgentKeyResponse)
     present_write(session, reply, f"the key of node {reply.node.id} is given up", reply.node.etag)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -16,7 +17,7 @@ from rich.text import Text
 from souverix.receipt.v1.receipt_pb2 import WriteReceipt
 from souverixctl.describe import describe as describe_lines
 from souverixctl.describe import field_word
-from souverixctl.output import styled
+from souverixctl.output import Cell, styled
 from souverixctl.session import Session
 from souverixctl.times import show_age
 
@@ -79,6 +80,19 @@ def present(session: Session, reply: Message, show: Callable[[], None]) -> None:
         show()
     else:
         session.output.message(reply)
+
+
+def present_rows(
+    session: Session,
+    reply: Message,
+    columns: Sequence[str],
+    row: Callable[[Any, datetime], list[Cell]],
+    items: Iterable[Any],
+    none: str = "",
+) -> None:
+    """The reply in JSON or YAML, or a table with a row for each item; `none` says that there are none."""
+    rows = [row(each, session.output.now) for each in items]
+    present(session, reply, lambda: session.output.table(columns, rows, none))
 
 
 def present_details(session: Session, reply: Message, subject: Message) -> None:

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 from functools import cached_property, update_wrapper
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -22,6 +23,10 @@ from telemetry.context import TraceContext, begin, parse
 from telemetry.settings import TelemetrySettings, check
 from telemetry.spans import NO_SPAN, Kind
 from telemetry.started import OFF, TelemetryUnavailable, start
+from trust.certificates import to_pem
+from trust.channels import ClientTls
+from trust.errors import TrustError
+from trust.files import TrustFiles, read_roots
 
 Result = TypeVar("Result")
 
@@ -62,8 +67,38 @@ class Session:
         timeout_s = seconds_of(parse_duration(self._settings.get("timeout", DEFAULT_TIMEOUT)))
         if timeout_s <= 0:
             raise BadInput("--timeout is zero", f"write a duration such as {DEFAULT_TIMEOUT}")
-        addresses = parse_addresses(server)
-        return Connection(addresses, self.principal, timeout_s, self.output.note, self.trace)
+        tls = self.tls
+        addresses = parse_addresses(server, secured=tls is not None)
+        return Connection(addresses, self.principal, timeout_s, self.output.note, self.trace, tls)
+
+    @cached_property
+    def tls(self) -> ClientTls | None:
+        """How the run proves itself and what it demands of servers; None: it speaks in clear. Raises BadInput."""
+        directory = self._settings.get("tls")
+        given = {name: str(self._settings.get(name) or "") for name in ("cert", "key", "ca")}
+        name = self._settings.get("server_name")
+        if not directory and not any(given.values()):
+            if name:
+                raise BadInput(
+                    "--server-name is proved by TLS, and no certificate is given", "add --tls DIR"
+                )
+            return None
+        if directory and any(given.values()):
+            raise BadInput(
+                "--tls names all files; --cert, --key and --ca name each", "leave one out"
+            )
+        try:
+            if directory:
+                files = TrustFiles.in_directory(Path(directory))
+            elif given["cert"] and given["key"] and given["ca"]:
+                files = TrustFiles(*(Path(given[each]) for each in ("cert", "key", "ca")))
+            elif given["ca"] and not given["cert"] and not given["key"]:
+                return ClientTls(to_pem(read_roots(Path(given["ca"]))), name)
+            else:
+                raise BadInput("a certificate needs --cert, --key and --ca", "or --tls DIR")
+            return ClientTls.of(files.read(), name)
+        except TrustError as error:
+            raise BadInput(str(error), "souverixctl pki inspect shows what is there") from error
 
     @cached_property
     def trace(self) -> TraceContext | None:
@@ -189,6 +224,43 @@ def global_options(*, hidden: bool) -> list[click.Option]:
             envvar="SOUVERIX_PRINCIPAL",
             show_envvar=True,
             help="Who asks, such as user:alice. Default: user: and the login name.",
+        ),
+        option(
+            "--tls",
+            metavar="DIR",
+            envvar="SOUVERIX_TLS",
+            show_envvar=True,
+            help="Directory of identity.pem and roots.pem, as `pki issue` makes it: ask by mutual TLS. Default: in"
+            " clear, on this host only.",
+        ),
+        option(
+            "--cert",
+            metavar="FILE",
+            envvar="SOUVERIX_CERT",
+            show_envvar=True,
+            help="Certificate chain, with --key and --ca in place of --tls.",
+        ),
+        option(
+            "--key",
+            metavar="FILE",
+            envvar="SOUVERIX_KEY",
+            show_envvar=True,
+            help="Private key of the certificate.",
+        ),
+        option(
+            "--ca",
+            metavar="FILE",
+            envvar="SOUVERIX_CA",
+            show_envvar=True,
+            help="Trusted roots. Alone: servers prove themselves, this program does not.",
+        ),
+        option(
+            "--server-name",
+            metavar="NAME",
+            envvar="SOUVERIX_SERVER_NAME",
+            show_envvar=True,
+            help="DNS name the server must prove, such as region-a.global.fleet.example. Default: the host that is"
+            " dialled.",
         ),
         option(
             "--timeout",

@@ -1,7 +1,7 @@
 """Specs of nodes and domains as operators give them: by flags, or whole in a file.
 
-Owns which fields of a spec an invocation names, and the change of a spec that follows. Never changes
-a field that was not named.
+Owns which fields of a spec an invocation names, and the change of a spec that follows. Never changes a field that was
+not named.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from souverixctl import options
 from souverixctl.describe import enum_word
 from souverixctl.documents import parse_into, read_resource, split_assignment
 from souverixctl.errors import BadInput
+from souverixctl.results import present_write
+from souverixctl.session import Session
 
 Spec = TypeVar("Spec", bound=Message)
 
@@ -34,15 +36,20 @@ def spec_from_flags(spec_type: type[Spec], given: dict[str, Any]) -> tuple[Spec,
     return spec_type(**values), named
 
 
-def spec_change(
-    noun: str, id: str, spec_type: type[Spec], file: str | None, etag: str, given: dict[str, Any]
-) -> dict[str, Any]:
-    """The fields of an update request for "node" or "domain": flags change the fields they name, a file all.
-
-    Raises BadInput.
+def change_spec(
+    session: Session,
+    noun: str,
+    id: str,
+    request_type: type[Any],
+    reply_type: type[Any],
+    file: str | None,
+    given: dict[str, Any],
+) -> None:
+    """Changes the spec of a "node" or "domain": flags change the fields they name, a file all. Raises BadInput,
+    Refused.
     """
-    write = options.read_write_options(given)
-    spec, named = spec_from_flags(spec_type, given)
+    write, etag = options.read_write_options(given), given.pop("etag")
+    spec, named = spec_from_flags(type(request_type().spec), given)
     if bool(file) == bool(named):
         raise BadInput(
             "nothing to change" if not file else "a file and flags are given", "give one"
@@ -51,12 +58,13 @@ def spec_change(
         resource = read_resource(file, noun)
         parse_into(resource["spec"], spec, file)
         named, etag = ["*"], etag or resource.get("etag", "")
-    return {
-        "name": options.resource_name(f"{noun}s", id),
-        "spec": spec,
-        "update_mask": FieldMask(paths=named),
-        "etag": etag,
-        "request_id": write.request_id,
-        "validate_only": write.validate_only,
-        "durable_at": write.durable_at,
-    }
+    request = request_type(
+        name=options.resource_name(f"{noun}s", id),
+        spec=spec,
+        update_mask=FieldMask(paths=named),
+        etag=etag,
+        **write.fields(),
+    )
+    reply = session.connection.call(request, reply_type)
+    changed = getattr(reply, noun)
+    present_write(session, reply, f"{noun} {changed.id} changed", changed.etag)

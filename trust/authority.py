@@ -37,6 +37,7 @@ from trust.identity import (
     check_trust_domain,
     checked_dns_name,
     dns_name_of,
+    nodes_name_of,
 )
 from trust.keys import TlsKey, is_tls_key
 
@@ -132,8 +133,8 @@ class Authority:
     ) -> x509.Certificate:
         """A leaf of this domain for a key. Raises `NameInvalid`, `CertificateRefused`.
 
-        A controller's and a relay's may serve too, the controller's by the name of its domain. A leaf never outlives
-        its authority.
+        A controller's and a relay's may serve too: nodes both, and the controller by the name of its domain all others.
+        A leaf never outlives its authority.
         """
         if kind is Kind.AUTHORITY:
             raise NameInvalid("an authority is no leaf: use issue_authority")
@@ -224,7 +225,9 @@ class Authority:
 
     def _server_names(self, kind: Kind, servers: ServerNames) -> list[x509.GeneralName]:
         own = self.identity
-        dns = [dns_name_of(self.path, own.trust_domain)] if kind is Kind.CONTROLLER else []
+        name = dns_name_of(self.path, own.trust_domain)
+        dns = [name] if kind is Kind.CONTROLLER else []
+        dns.append(nodes_name_of(name))
         dns += [checked_dns_name(name) for name in servers.dns]
         if max(len(servers.dns), len(servers.ip)) > MAX_SERVER_NAMES:
             raise NameInvalid(f"at most {MAX_SERVER_NAMES} names and addresses each")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -30,10 +30,20 @@ Options = Sequence[tuple[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """How a client proves itself and what it demands: a server of this DNS name; None: of the name it dials."""
+    """How a client proves itself and what it demands: a server of this DNS name; None: of the name it dials.
 
-    credentials: Credentials
+    Without a key and a chain it proves nothing, for servers that demand no certificate.
+    """
+
+    roots_pem: bytes
     server_name: str | None
+    key_pem: bytes | None = field(default=None, repr=False)
+    chain_pem: bytes | None = None
+
+    @classmethod
+    def of(cls, credentials: Credentials, server_name: str | None) -> ClientTls:
+        """With a bearer's credentials."""
+        return cls(credentials.roots_pem, server_name, credentials.key_pem, credentials.chain_pem)
 
     def options(self) -> list[tuple[str, Any]]:
         """What a channel needs beside credentials."""
@@ -44,9 +54,9 @@ class ClientTls:
     def channel_credentials(self) -> grpc.ChannelCredentials:
         """For a new channel."""
         return grpc.ssl_channel_credentials(
-            root_certificates=self.credentials.roots_pem,
-            private_key=self.credentials.key_pem,
-            certificate_chain=self.credentials.chain_pem,
+            root_certificates=self.roots_pem,
+            private_key=self.key_pem,
+            certificate_chain=self.chain_pem,
         )
 
 

@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -156,6 +156,8 @@ class ReloadedCredentials:
         self.files = files
         self._stamp = files.stamp()
         self.current = files.read()
+        #: Called after `current` has become another.
+        self.on_renewal: list[Callable[[], None]] = []
 
     def reload(self) -> bool:
         """Reads the files again if they changed, and tells whether `current` is another now.
@@ -170,6 +172,8 @@ class ReloadedCredentials:
         if found == self.current:
             return False
         self.current = found
+        for listener in self.on_renewal:
+            listener()
         return True
 
 

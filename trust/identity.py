@@ -22,6 +22,9 @@ MAX_IDENTITY = 512
 #: The name of the self-signed certificate that all trust rests on. It is the authority above the root domain's own.
 ROOT_NAME = "root"
 
+#: First label of the name of those who serve nodes.
+NODES_LABEL = "_nodes"
+
 #: Longest DNS name (RFC 1035).
 MAX_DNS_NAME = 253
 
@@ -103,6 +106,17 @@ def check_trust_domain(text: str) -> None:
         raise NameInvalid(
             f"{text[:MAX_IDENTITY]!r} is no trust domain: a DNS name in lower case, at most {MAX_TRUST_DOMAIN}"
         )
+
+
+def nodes_name_of(controller_name: str) -> str:
+    """The DNS name of whoever serves a domain's nodes: its controller, and the relays that stand between.
+
+    No domain can have it: its first label is no domain's id. Raises `NameInvalid`.
+    """
+    name = f"{NODES_LABEL}.{controller_name}"
+    if len(name) > MAX_DNS_NAME:
+        raise NameInvalid(f"{name} is longer than a DNS name may be ({MAX_DNS_NAME})")
+    return name
 
 
 def checked_dns_name(text: str) -> str:

@@ -42,6 +42,7 @@ class Kind(enum.IntEnum):
     CONTROLLER_CLOCK_OFF = 22
     STREAM_QUARANTINED = 23
     STREAM_WAITING = 24
+    SUPPLY_CHAIN_VIOLATION = 30
 
     @property
     def word(self) -> str:
@@ -69,6 +70,7 @@ UNDATED: Final = frozenset(
         Kind.CONTROLLER_SYNC_DEBT,
         Kind.CONTROLLER_CLOCK_OFF,
         Kind.STREAM_QUARANTINED,
+        Kind.SUPPLY_CHAIN_VIOLATION,
     }
 )
 

@@ -80,6 +80,9 @@ class NodeSignals:
     #: When an agent was refused that spoke for it, and why; None: none was, or it was put right.
     refused_ms: int | None = None
     refused_words: str = ""
+    #: What it runs, and what it is to run, that no verified artifact stands for; empty: nothing, or its gate is off.
+    runs_unverified: str = ""
+    wants_unverified: str = ""
 
 
 class NodeSource(Protocol):
@@ -99,6 +102,7 @@ def judge_node(node: NodeSignals, limits: Limits, now_ms: int) -> Judgement:
         if node.stage is not Stage.QUARANTINED:
             _judge_health(node, found)
             _judge_drift(node, found)
+        _judge_supply_chain(node, now_ms, found)
         _judge_waiver(node, limits, now_ms, found, later)
         _judge_clock(node, limits, found)
     if node.claimed_twice_ms is not None:
@@ -305,6 +309,26 @@ def _judge_waiver(
                 f"the waiver of {waiver.field} ({waiver.reason}) ends within {_span(limits.waiver_notice_s)}, and the "
                 "drift it accepts stands",
                 f"souverixctl drift waive {name} {waiver.field} --reason TEXT --for 30d",
+            )
+        )
+
+
+def _judge_supply_chain(node: NodeSignals, now_ms: int, found: list[Condition]) -> None:
+    """What a node runs weighs more than what it is only told to run."""
+    words = [
+        f"{verb}: {told}"
+        for verb, told in (("runs", node.runs_unverified), ("is to run", node.wants_unverified))
+        if told
+    ]
+    if words:
+        found.append(
+            _condition(
+                node,
+                Kind.SUPPLY_CHAIN_VIOLATION,
+                Severity.HIGH if node.runs_unverified else Severity.MEDIUM,
+                now_ms,
+                f"what it {'; '.join(words)}",
+                "souverixctl artifact list",
             )
         )
 

@@ -54,6 +54,7 @@ GROUP_WORDS = {
     Kind.NODE_CLAIMED_TWICE: "are claimed by two domains",
     Kind.NODE_AGENT_REFUSED: "have had an agent refused",
     Kind.NODE_CLOCK_OFF: "have a clock that is off",
+    Kind.SUPPLY_CHAIN_VIOLATION: "run, or are to run, what is not verified",
 }
 
 #: What a kind says of many things that are no nodes.

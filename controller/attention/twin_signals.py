@@ -12,15 +12,17 @@ from controller.attention.conditions import Severity
 from controller.attention.nodes import DriftSignal, NodeSignals, WaiverSignal
 from controller.connectivity.spectrum import Mode
 from controller.lifecycle.stages import stage_of
+from controller.supply.gate import Gate
 from controller.twin.drift import WEIGHTS, DriftAnalyzer, NodeDrift
-from controller.twin.effective import policies_of_node
-from controller.twin.facts import Facts, effective_ms
+from controller.twin.effective import effective_state, policies_of_node
+from controller.twin.facts import Facts, body_of, effective_ms
 from controller.twin.node import NodeAt, find_node
 from federation.codec import Write
 from federation.identifiers import Key
 from federation.scan import Scan
 from federation.state import State
 from souverix.fleet.v1 import lifecycle_pb2, node_pb2, return_pb2
+from souverix.supply.v1 import artifact_pb2
 
 #: Changes of connectivity looked at: more than any window asks for makes no difference.
 RECENT_CHANGES = 32
@@ -49,6 +51,7 @@ class TwinSignals:
         self._histories = histories
         self._flaps_from_ms = now_ms - int(flap_window_s * 1000)
         self._analyzer = DriftAnalyzer(self._facts, now_ms)
+        self._gate = Gate(self._facts, now_ms)
 
     def signals(self, subject: str, now_ms: int) -> NodeSignals | None:
         """What is known of a node; None for one that does not exist."""
@@ -74,6 +77,7 @@ class TwinSignals:
         health = report.runtime.health
         has_end = lifecycle.HasField("expire_time")
         refused_ms, refused_words = self._refused(domain, subject)
+        runs, wants = self._unverified(domain, subject, report.reported_version)
         return NodeSignals(
             subject=subject,
             domain=domain,
@@ -101,7 +105,25 @@ class TwinSignals:
             refused_ms=refused_ms,
             refused_words=refused_words,
             claimed_twice_ms=self._claimed_twice_ms(subject) if at.home.disputed else None,
+            runs_unverified=runs,
+            wants_unverified=wants,
         )
+
+    def _unverified(self, domain: str, subject: str, reported: str) -> tuple[str, str]:
+        """What the node runs and what it is to run that no verified artifact stands for, in words."""
+        gate = self._gate
+        if gate.mode(domain) <= artifact_pb2.GATE_MODE_OFF:
+            return "", ""
+        spec = body_of(self._facts, Key(domain, subject, "node_spec"))
+        component = spec.component_type if spec is not None else ""
+        along = self._analyzer.policies_along(domain)
+        effective = effective_state(self._facts, domain, subject, along, gate)
+        wanted = [*sorted(effective.held_back.values()), effective.desired.target_version]
+        told = []
+        for version in (reported, next((v for v in wanted if v), "")):
+            standing = gate.standing(domain, version, component) if version else None
+            told.append(standing.words if standing is not None and not standing.is_verified else "")
+        return told[0], told[1]
 
     def _refused(self, domain: str, subject: str) -> tuple[int | None, str]:
         key = Key(domain, subject, "return_incident")

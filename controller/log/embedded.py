@@ -1,7 +1,7 @@
 """An etcd of our own, for a controller that was given none.
 
 Owns one local etcd process: its data directory, its loopback ports, its health, its restarts, its
-end. Never listens beyond loopback, and never leaves the process behind: etcd dies with the
+end. Never listens beyond loopback nor in clear, and never leaves the process behind: etcd dies with the
 controller.
 
 etcd is told to dump its consensus log often: it keeps that many requests in memory, and ours may
@@ -22,12 +22,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from controller.etcd.access import Access
+from controller.etcd.access import Access, TlsFiles
 from controller.etcd.client import Etcd
 from controller.etcd.connection import Pauses
 from controller.etcd.errors import EtcdError
 from controller.log import die_with_parent
+from controller.log.embedded_tls import make_certificates
 from controller.log.errors import LogRefused, LogUnavailable
+from trust.errors import FilesUnusable
 
 START_TIMEOUT_S = 30.0
 """For becoming healthy; replaying a large log after a crash takes seconds."""
@@ -44,6 +46,9 @@ STEADY_S = 30.0
 """After running this long, a death begins a new series of restarts."""
 SNAPSHOT_COUNT = 2_000
 """Requests between two dumps of the consensus log; etcd keeps these and 5,000 more in memory."""
+KEPT_FILES = 2
+"""Files of 64 MB of the consensus log, and dumps, kept beside those in use: what restarts after a crash
+read is in use, and more is for members that lag behind, of which there are none."""
 KEPT_REVISIONS = 10_000
 """Revisions that a watch may lag behind before it has to read pages instead."""
 QUOTA_BYTES = 8 * 1024**3
@@ -63,6 +68,7 @@ class EmbeddedEtcd:
         self._binary = binary
         self._directory = directory
         self._output_path = directory / "etcd.log"
+        self._tls: TlsFiles | None = None
         self._client_port = 0
         self._peer_port = 0
         self._process: asyncio.subprocess.Process | None = None
@@ -78,7 +84,7 @@ class EmbeddedEtcd:
     @property
     def access(self) -> Access:
         """How to reach it; the endpoint stays the same over restarts."""
-        return Access(endpoints=(f"127.0.0.1:{self._client_port}",))
+        return Access(endpoints=(f"127.0.0.1:{self._client_port}",), tls=self._tls)
 
     @property
     def pid(self) -> int | None:
@@ -99,6 +105,10 @@ class EmbeddedEtcd:
                 "of a running etcd, or use the SQLite log"
             )
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self._tls = make_certificates(self._directory / "tls")
+        except FilesUnusable as error:
+            raise LogRefused(f"our own etcd gets no certificates: {error}") from error
         for attempt in range(1, START_ATTEMPTS + 1):
             self._client_port, self._peer_port = _free_ports()
             try:
@@ -176,8 +186,9 @@ class EmbeddedEtcd:
         return self._process
 
     def _command(self, program: str) -> list[str]:
-        client = f"http://127.0.0.1:{self._client_port}"
-        peer = f"http://127.0.0.1:{self._peer_port}"
+        client = f"https://127.0.0.1:{self._client_port}"
+        peer = f"https://127.0.0.1:{self._peer_port}"
+        tls = self._directory / "tls"
         return [
             program,
             "--name=embedded",
@@ -187,7 +198,17 @@ class EmbeddedEtcd:
             f"--listen-peer-urls={peer}",
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=embedded={peer}",
+            f"--cert-file={tls / 'cert.pem'}",
+            f"--key-file={tls / 'key.pem'}",
+            f"--trusted-ca-file={tls / 'ca.pem'}",
+            "--client-cert-auth",
+            f"--peer-cert-file={tls / 'cert.pem'}",
+            f"--peer-key-file={tls / 'key.pem'}",
+            f"--peer-trusted-ca-file={tls / 'ca.pem'}",
+            "--peer-client-cert-auth",
             f"--snapshot-count={SNAPSHOT_COUNT}",
+            f"--max-wals={KEPT_FILES}",
+            f"--max-snapshots={KEPT_FILES}",
             "--auto-compaction-mode=revision",
             f"--auto-compaction-retention={KEPT_REVISIONS}",
             f"--quota-backend-bytes={QUOTA_BYTES}",
@@ -222,7 +243,7 @@ class EmbeddedEtcd:
 
     def _accepting_any_version(self) -> Access:
         # Whether the version is fit for a log is judged where the log is opened.
-        return Access(self.access.endpoints, accept_lossy_versions=True)
+        return Access(self.access.endpoints, tls=self._tls, accept_lossy_versions=True)
 
     def _last_words(self) -> str:
         try:

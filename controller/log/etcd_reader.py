@@ -75,7 +75,11 @@ class CommitReader:
             known = self._sizes.fitting(first_offset, max_bytes)
             limit = known or self._page_commits
             try:
-                page = await self._etcd.range(key, self._end, limit=limit)
+                # Up to a key, not the end: etcd counts all keys of a range, however few it is to give.
+                end = self._layout.commit(first_offset + limit)
+                page = await self._etcd.range(key, end, limit=limit)
+                if not page.kvs:
+                    page = await self._etcd.range(key, self._end, limit=1)
             except ReplyTooLarge:
                 self._page_commits = max(1, min(limit // 2, PAGE_BYTES // MAX_COMMIT_BYTES))
                 self._sizes.forget()

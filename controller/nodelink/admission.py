@@ -1,5 +1,4 @@
-"""When a node is heard, and when it may come in: at bounded rates, each in its turn. Owns the calendar; time and
-chance are arguments.
+"""When a node may come in: at a bounded rate, each in its turn. Owns the calendar; time and chance are arguments.
 
 A node that finds no place is told a time that is kept for it, so that nobody starves: who comes at the time named is
 let in, however many others ask. Times lie one slot apart, and are jittered by a part of a second. Nodes without a
@@ -26,24 +25,6 @@ EARLY_S = 0.05
 
 #: Longest wait named: what an agent obeys. It asks again then, and keeps its place.
 MAX_WAIT_S = 300.0
-
-#: Greetings heard a second: each costs a third of a millisecond of the loop, also that of a node which is sent away.
-GREETINGS_PER_S = 2_000.0
-
-#: Greetings heard at once: fewer than a live node's frame would notice to be behind.
-GREETINGS_BURST_S = 0.005
-
-
-class Doorstep:
-    """Where thousands of nodes greet at once, they are heard one by one, so that each round of the loop is short."""
-
-    def __init__(self) -> None:
-        self._next_s = float("-inf")
-
-    def wait_s(self, now_s: float) -> float:
-        """How many seconds a node's greeting waits until it is heard."""
-        self._next_s = max(self._next_s, now_s - GREETINGS_BURST_S) + 1 / GREETINGS_PER_S
-        return max(0.0, self._next_s - now_s)
 
 
 class Calendar:

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from google.protobuf.duration_pb2 import Duration
 
+from controller.bearer import current_bearer
 from controller.journal import Journal
 from controller.nodelink.agent_keys import draft_pin, pinned_key
 from controller.nodelink.commits import commit
@@ -27,12 +28,13 @@ from controller.nodelink.relay_call import RelayedCall
 from controller.nodelink.reports import NodeMoved, ProtocolBroken, ReportIntake, highest_report
 from controller.nodelink.returning import Return
 from controller.nodelink.session import Session, SessionState, Step
-from controller.twin.facts import Home
+from controller.twin.facts import Home, home_of
 from controller.values import StoreFull, ValueStoreError
 from federation.chain import key_id_of
 from federation.errors import InvalidWrite
 from souverix.fleet.v1 import return_pb2
 from souverix.nodelink.v1 import nodelink_pb2
+from trust.identity import Kind
 
 _log = logging.getLogger(__name__)
 
@@ -70,10 +72,9 @@ class Conversation:
     async def frames(self) -> AsyncGenerator[Response, None]:
         """What goes to the node, until the session is over."""
         try:
-            if (wait_s := self._desk.doorstep.wait_s(time.monotonic())) > 0:
-                await asyncio.sleep(wait_s)
             journal = await self._desk.serving_journal()
             hello = await self._hello()
+            await self._check_bearer(journal, hello)
             home, is_known = await self._examine(journal, hello)
             nonce = secrets.token_bytes(NONCE_BYTES)
             yield self._challenge(home, nonce)
@@ -133,6 +134,27 @@ class Conversation:
         except StopAsyncIteration as error:
             message = f"the stream ended before the {what}"
             raise NotWelcome(nodelink_pb2.LINK_END_PROTOCOL_ERROR, message) from error
+
+    async def _check_bearer(self, journal: Journal, hello: nodelink_pb2.AgentHello) -> None:
+        """Refuses a node whose certificate names another. A relay's speaks for the nodes of its domain."""
+        bearer = current_bearer()
+        if bearer is None:
+            return
+        facts, named = self._desk.replica.state, bearer.identity
+        home = home_of(facts, f"nodes/{hello.node}")
+        domain = home.domain if home else self._desk.replica.config.controller.domain
+        fits = named.kind is Kind.RELAY or (named.kind, named.name) == (Kind.NODE, hello.node)
+        if fits and (domain == named.domain or facts.authority.is_within(domain, named.domain)):
+            return
+        evidence = f"the certificate is of {named.principal} of domain {named.domain}"
+        if home is not None:
+            kind = return_pb2.INCIDENT_KIND_WRONG_CERTIFICATE
+            await self._incident(journal, hello, home, kind, evidence, named.name)
+        raise NotWelcome(
+            nodelink_pb2.LINK_END_IDENTITY,
+            f"this agent is not the one of {hello.node} of domain {domain}: {evidence}",
+            UNWELCOME_RETRY_S,
+        )
 
     async def _examine(self, journal: Journal, hello: nodelink_pb2.AgentHello) -> tuple[Home, bool]:
         """Where the node lives, and whether it is known. Raises `NotWelcome` for one that need not prove anything."""

@@ -15,10 +15,10 @@ from controller.services.fleet_fields import check_node_spec
 from controller.services.fleet_rules import draft_node
 from controller.twin.facts import Facts, Home, exists, home_of, state_of
 from controller.writes import Draft, write_audit
-from federation.authority import AuthorityTable
 from federation.errors import AlreadyExists, InvalidWrite
 from federation.identifiers import is_valid_id
 from federation.proposal import Proposal
+from federation.state import State
 from souverix.audit.v1 import audit_pb2
 from souverix.fleet.v1 import node_pb2
 from souverix.nodelink.v1 import nodelink_pb2
@@ -103,7 +103,7 @@ class Enrolment:
 
     is_open: bool
     rate: TokenBucket
-    authority: AuthorityTable
+    state: State
 
     def check(self, journal: Journal, hello: nodelink_pb2.AgentHello, now_s: float) -> Home:
         """Where a node would live that is not known yet. Raises `NotWelcome` where it cannot be taken in now."""
@@ -115,7 +115,7 @@ class Enrolment:
                 + f"; create it with 'souverixctl create node {hello.node}'",
                 UNWELCOME_RETRY_S,
             )
-        if not self.authority.term_of(journal.identity.domain):
+        if not self.state.authority.term_of(journal.identity.domain):
             raise NotWelcome(
                 nodelink_pb2.LINK_END_UNKNOWN_NODE,
                 f"{journal.identity.controller} does not know its authority yet, which its first contact with the "

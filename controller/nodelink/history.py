@@ -19,8 +19,8 @@ TRANSITIONS_BURST = 6
 #: Transitions of one node recorded in the long run: at most 2,880 a day, however it flaps.
 TRANSITIONS_PER_S = 1 / 30
 
-#: Nodes whose rate is remembered before the settled ones are forgotten.
-MAX_REMEMBERED = 20_000
+#: Nodes whose rate is remembered before the settled ones are forgotten; where more are unsettled, twice those.
+REMEMBERED = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,9 @@ class TransitionQueue:
     def __init__(self) -> None:
         self._waiting: dict[str, tuple[float, Transition]] = {}
         self._rates: dict[str, TokenBucket] = {}
+        #: Rates from which on the settled ones are looked for: so rarely that it costs each node a few looks, however
+        #: many change at once.
+        self._room = REMEMBERED
 
     def note(self, transition: Transition, now_s: float, not_before_s: float = 0.0) -> None:
         """Takes in a change; an earlier one of the node that still waits gives way to it."""
@@ -81,8 +84,9 @@ class TransitionQueue:
     def _rate_of(self, node: str, now_s: float) -> TokenBucket:
         rate = self._rates.get(node)
         if rate is None:
-            if len(self._rates) >= MAX_REMEMBERED:
+            if len(self._rates) >= self._room:
                 self._rates = {n: r for n, r in self._rates.items() if not r.is_full(now_s)}
+                self._room = max(REMEMBERED, 2 * len(self._rates))
             rate = TokenBucket(TRANSITIONS_PER_S, TRANSITIONS_BURST, now_s)
             self._rates[node] = rate
         return rate

@@ -15,7 +15,7 @@ from typing import Any
 from controller.background import Turns
 from controller.journal import Journal
 from controller.log.errors import LogError
-from controller.nodelink.admission import Admission, Doorstep
+from controller.nodelink.admission import Admission
 from controller.nodelink.connectivity import ConnectivityRecorder
 from controller.nodelink.dispatch import Dispatcher
 from controller.nodelink.greeting import (
@@ -59,12 +59,11 @@ class Reception:
         self.enrolment = Enrolment(
             agents.enrolment == "open",
             TokenBucket(ENROLMENTS_PER_S, ENROLMENTS_BURST, time.monotonic()),
-            replica.state.authority,
+            replica.state,
         )
         self.admission = Admission(
             agents.returns_per_s, agents.arrivals_per_s, agents.max_links, random.random
         )
-        self.doorstep = Doorstep()
         #: Turns to replay, given in the order in which they are asked for.
         self.turns = Turns(agents.max_replays)
         self.parked = Parked()

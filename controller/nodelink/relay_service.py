@@ -13,6 +13,7 @@ from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
+from controller.bearer import check_bearer
 from controller.journal import Journal
 from controller.nodelink.conversation import GREETING_TIMEOUT_S
 from controller.nodelink.greeting import (
@@ -33,6 +34,7 @@ from controller.values import ValueStore
 from federation.identifiers import Key
 from souverix.fleet.v1 import node_pb2
 from souverix.nodelink.v1 import nodelink_pb2, relay_pb2, relay_pb2_grpc
+from trust.identity import Kind
 
 _log = logging.getLogger(__name__)
 
@@ -145,6 +147,7 @@ class RelayLinkService(relay_pb2_grpc.RelayLinkServiceServicer):
     def _check(self, hello: relay_pb2.RelayHello) -> None:
         """Refuses what is no relay of this controller's."""
         check_names(hello.relay, hello.source, hello.relay_version)
+        check_bearer(Kind.RELAY, hello.relay, self._replica.config.controller.domain)
         home = find_home(self._replica.state, self._replica.config.controller.id, hello.relay)
         if home is None:
             return

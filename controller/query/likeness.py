@@ -8,11 +8,13 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from controller.supply.gate import Gate
 from controller.twin.drift import NodeDrift
 from controller.twin.drift_waivers import CONFIGURATION_FIELD, POLICY_FIELD, VERSION_FIELD
 from controller.twin.facts import exists
 from federation.identifiers import Key
 from federation.state import State
+from souverix.supply.v1 import artifact_pb2
 
 #: What may be unknown of a drift, in the order of the bits of `Comparison.drift_unknown`.
 UNKNOWN_FIELDS = (VERSION_FIELD, CONFIGURATION_FIELD, POLICY_FIELD)
@@ -50,6 +52,12 @@ class Grounds(NamedTuple):
     policies: bytes = b""
     #: Of what caps the times of events.
     admissions: bytes = b""
+    #: Verdicts on artifacts count, which depend on the time and on more facts than these: nothing is shared.
+    is_gated: bool = False
+
+    def differs_in_policies(self, other: Grounds) -> bool:
+        """Tells whether a comparison makes up for the difference to other grounds."""
+        return not self.is_gated and self._replace(policies=other.policies) == other
 
 
 class Basis(NamedTuple):
@@ -151,7 +159,9 @@ class DomainGrounds:
             self._tags[policies] = frozenset().union(*(tags for _, tags in levels))
             if self._admissions is None:
                 self._admissions = self._read_admissions()
-            found = self._of[domain] = Grounds(policies, self._admissions.get(domain, b""))
+            is_gated = Gate(self._state, 0).mode(domain) == artifact_pb2.GATE_MODE_ENFORCE
+            admissions = self._admissions.get(domain, b"")
+            found = self._of[domain] = Grounds(policies, admissions, is_gated)
         return found
 
     def alike(self, grounds: Grounds, inputs: bytes, tags: Sequence[str]) -> Alike:

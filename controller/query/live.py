@@ -29,11 +29,13 @@ from controller.query.stored_summary import FORM, pack, unpack
 from controller.query.summary import Summariser
 from controller.query.sums import OldestReports
 from controller.query.tree import DomainTree
+from controller.supply.gate import Gate
 from controller.twin.drift import DriftAnalyzer
 from controller.twin.node import find_node
 from federation.identifiers import Key
 from federation.scan import Scan
 from federation.state import Applied, State
+from souverix.supply.v1 import artifact_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -189,8 +191,8 @@ class LiveColumns:
         for number, (domain, code) in enumerate(divmod(pair, width) for pair in pairs.tolist()):
             then = columns.grounds.values[code]
             now = self._summariser.grounds.of(columns.values["domain"].values[domain])
-            if then != now:
-                how[number] = COMPARE if then.admissions == now.admissions else READ
+            if then != now or now.is_gated:
+                how[number] = COMPARE if now.differs_in_policies(then) else READ
         for each in (COMPARE, READ):
             columns.mark_stale(how[pair_of] == each, each)
 
@@ -379,6 +381,12 @@ class LiveColumns:
     def _below(self, domain: str) -> list[str]:
         return list(self._state.authority.subtree_of(domain)) or [domain]
 
+    def _gates_closed(self) -> bool:
+        """Tells whether what becomes of an artifact may change what governs a node."""
+        gate = Gate(self._state, self._now_ms())
+        closed = artifact_pb2.GATE_MODE_ENFORCE
+        return any(gate.mode(domain) == closed for domain in self._state.authority.records)
+
     def _take_note(self, applied: Applied) -> None:
         if applied.authority_changed:
             self.tree.forget()
@@ -393,9 +401,12 @@ class LiveColumns:
             elif subject.startswith("policies/"):
                 self._summariser.grounds.forget()
                 self._dirty_domains.setdefault(key[0], COMPARE)
-            elif key[2] in ("admission", "authority"):
+            elif key[2] in ("admission", "authority", "supply_policy"):
                 self._summariser.grounds.forget()
                 self._dirty_domains[key[0]] = READ
+            elif subject.startswith("artifacts/"):
+                if self._gates_closed():
+                    self._dirty_domains[key[0]] = READ
             elif key[2] == "existence":
                 self.tree.forget()
         if dirty or self._dirty_domains:

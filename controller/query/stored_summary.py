@@ -69,6 +69,7 @@ def pack(summary: NodeSummary | None, basis: Basis) -> bytes:
         inputs=basis.inputs,
         policies=basis.grounds.policies,
         admissions=basis.grounds.admissions,
+        gated=basis.grounds.is_gated,
         **fields,
     ).SerializeToString()
 
@@ -110,4 +111,4 @@ def unpack(domain: str, data: bytes) -> tuple[NodeSummary, Basis]:
         m.incident,
         m.valid_until_ms if m.HasField("valid_until_ms") else sys.maxsize,
     )
-    return summary, Basis(Grounds(m.policies, m.admissions), m.inputs)
+    return summary, Basis(Grounds(m.policies, m.admissions, m.gated), m.inputs)

@@ -124,7 +124,7 @@ class Summariser:
 
         def compare(bodies: dict[str, Any]) -> Comparison:
             nonlocal inputs
-            inputs = inputs_of(bodies)
+            inputs = ALONE if grounds.is_gated else inputs_of(bodies)
             spec = bodies.get("node_spec")
             alike = self.grounds.alike(
                 grounds, inputs, sorted(set(spec.tags)) if spec is not None else ()

@@ -127,7 +127,8 @@ class LiveSboms:
                     await self._read_some()
                     await self.lineage.write()
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._wake.wait(), RETRY_S)
+                        async with asyncio.timeout(RETRY_S):
+                            await self._wake.wait()
                     self._wake.clear()
         finally:
             self.close()

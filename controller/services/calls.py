@@ -9,13 +9,25 @@ import logging
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2
 
+from controller.access.errors import AccessDenied
+from controller.bearer import (
+    Bearer,
+    BearerRefused,
+    Bearers,
+    current_bearer,
+    is_secured,
+    now_serving,
+    serving,
+)
 from controller.errors import ServiceError, abort, status_of
+from controller.gate import Gate
 from controller.journal import JournalError
 from controller.log.errors import LogError
 from controller.replica import Replica
@@ -28,7 +40,7 @@ from telemetry.started import OFF, Telemetry
 
 _log = logging.getLogger(__name__)
 
-#: Metadata that names the caller. Believed on loopback without TLS only; certificates replace it.
+#: Metadata that names the caller. Believed on loopback without TLS only; by TLS the certificate names the caller.
 PRINCIPAL_METADATA = "souverix-principal"
 
 ANONYMOUS = "user:anonymous"
@@ -63,6 +75,18 @@ def caller_of(context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
     supplied = getattr(context, "caller", None)
     if isinstance(supplied, Caller):
         return supplied
+    bearer = current_bearer()
+    if bearer is not None:
+        identity = bearer.identity
+        return Caller(
+            identity.principal,
+            context.peer(),
+            context.time_remaining(),
+            issued_by=identity.domain,
+        )
+    if is_secured(context):
+        # Nothing but the certificate names a caller there, and it was not judged.
+        return Caller(ANONYMOUS, context.peer(), context.time_remaining())
     metadata = dict(context.invocation_metadata() or ())
     principal = metadata.get(PRINCIPAL_METADATA, ANONYMOUS)
     text = principal.decode(errors="replace") if isinstance(principal, bytes) else str(principal)
@@ -73,6 +97,9 @@ def caller_of(context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
             f"metadata {PRINCIPAL_METADATA} is not a principal such as user:alice",
         )
     return Caller(text, context.peer(), context.time_remaining())
+
+
+_DENIALS = (code_pb2.PERMISSION_DENIED, code_pb2.FAILED_PRECONDITION, code_pb2.UNAUTHENTICATED)
 
 
 class _Malformed:
@@ -126,7 +153,9 @@ class RefusalAudit:
         self._filled_s = time.monotonic()
         self._suppressed = 0
 
-    async def note(self, method: str, caller: Caller, error: FederationError) -> None:
+    async def note(
+        self, method: str, caller: Caller, error: FederationError | BearerRefused
+    ) -> None:
         """Takes note of a refusal; never raises."""
         if not self._replica.is_master:
             return
@@ -138,7 +167,7 @@ class RefusalAudit:
             return
         self._tokens -= 1
         status = status_of(error)
-        denied = status.code in (code_pb2.PERMISSION_DENIED, code_pb2.FAILED_PRECONDITION)
+        denied = status.code in _DENIALS
         record = audit_pb2.AuditRecord(
             principal=caller.principal,
             action=method.lstrip("/"),
@@ -159,11 +188,67 @@ class RefusalAudit:
             self._suppressed += record.suppressed_count + 1
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Turns exceptions into status with details, and notes refusals of changes."""
+async def _answer(
+    inner: Any,
+    request: Any,
+    context: grpc.aio.ServicerContext[Any, Any],
+    admission: Admission,
+) -> None:
+    """Has a call answered by a stream."""
+    _check_parsed(request)
+    admission.renew()
+    given = _parsed(request) if isinstance(request, AsyncIterator) else request
+    responses = inner(given, context)
+    if not isinstance(responses, AsyncGenerator):
+        await responses  # It writes to the context itself, as the health service does.
+        return
+    # Closed with the call: a generator that is left where it yielded keeps what it holds.
+    async with contextlib.aclosing(responses):
+        async for response in responses:
+            admission.renew()
+            await context.write(response)
 
-    def __init__(self, audit: RefusalAudit, telemetry: Telemetry = OFF) -> None:
+
+class Admission:
+    """A call's way through the gate; `gate` is None where nobody is held to a role."""
+
+    def __init__(
+        self,
+        gate: Gate | None,
+        method: str,
+        request: Any,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> None:
+        self._gate = gate if gate is not None and gate.enforced else None
+        self._method = method
+        self._request = request
+        self._context = context
+        self._version = -1
+
+    def renew(self) -> None:
+        """Asks the gate, once more whenever rights have changed since. Raises `AccessDenied`."""
+        if self._gate is None or self._version == self._gate.version:
+            return
+        self._gate.admit(self._method, self._request, caller_of(self._context))
+        self._version = self._gate.version
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Judges who calls, turns exceptions into status with details, and notes refusals of changes and of callers."""
+
+    def __init__(
+        self,
+        audit: RefusalAudit,
+        telemetry: Telemetry = OFF,
+        bearers: Bearers | None = None,
+        *,
+        gate: Gate | None = None,
+    ) -> None:
         self._audit = audit
+        #: None: nobody is held to a role.
+        self._gate = gate
+        #: None without TLS.
+        self._bearers = bearers
         self._telemetry = CallTelemetry(telemetry)
         #: Wrapped handlers of the methods there are: the wrapping is the same for every call.
         self._wrapped: dict[str, Any] = {}
@@ -218,32 +303,45 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, inner: Any) -> Any:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            try:
-                _check_parsed(request)
-                given = _parsed(request) if isinstance(request, AsyncIterator) else request
-                return await inner(given, context)
-            except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
-                await self._refuse(method, context, error)
+            with serving():
+                try:
+                    bearer = self._judge(context)
+                    _check_parsed(request)
+                    Admission(self._gate, method, request, context).renew()
+                    if not isinstance(request, AsyncIterator):
+                        return await inner(request, context)
+                    async with self._standing(bearer):
+                        return await inner(_parsed(request), context)
+                except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
+                    await self._refuse(method, context, error)
 
         return call
 
     def _stream(self, method: str, inner: Any) -> Any:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            try:
-                _check_parsed(request)
-                given = _parsed(request) if isinstance(request, AsyncIterator) else request
-                responses = inner(given, context)
-                if not isinstance(responses, AsyncGenerator):
-                    await responses  # It writes to the context itself, as the health service does.
-                    return
-                # Closed with the call: a generator that is left where it yielded keeps what it holds.
-                async with contextlib.aclosing(responses):
-                    async for response in responses:
-                        await context.write(response)
-            except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
-                await self._refuse(method, context, error)
+            with serving():
+                try:
+                    async with self._standing(self._judge(context)):
+                        await _answer(
+                            inner, request, context, Admission(self._gate, method, request, context)
+                        )
+                except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
+                    await self._refuse(method, context, error)
 
         return call
+
+    def _judge(self, context: Any) -> Bearer | None:
+        """Who calls, from here on also for the refusal that may follow. Raises `BearerRefused`."""
+        if self._bearers is None:
+            return None
+        bearer = self._bearers.of_call(context)
+        now_serving(bearer)
+        return bearer
+
+    def _standing(self, bearer: Bearer | None) -> AbstractAsyncContextManager[None]:
+        if self._bearers is None or bearer is None:
+            return contextlib.nullcontext()
+        return self._bearers.standing(bearer)
 
     async def _refuse(
         self, method: str, context: grpc.aio.ServicerContext[Any, Any], error: Exception
@@ -261,7 +359,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._telemetry.refused(getattr(error, "reason", "") or type(error).__name__)
         if status_of(error).code == code_pb2.INTERNAL:
             _log.exception("a call failed", extra={"method": method}, exc_info=error)
-        if isinstance(error, FederationError) and not method.rpartition("/")[2].startswith(READING):
+        reading = method.rpartition("/")[2].startswith(READING)
+        if isinstance(error, (BearerRefused, AccessDenied)) or (
+            isinstance(error, FederationError) and not reading
+        ):
             # A request may be refused before anybody asked who sends it, and its principal be malformed too.
             with contextlib.suppress(ServiceError):
                 await self._audit.note(method, caller_of(context), error)

@@ -30,6 +30,7 @@ from controller.services.fleet_rules import (
     Permissions,
     check_autonomy,
     check_etag,
+    declare_desired,
     draft_node,
     node_in,
     permissions_to_declare,
@@ -153,7 +154,7 @@ class NodeBatches:
                 node_in(proposal, subject, domain)
             if item.etag:
                 check_etag(item.etag, node_etag(proposal, domain, subject), subject)
-            draft.write(domain, subject, "desired_state", desired)
+            declare_desired(draft, domain, subject, desired)
 
         return Item(number, subject, domain, permissions_to_declare(desired), item, decide, True)
 

@@ -23,6 +23,7 @@ from controller.services.fleet_rules import (
     Permissions,
     check_autonomy,
     check_etag,
+    declare_desired,
     draft_node,
     freshness_of,
     node_in,
@@ -127,7 +128,7 @@ class NodeWrites:
 
         def decide(draft: Draft) -> None:
             self.check(draft, request, subject, domain)
-            draft.write(domain, subject, "desired_state", desired)
+            declare_desired(draft, domain, subject, desired)
 
         return await self.write(
             "SetDesiredState",

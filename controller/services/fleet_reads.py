@@ -14,12 +14,14 @@ from controller.services.fleet_queries import MAX_FILTER_VALUES, wants_drift
 from controller.services.fleet_rules import freshness_of, required_node
 from controller.services.fleet_sums import fill_sums
 from controller.services.paging import cut, page_of
+from controller.supply.gate import Gate
 from controller.twin.domain import compose_domain, is_known
 from controller.twin.drift import DriftAnalyzer
 from controller.twin.effective import effective_state
 from controller.twin.facts import Facts
 from controller.twin.freshness import Freshness
 from controller.twin.node import compose_node
+from controller.twin.supply_chain import fill_artifacts
 from federation.errors import InvalidWrite
 from federation.state import State
 from souverix.fleet.v1 import domain_pb2, fleet_service_pb2, node_pb2
@@ -41,9 +43,18 @@ def whole_node(
     """A node with what governs it, and its drift in detail. Raises `NotFound`."""
     at = required_node(facts, subject)
     node = compose_node(facts, at, freshness)
-    effective = effective_state(facts, at.home.domain, subject)
+    gate = Gate(facts, freshness.now_ms)
+    effective = effective_state(facts, at.home.domain, subject, gate=gate)
     node.effective_desired_state.desired_state.CopyFrom(effective.desired)
     node.effective_desired_state.decided_by.update(effective.decided_by)
+    component = node.spec.component_type
+    for name, version in sorted(effective.held_back.items()):
+        node.effective_desired_state.held_back.add(
+            version=version,
+            declared_by=name,
+            reason=gate.standing(at.home.domain, version, component).words,
+        )
+    fill_artifacts(node, gate)
     if with_drift:
         drift = DriftAnalyzer(facts, freshness.now_ms).drift_of(at)
         node.drift.CopyFrom(drift.message(details=True))

@@ -8,12 +8,20 @@ import time
 from collections.abc import Sequence
 
 from controller.replica import Replica
-from controller.twin.facts import Facts, home_of, timestamp
+from controller.supply.gate import Gate
+from controller.twin.facts import Facts, body_of, home_of, timestamp
 from controller.twin.freshness import Freshness
 from controller.twin.node import NodeAt, find_node
 from controller.writes import Draft
 from federation.authority import Permission
-from federation.errors import AlreadyExists, AuthorityError, EtagMismatch, NotFound, WrongState
+from federation.errors import (
+    AlreadyExists,
+    AuthorityError,
+    EtagMismatch,
+    NotFound,
+    NotVerified,
+    WrongState,
+)
 from federation.identifiers import Key
 from souverix.fleet.v1 import domain_pb2, lifecycle_pb2, node_pb2
 from souverix.policy.v1 import policy_pb2
@@ -106,6 +114,30 @@ def check_autonomy(draft: Draft, permissions: Sequence[Permission]) -> None:
             )
 
 
+def check_gate(draft: Draft, domain: str, version: str, component: str = "") -> None:
+    """Holds a version that is to be desired to the gate of its domain. Raises `NotVerified`."""
+    gate = Gate(draft.proposal, draft.proposal.wall_ms)
+    if not gate.admits(domain, version, component):
+        standing = gate.standing(domain, version, component)
+        raise NotVerified(
+            f"the gate of domain {domain} is closed to what is not verified: {standing.words}",
+            domain=domain,
+            version=version,
+            artifact=standing.artifact,
+        )
+
+
+def declare_desired(
+    draft: Draft, domain: str, subject: str, desired: node_pb2.DesiredState
+) -> None:
+    """Drafts the desired state of a node that exists. Raises `NotVerified`."""
+    if desired.target_version:
+        spec = body_of(draft.proposal, Key(domain, subject, "node_spec"))
+        component = spec.component_type if spec is not None else ""
+        check_gate(draft, domain, desired.target_version, component)
+    draft.write(domain, subject, "desired_state", desired)
+
+
 def draft_node(
     draft: Draft,
     domain: str,
@@ -125,6 +157,8 @@ def draft_node(
         raise AlreadyExists(
             f"{subject} is taken, or was once; ids are never used again", subject=subject
         )
+    if desired is not None and desired.target_version:
+        check_gate(draft, domain, desired.target_version, spec.component_type)
     now = timestamp(proposal.wall_ms)
     draft.write(domain, subject, "existence", domain_pb2.Existence(exists=True, time=now))
     draft.write(

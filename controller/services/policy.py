@@ -18,6 +18,7 @@ from controller.services.fleet_rules import (
     Permissions,
     check_autonomy,
     check_etag,
+    check_gate,
     permissions_for_policy,
 )
 from controller.services.fleet_watches import log_of
@@ -61,6 +62,7 @@ class PolicyService(policy_service_pb2_grpc.PolicyServiceServicer):
                 raise AlreadyExists(f"{name} exists; update it, or choose another id", subject=name)
             now = timestamp(draft.proposal.wall_ms)
             draft.write(domain, subject, "existence", domain_pb2.Existence(exists=True, time=now))
+            check_gate(draft, domain, request.spec.target_version)
             draft.write(domain, subject, "policy", request.spec)
 
         return await self._write(
@@ -82,6 +84,7 @@ class PolicyService(policy_service_pb2_grpc.PolicyServiceServicer):
 
         def decide(draft: Draft) -> None:
             _check(draft.proposal, domain, subject, request.etag)
+            check_gate(draft, domain, request.spec.target_version)
             draft.write(domain, subject, "policy", request.spec)
 
         return await self._write(

@@ -84,6 +84,12 @@ class SupplyService(supply_service_pb2_grpc.SupplyServiceServicer):
         """Finds the nodes that run a component."""
         return await supply_queries.find_affected(self._replica, self._sboms, request)
 
+    async def ListUnverifiedNodes(
+        self, request: Any, context: Any
+    ) -> supply.ListUnverifiedNodesResponse:
+        """Lists the nodes that run what is not verified."""
+        return await supply_queries.list_unverified(self._replica, self._sboms, request)
+
     async def GetSbomLineage(self, request: Any, context: Any) -> supply.GetSbomLineageResponse:
         """Returns the SBOMs a node had."""
         return await supply_queries.sbom_lineage(self._replica, self._sboms, request)

@@ -5,11 +5,13 @@ what is asked and how it is shown; the answers are the index's and the state's.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from controller.replica import Replica
 from controller.sboms.exposure import INVALID, NEVER, Judged
@@ -19,6 +21,7 @@ from controller.services.fleet_fields import MAX_WORD_BYTES, check_id, check_tex
 from controller.services.fleet_nodes import check_domain
 from controller.services.fleet_rules import freshness_of, required_node
 from controller.services.paging import cut, page_of
+from controller.supply.gate import Gate, Standing
 from controller.supply.purls import (
     MAX_RANGE_BYTES,
     BadRange,
@@ -74,6 +77,74 @@ async def find_affected(
     for row in rows:
         reply.nodes.append(_exposure(replica, sboms, found, judged, package, row))
     return reply
+
+
+async def list_unverified(
+    replica: Replica, sboms: LiveSboms, request: Any
+) -> supply.ListUnverifiedNodesResponse:
+    """As `SupplyService.ListUnverifiedNodes`."""
+    domain = check_id(request.domain or replica.config.controller.domain, "domain")
+    check_domain(replica.state, domain)
+    page = page_of(request)
+    domains = replica.nodes.tree.subtree(domain) if request.include_subtree else [domain]
+    await replica.nodes.caught_up()
+    columns = replica.nodes.columns
+    asked = columns.in_domains(set(domains))
+    standings, of_row = _standings(replica, asked)
+    known = np.array([each is not None for each in standings] or [False])
+    verified = np.array([each is not None and each.is_verified for each in standings] or [False])
+    unverified = asked & known[of_row] & ~verified[of_row]
+    reply = supply.ListUnverifiedNodesResponse(
+        node_count=int(np.count_nonzero(asked)),
+        verified_count=int(np.count_nonzero(asked & verified[of_row])),
+        unverified_count=int(np.count_nonzero(unverified)),
+        unknown_count=int(np.count_nonzero(asked & ~known[of_row])),
+        as_of_time=freshness_of(replica).oldest(domains),
+    )
+    rows = sboms.nodes.next_rows(unverified, page.after, page.size + 1).tolist()
+    if len(rows) > page.size:
+        rows.pop()
+        reply.next_page_token = page.token(columns.ids.id_of(rows[-1]))
+    for row in rows:
+        summary, standing = columns.summary(row), standings[of_row[row]]
+        if summary is not None and standing is not None:
+            reply.nodes.add(
+                node=columns.ids.id_of(row),
+                domain=summary.domain,
+                version=summary.release[0],
+                artifact=standing.artifact,
+                state=standing.state,
+                reason=standing.words,
+            )
+    return reply
+
+
+def _standings(replica: Replica, asked: Any) -> tuple[list[Standing | None], npt.NDArray[np.int64]]:
+    """What is known of each combination of domain, component and release among the rows asked about (None: no version
+    was reported), and the combination of each row.
+    """
+    columns = replica.nodes.columns
+    gate = Gate(replica.state, time.time_ns() // 1_000_000)
+    codes = np.stack(
+        [columns.column(name)[asked] for name in ("domain", "component_type", "release")], axis=1
+    )
+    of_row = np.zeros(len(asked), np.int64)
+    if not len(codes):
+        return [], of_row
+    combinations, inverse = np.unique(codes, axis=0, return_inverse=True)
+    of_row[asked] = inverse.reshape(-1)
+    values = columns.values
+    found: list[Standing | None] = []
+    for domain, component, release in combinations.tolist():
+        version = values["release"].values[release][0]
+        found.append(
+            gate.standing(
+                values["domain"].values[domain], version, values["component_type"].values[component]
+            )
+            if version
+            else None
+        )
+    return found, of_row
 
 
 async def sbom_lineage(

@@ -13,6 +13,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from souverix.fleet.v1 import supply_chain_pb2
+
 #: Certificates between signer and root, the signer's own included.
 MAX_CHAIN: Final = 6
 
@@ -82,6 +84,24 @@ def accepted_key(key: object) -> PublicKey:
     if isinstance(key, rsa.RSAPublicKey) and key.key_size >= MIN_RSA_BITS:
         return key
     raise BadChain(f"keys are Ed25519, ECDSA P-256 or P-384, or RSA of {MIN_RSA_BITS} bits or more")
+
+
+def chain_of(documents: Sequence[bytes]) -> list[supply_chain_pb2.Certificate]:
+    """Certificates in DER as a twin shows them; what is no certificate is left out."""
+    shown = []
+    for document in documents[:MAX_CHAIN]:
+        try:
+            certificate = _parse(document)
+        except BadChain:
+            continue
+        entry = supply_chain_pb2.Certificate(
+            issuer=certificate.issuer.rfc4514_string(),
+            subject=certificate.subject.rfc4514_string(),
+            signature=f"{certificate.signature_algorithm_oid.dotted_string}:{certificate.signature.hex()}",
+        )
+        entry.valid_until_time.FromDatetime(certificate.not_valid_after_utc)
+        shown.append(entry)
+    return shown
 
 
 def _parse(document: bytes) -> x509.Certificate:

@@ -9,9 +9,9 @@ others.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -19,9 +19,13 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from controller.supply.certificates import BadChain, PublicKey, accepted_key
-from controller.twin.facts import Facts, body_of, state_of
+from controller.twin.facts import Facts, state_of
 from federation.identifiers import Key
+from souverix.event.v1 import event_pb2
 from souverix.supply.v1 import artifact_pb2 as artifacts
+
+#: Joined policies kept, by the events they are made of: every write of a desired version asks for one.
+JOINED_KEPT: Final = 1024
 
 #: What a domain demands that says nothing of it: anything less would make the gate mean nothing.
 LEAST_DEMAND: Final = frozenset({artifacts.REQUIREMENT_SIGNATURE})
@@ -66,10 +70,19 @@ class Trust:
 
 
 def effective_policy(facts: Facts, domain: str) -> artifacts.SupplyPolicySpec:
-    """The policies along a domain's path, joined."""
+    """The policies along a domain's path, joined. Shared by whoever asks: not to be changed."""
+    path = state_of(facts).authority.path_of(domain) or (domain,)
+    winners = (facts.winner(Key(at, f"domains/{at}", "supply_policy")) for at in path)
+    return _joined(tuple(winner.raw for winner in winners if winner is not None))
+
+
+@lru_cache(JOINED_KEPT)
+def _joined(events: tuple[bytes, ...]) -> artifacts.SupplyPolicySpec:
+    """The policies in these events, from the root down, joined."""
     joined = artifacts.SupplyPolicySpec(gate=artifacts.GATE_MODE_OFF)
     demanded = set(LEAST_DEMAND)
-    for spec in _policies_along(facts, domain):
+    for event in events:
+        spec = event_pb2.Event.FromString(event).supply_policy
         joined.gate = max(joined.gate, spec.gate)
         demanded.update(spec.requirements)
         joined.min_slsa_build_level = max(joined.min_slsa_build_level, spec.min_slsa_build_level)
@@ -128,13 +141,6 @@ def read_signer(declared: artifacts.TrustedSigner) -> Signer:
         declared.slsa_build_level,
         expire,
     )
-
-
-def _policies_along(facts: Facts, domain: str) -> Iterable[artifacts.SupplyPolicySpec]:
-    for at in state_of(facts).authority.path_of(domain) or (domain,):
-        spec = body_of(facts, Key(at, f"domains/{at}", "supply_policy"))
-        if spec is not None:
-            yield spec
 
 
 def _read_key(pem: str) -> PublicKey:

@@ -21,10 +21,13 @@ from controller.tasks import end
 from federation.backoff import Backoff
 from federation.session import Session
 from federation.session_effects import Close
+from federation.session_phases import Phase
 from federation.session_settings import HEARTBEAT_MS, PeerRole, Settings
 from federation.state import Applied
 from souverix.federation.v1 import authority_pb2
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
+from trust.channels import ClientTls, open_channel
+from trust.files import Credentials
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +42,9 @@ PROBE_S = 15.0
 
 #: Messages on the link: one frame of joined runs and its envelope, with room.
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+
+#: For a session with a renewed certificate to exchange events; also the pause before another is tried.
+CHANGE_OVER_TIMEOUT_S = 15.0
 
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -98,6 +104,10 @@ class Dialer:
         self._now = asyncio.Event()
         self._address_at = 0
         links.dial_now = self._now.set
+        #: Set when the certificate in use is not the newest.
+        self._renewed = asyncio.Event()
+        if replica.credentials is not None:
+            replica.credentials.on_renewal.append(self._renewed.set)
 
     async def run(self, journal: Journal) -> None:
         """Keeps the link while this replica is master; ends by cancellation."""
@@ -128,6 +138,55 @@ class Dialer:
             await self._pause(delay_ms / 1000)
 
     async def _one_session(self, journal: Journal, strategy: Strategy) -> _End:
+        """A session; after the certificate was renewed another, which takes its place before it ends."""
+        current = self._begin(journal, strategy)
+        try:
+            while True:
+                renewed = asyncio.create_task(self._renewed.wait())
+                await asyncio.wait({current.task, renewed}, return_when=asyncio.FIRST_COMPLETED)
+                renewed.cancel()
+                if current.task.done():
+                    return current.task.result()
+                current = await self._change_over(current, journal, strategy)
+        finally:
+            await end(current.task)
+
+    def _begin(self, journal: Journal, strategy: Strategy) -> _Attempt:
+        held = self._replica.credentials
+        credentials = held.current if held is not None else None
+        self._renewed.clear()
+        live = asyncio.Event()
+        driver = self._driver(journal, strategy)
+        task = asyncio.create_task(self._run_session(driver, strategy, credentials, live))
+        return _Attempt(driver, credentials, live, task)
+
+    async def _change_over(
+        self, current: _Attempt, journal: Journal, strategy: Strategy
+    ) -> _Attempt:
+        """Makes before it breaks: the session that goes on. One that was begun in vain is begun again later."""
+        successor = self._begin(journal, strategy)
+        live = asyncio.create_task(successor.live.wait())
+        try:
+            async with asyncio.timeout(CHANGE_OVER_TIMEOUT_S):
+                await asyncio.wait(
+                    {live, successor.task, current.task}, return_when=asyncio.FIRST_COMPLETED
+                )
+        except TimeoutError:
+            _log.warning("the parent does not take the renewed certificate yet")
+        finally:
+            live.cancel()
+        if not successor.live.is_set():
+            await end(successor.task)
+            await asyncio.wait({current.task}, timeout=CHANGE_OVER_TIMEOUT_S)
+            self._renewed.set()
+            return current
+        await self._links.changed_over(current.driver)
+        _log.info("changed over to the renewed certificate")
+        current.driver.close(sync_pb2.GOODBYE_REASON_REPLACED, "the certificate was renewed")
+        await end(current.task)
+        return successor
+
+    def _driver(self, journal: Journal, strategy: Strategy) -> SessionDriver:
         address = self._parent.addresses[self._address_at % len(self._parent.addresses)]
         config = self._replica.config
         session = Session(
@@ -146,7 +205,20 @@ class Dialer:
                 backlog_events=self._backlog_events(),
             ),
         )
-        driver = SessionDriver(self._replica, journal, session, self._links, address)
+        return SessionDriver(self._replica, journal, session, self._links, address)
+
+    async def _run_session(
+        self,
+        driver: SessionDriver,
+        strategy: Strategy,
+        credentials: Credentials | None,
+        live: asyncio.Event,
+    ) -> _End:
+        address = driver.address
+        # The parent's name: of the domain above the one that the own certificate is of.
+        tls = None
+        if credentials is not None:
+            tls = ClientTls.of(credentials, credentials.controller_name(levels_up=1))
 
         def end_when_changed(applied: Applied) -> None:
             # The first session of a domain brings the record that says how it is to sync.
@@ -157,12 +229,12 @@ class Dialer:
         close = Close(sync_pb2.GOODBYE_REASON_UNSPECIFIED, "the link was given up")
         began_s = time.monotonic()
         try:
-            async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+            async with open_channel(address, CHANNEL_OPTIONS, tls) as channel:
                 call = sync_pb2_grpc.SyncServiceStub(channel).Connect()
                 sender = asyncio.create_task(_send_frames(call, driver))
                 try:
                     with self._replica.changes.listen(end_when_changed):
-                        close = await driver.run(_frames(call))
+                        close = await driver.run(_noting(_frames(call), driver, live))
                 finally:
                     await end(sender)
                     call.cancel()
@@ -196,6 +268,16 @@ class Dialer:
 
 
 @dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One session with the parent: `live` is set when it exchanges events, and its task's result is how it ended."""
+
+    driver: SessionDriver
+    credentials: Credentials | None
+    live: asyncio.Event
+    task: asyncio.Task[_End]
+
+
+@dataclass(frozen=True, slots=True)
 class _End:
     reason: int
     message: str
@@ -226,6 +308,16 @@ async def _frames(
             yield response.frame
     except grpc.aio.AioRpcError as error:
         raise ConnectionError(f"{error.code().name}: {error.details()}") from error
+
+
+async def _noting(
+    frames: AsyncIterator[sync_pb2.Frame], driver: SessionDriver, live: asyncio.Event
+) -> AsyncIterator[sync_pb2.Frame]:
+    """The frames as they come; notes when the session exchanges events."""
+    async for frame in frames:
+        yield frame
+        if driver.session.phase is Phase.SYNCING:
+            live.set()
 
 
 def _now_ms() -> int:

@@ -16,13 +16,13 @@ from google.protobuf.message import DecodeError
 from controller.journal import Journal, JournalError
 from controller.log.errors import LogError
 from controller.replica import Replica
+from controller.sync.examining import Examiner
 from controller.sync.outgoing import Outgoing, TooSlow
 from controller.tasks import end
 from controller.telemetry.sessions import SessionTrace
 from federation.clock import stamp_of
 from federation.codec import stream_from_message
 from federation.errors import InvalidWrite
-from federation.examination import Findings, examine
 from federation.identifiers import StreamId
 from federation.proposal import Proposal
 from federation.receipt import Receipt
@@ -72,9 +72,12 @@ class SessionDriver:
         session: Session,
         observer: Observer,
         address: str,
+        certificate: str = "",
     ) -> None:
         self.session = session
         self.address = address
+        #: Fingerprint of the certificate that a child showed; empty without TLS.
+        self.certificate = certificate
         self.last_seen_ms = 0
         #: As `last_seen_ms`, by the monotonic clock; None: nothing came yet.
         self.heard_s: float | None = None
@@ -84,8 +87,7 @@ class SessionDriver:
         self._replica = replica
         self._journal = journal
         self._observer = observer
-        #: Chain hash of the last run that came, of each stream.
-        self._chains: dict[StreamId, bytes] = {}
+        self._examiner = Examiner(replica.state)
         #: Streams of which a run was quarantined: what follows in them cannot be taken in this session.
         self._quarantined: set[StreamId] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -204,7 +206,7 @@ class SessionDriver:
         """Proposes runs and acknowledges them once durable. A gap ends the session: positions are compared anew."""
         peer = self.session.peer
         self._observer.arriving(self, effect.runs)
-        examined = [self._examine(run) for run in effect.runs]
+        examined = [self._examiner.examine(run) for run in effect.runs]
 
         def receive(proposal: Proposal) -> list[Receipt]:
             return [proposal.receive(peer, findings.run, findings) for findings in examined]
@@ -223,14 +225,6 @@ class SessionDriver:
                 self._fail("events are missing before a run; positions are compared anew")
                 return
         self._carry_out(self.session.ingested(streams, effect.size, _now_ms()))
-
-    def _examine(self, run: event_pb2.Run) -> Findings:
-        """Does a receipt's work before the journal's turn. What precedes the run may be on its way to the log still."""
-        state = self._replica.state
-        stream = stream_from_message(run.stream)
-        follows = self._chains.get(stream) or state.chain_hash(stream)
-        self._chains[stream] = run.seal.chain_hash
-        return examine(stream, run, follows, state.keys, state.decoder)
 
     def _on_applied(self, applied: Applied) -> None:
         self._tree_changed = self._tree_changed or applied.authority_changed

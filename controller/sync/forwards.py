@@ -5,6 +5,7 @@ under way and what may be passed on; decides nothing about a write, and never ex
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Protocol
 
 import grpc
@@ -54,13 +55,17 @@ class Forwards:
         self._next_hop = next_hop
         self._waiting: dict[int, tuple[SessionDriver, asyncio.Future[sync_pb2.ForwardReply]]] = {}
         self._next_number = 0
-        #: Writes of peers that are executed here or passed on.
-        self._serving = 0
+        #: Writes of peers that are executed here or passed on, by the session they came on.
+        self._serving: Counter[SessionDriver] = Counter()
 
     @property
     def under_way(self) -> int:
         """Writes that were sent and not answered."""
         return len(self._waiting)
+
+    def is_busy(self, driver: SessionDriver) -> bool:
+        """Tells whether writes of either side are under way on a session."""
+        return self._serving[driver] > 0 or any(on is driver for on, _ in self._waiting.values())
 
     def ended(self, driver: SessionDriver) -> None:
         """A session is over: writes that wait on it have an unknown outcome."""
@@ -113,6 +118,7 @@ class Forwards:
                     method=method,
                     request=request,
                     principal=caller.principal,
+                    issued_by=caller.issued_by,
                     via=[*caller.via, own],
                     timeout_ms=int(timeout_s * 1000),
                     traceparent=str(current() or ""),
@@ -138,6 +144,7 @@ class Forwards:
             f"controller:{driver.session.peer}",
             forward.timeout_ms / 1000,
             tuple(forward.via),
+            forward.issued_by,
         )
         parent = parse(forward.traceparent) if forward.traceparent else None
         with self._replica.telemetry.tracer.span("sync.forward", kind=Kind.SERVER, parent=parent):
@@ -153,7 +160,7 @@ class Forwards:
         of_child: bool,
     ) -> sync_pb2.ForwardReply:
         reply = sync_pb2.ForwardReply(id=forward.id)
-        self._serving += 1
+        self._serving[driver] += 1
         try:
             self._check(driver, forward, of_child=of_child)
             if forward.to_controller == self._replica.config.controller.id:
@@ -176,14 +183,16 @@ class Forwards:
             reply.status_message = status.message
             reply.status_details = status.SerializeToString()
         finally:
-            self._serving -= 1
+            self._serving[driver] -= 1
+            if not self._serving[driver]:
+                del self._serving[driver]
         return reply
 
     def _check(self, driver: SessionDriver, forward: sync_pb2.Forward, *, of_child: bool) -> None:
         """Refuses what is too much, and a child that speaks for others than itself and those below it: whose word it
         is decides what may be written.
         """
-        if self._serving > MAX_FORWARDS:
+        if self._serving.total() > MAX_FORWARDS:
             raise ServiceError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "OVERLOADED",

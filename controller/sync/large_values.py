@@ -82,7 +82,7 @@ class LargeValues:
         named: dict[tuple[StreamId, int], list[str]] = {}
         for run in runs:
             if run.stream.lane == int(Lane.TELEMETRY):
-                named.update(_named_by(run))
+                named.update(named_by(run))
         asked = self._asked.get(driver)
         if not named or asked is None:
             return
@@ -223,7 +223,7 @@ class LargeValues:
         task.add_done_callback(self._tasks.discard)
 
 
-def _named_by(run: event_pb2.Run) -> dict[tuple[StreamId, int], list[str]]:
+def named_by(run: event_pb2.Run) -> dict[tuple[StreamId, int], list[str]]:
     """Chunks that the events of a run name. What is malformed names none: acceptance deals with it."""
     named = {}
     try:

@@ -33,6 +33,12 @@ ASK_AGAIN_S = 2.0
 #: How often an operator who waits for a sync is told how it goes.
 PROGRESS_S = 0.1
 
+#: A peer that changes over to a new certificate keeps two sessions for so long at most: as long as a write may take.
+CHANGE_OVER_S = 10.0
+
+#: How long nothing may come on the earlier one before it is ended: some round trips of a slow link.
+QUIET_S = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class PeerView:
@@ -86,8 +92,9 @@ class Links:
     # Sessions.
 
     def opened(self, driver: SessionDriver, role: PeerRole) -> None:
-        """A session begins; an earlier one of the same child is ended."""
-        if role is PeerRole.PARENT:
+        """A session begins. One that stands with the parent is used until the new one exchanges events."""
+        stands = self.parent is not None and self.parent.session.phase is Phase.SYNCING
+        if role is PeerRole.PARENT and not stands:
             self.parent = driver
 
     def ended(
@@ -128,17 +135,35 @@ class Links:
         """A session exchanges events: register a child, and tell it what is durable above."""
         replica = self._required_replica()
         self._exchanged[driver.session.peer] = driver.session
-        self._required_values().live(driver, of_child=driver is not self.parent)
-        if driver is self.parent:
+        self._required_values().live(driver, of_child=_is_child(driver))
+        if not _is_child(driver):
+            self.parent = driver
             return
         earlier = self.children.get(driver.session.peer)
         if earlier is not None and earlier is not driver:
-            earlier.close(
-                sync_pb2.GOODBYE_REASON_REPLACED, "a newer session of this peer took over"
-            )
+            self._replace(earlier, driver)
         self.children[driver.session.peer] = driver
         for domain, positions in replica.durability.vectors().items():
             driver.durable_above(domain, positions)
+
+    def _replace(self, earlier: SessionDriver, driver: SessionDriver) -> None:
+        """Ends a child's earlier session: at once, unless the child changed over to a new certificate. Then it ends the
+        other itself, when nothing is under way there any more.
+        """
+        reason, message = sync_pb2.GOODBYE_REASON_REPLACED, "a newer session of this peer took over"
+        if earlier.certificate == driver.certificate:
+            earlier.close(reason, message)
+        else:
+            loop = asyncio.get_running_loop()
+            loop.call_later(CHANGE_OVER_S, earlier.close, reason, message)
+
+    async def changed_over(self, driver: SessionDriver) -> None:
+        """Returns when a session that another took the place of is not used any more, or CHANGE_OVER_S have passed."""
+        for _ in range(int(CHANGE_OVER_S / QUIET_S)):
+            # What the other side sent before it learned of the new session may still be on its way.
+            await asyncio.sleep(QUIET_S)
+            if not self._required_forwards().is_busy(driver):
+                return
 
     def acknowledged(
         self, driver: SessionDriver, domain: str, positions: Mapping[StreamId, int]
@@ -158,14 +183,12 @@ class Links:
         """Handles frames that are no part of syncing."""
         kind = frame.WhichOneof("kind")
         if kind == "forward":
-            of_child = driver is not self.parent
+            of_child = _is_child(driver)
             self._spawn(self._required_forwards().serve(driver, frame.forward, of_child=of_child))
         elif kind == "forward_reply":
             self._required_forwards().answered(driver, frame.forward_reply)
         elif kind == "want_chunks":
-            self._required_values().take_want(
-                driver, frame.want_chunks, of_child=driver is not self.parent
-            )
+            self._required_values().take_want(driver, frame.want_chunks, of_child=_is_child(driver))
         elif kind == "chunk":
             self._required_values().take_chunk(driver, frame.chunk)
 
@@ -186,6 +209,11 @@ class Links:
         """
         driver = self.syncing().get(controller)
         return driver.heard_s if driver is not None else self._heard_s.get(controller)
+
+    def acknowledged_by(self, controller: str) -> Mapping[StreamId, int]:
+        """How far a peer acknowledged streams in its last session with this process; empty where there was none."""
+        exchanged = self._exchanged.get(controller)
+        return exchanged.acked if exchanged is not None else {}
 
     def peers(self) -> list[PeerView]:
         """The parent, then the children by id."""
@@ -351,3 +379,7 @@ class Links:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _is_child(driver: SessionDriver) -> bool:
+    return driver.session.peer_role is PeerRole.CHILD

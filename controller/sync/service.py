@@ -7,6 +7,9 @@ import random
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
+
+from controller.bearer import BearerRefused, current_bearer
 from controller.journal import JournalClosed
 from controller.replica import Replica
 from controller.sync.driver import FAREWELL_S, SessionDriver
@@ -15,6 +18,7 @@ from controller.tasks import end
 from federation.session import Session
 from federation.session_settings import PeerRole, Settings
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
+from trust.identity import Kind
 
 #: Children that may replay a backlog at once: each fills a CPU with verification; the others are told when to return.
 MAX_REPLAYS = 4
@@ -90,11 +94,19 @@ class SyncService(sync_pb2_grpc.SyncServiceServicer):
                 incarnation=self._replica.incarnation,
                 keeps_values=True,
                 peer_role=PeerRole.CHILD,
-                peers={child.controller: child.domain for child in config.children},
+                peers=self._possible_peers(),
                 admission=admission,
             ),
         )
-        driver = SessionDriver(self._replica, journal, session, self._links, context.peer())
+        bearer = current_bearer()
+        driver = SessionDriver(
+            self._replica,
+            journal,
+            session,
+            self._links,
+            context.peer(),
+            bearer.fingerprint if bearer else "",
+        )
         self._drivers.add(driver)
         self._links.opened(driver, PeerRole.CHILD)
         frames = (request.frame async for request in request_iterator)
@@ -117,6 +129,21 @@ class SyncService(sync_pb2_grpc.SyncServiceServicer):
                 yield sync_pb2.ConnectResponse(frame=frame)
         finally:
             await end(running)
+
+    def _possible_peers(self) -> dict[str, str]:
+        """The children that may be at the other end: by TLS the one that the certificate names, and nobody else."""
+        children = {child.controller: child.domain for child in self._replica.config.children}
+        bearer = current_bearer()
+        if bearer is None:
+            return children
+        named = bearer.identity
+        if named.kind is not Kind.CONTROLLER or children.get(named.name) != named.domain:
+            raise BearerRefused(
+                grpc.StatusCode.PERMISSION_DENIED,
+                "IDENTITY_MISMATCH",
+                f"{named.principal} of domain {named.domain} is no child of {self._replica.config.controller.id}",
+            )
+        return {named.name: named.domain}
 
     async def _run(
         self,

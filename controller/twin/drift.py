@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
+from controller.supply.gate import Gate
 from controller.twin.configuration_drift import (
     ComparisonRules,
     FieldDifference,
@@ -168,6 +169,7 @@ class DriftAnalyzer:
         self.now_ms = now_ms
         self._facts = facts
         self._along: dict[str, list[PolicyAt]] = {}
+        self._gate = Gate(facts, now_ms)
         self._policy_fields: dict[str, dict[Path, Leaf]] = {}
 
     def policies_along(self, domain: str) -> list[PolicyAt]:
@@ -181,7 +183,7 @@ class DriftAnalyzer:
         """The drift of a node."""
         facts, domain, subject = self._facts, at.home.domain, at.subject
         along = self.policies_along(domain)
-        effective = effective_state(facts, domain, subject, along)
+        effective = effective_state(facts, domain, subject, along, self._gate)
         policies = effective.policies
         key = Key(domain, subject, "actual_state")
         report = facts.winner(key)

@@ -8,15 +8,18 @@ decides, the last one in alphabetical order being the nearest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
+from controller.supply.gate import Gate
 from controller.twin.configuration_hash import configuration_hash
 from controller.twin.facts import Facts, body_of, exists, state_of
 from federation.identifiers import Key
 from souverix.fleet.v1 import node_pb2
 from souverix.policy.v1 import policy_pb2
+from souverix.supply.v1 import artifact_pb2
 
 #: What levels decide, one by one.
 GOVERNED_FIELDS = ("target_version", "configuration", "constraints")
@@ -45,6 +48,8 @@ class EffectiveState:
     decided_by: dict[str, str] = field(default_factory=dict)
     #: The policies that apply, from the root down.
     policies: tuple[PolicyAt, ...] = ()
+    #: Versions that are declared and do not govern, since no verified artifact stands for them, by who declares them.
+    held_back: dict[str, str] = field(default_factory=dict)
 
 
 def policies_along(facts: Facts, domain: str) -> list[PolicyAt]:
@@ -74,13 +79,34 @@ def policies_of_node(
 
 
 def effective_state(
-    facts: Facts, domain: str, subject: str, along: Iterable[PolicyAt] | None = None
+    facts: Facts,
+    domain: str,
+    subject: str,
+    along: Iterable[PolicyAt] | None = None,
+    gate: Gate | None = None,
 ) -> EffectiveState:
-    """Joins the policies of a node with its own declaration. `along` as for `policies_of_node`."""
+    """Joins the policies of a node with its own declaration. A version that the gate does not admit governs nothing:
+    the level that declares it is passed over. `along` as for `policies_of_node`; `gate` for who has one already, else
+    verdicts count until they are judged anew.
+    """
     own: node_pb2.DesiredState = (
         body_of(facts, Key(domain, subject, "desired_state")) or node_pb2.DesiredState()
     )
-    return _join(policies_of_node(facts, domain, subject, along), own, subject)
+    policies = policies_of_node(facts, domain, subject, along)
+    held_back: dict[str, str] = {}
+    if own.target_version or any(at.spec.target_version for at in policies):
+        gate = gate or Gate(facts, 0)
+        if gate.mode(domain) == artifact_pb2.GATE_MODE_ENFORCE:
+            component = _component_of(facts, domain, subject)
+            declared = {at.name: at.spec.target_version for at in policies} | {
+                subject: own.target_version
+            }
+            held_back = {
+                name: version
+                for name, version in declared.items()
+                if not gate.admits(domain, version, component)
+            }
+    return _join(policies, own, subject, held_back)
 
 
 def policy_to_follow(effective: EffectiveState) -> PolicyAt | None:
@@ -95,14 +121,28 @@ def effective_state_of_all(along: Iterable[PolicyAt]) -> EffectiveState:
     return _join([at for at in along if not at.spec.tags], node_pb2.DesiredState(), "")
 
 
-def _join(policies: Sequence[PolicyAt], own: node_pb2.DesiredState, subject: str) -> EffectiveState:
+def _component_of(facts: Facts, domain: str, subject: str) -> str:
+    spec = body_of(facts, Key(domain, subject, "node_spec"))
+    return spec.component_type if spec is not None else ""
+
+
+def _join(
+    policies: Sequence[PolicyAt],
+    own: node_pb2.DesiredState,
+    subject: str,
+    held_back: Mapping[str, str] = MappingProxyType({}),
+) -> EffectiveState:
     desired = node_pb2.DesiredState()
     desired.CopyFrom(own)
-    decided_by = {name: subject for name in GOVERNED_FIELDS if declares(own, name)}
+    if subject in held_back:
+        desired.ClearField("target_version")
+    decided_by = {name: subject for name in GOVERNED_FIELDS if declares(desired, name)}
     enforced: set[str] = set()
     for at in policies:
         for name in GOVERNED_FIELDS:
             if name in enforced or not declares(at.spec, name):
+                continue
+            if name == "target_version" and at.name in held_back:
                 continue
             if at.spec.enforced:
                 enforced.add(name)
@@ -110,7 +150,7 @@ def _join(policies: Sequence[PolicyAt], own: node_pb2.DesiredState, subject: str
                 continue
             _take(desired, at, name)
             decided_by[name] = at.name
-    return EffectiveState(desired, decided_by, tuple(policies))
+    return EffectiveState(desired, decided_by, tuple(policies), dict(held_back))
 
 
 def _policies_along(facts: Facts, domain: str) -> Iterator[PolicyAt]:

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from souverixctl.connection import PRINCIPAL_KEY, method_of
 from souverixctl.errors import read_refusal
+from trust.channels import ClientTls, open_channel
 
 Reply = TypeVar("Reply", bound=Message)
 
@@ -39,16 +40,17 @@ _CHANNEL_OPTIONS = (
 
 
 class Channels:
-    """One channel to each address, shared by every client of the demonstration."""
+    """One channel to each address by each certificate, shared by every client of the demonstration."""
 
     def __init__(self) -> None:
-        self._open: dict[str, grpc.aio.Channel] = {}
+        self._open: dict[tuple[str, ClientTls | None], grpc.aio.Channel] = {}
 
-    def to(self, address: str) -> grpc.aio.Channel:
+    def to(self, address: str, tls: ClientTls | None) -> grpc.aio.Channel:
         """The channel to an address."""
-        if address not in self._open:
-            self._open[address] = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        return self._open[address]
+        way = (address, tls)
+        if way not in self._open:
+            self._open[way] = open_channel(address, _CHANNEL_OPTIONS, tls)
+        return self._open[way]
 
     async def close(self) -> None:
         """Closes all."""
@@ -59,8 +61,15 @@ class Channels:
 class Client:
     """Somebody who asks one controller."""
 
-    def __init__(self, channels: Channels, addresses: Sequence[str], principal: str) -> None:
+    def __init__(
+        self,
+        channels: Channels,
+        addresses: Sequence[str],
+        principal: str,
+        tls: ClientTls | None = None,
+    ) -> None:
         self._channels = channels
+        self._tls = tls
         self._addresses = list(addresses)
         self._at = 0
         self.principal = principal
@@ -96,7 +105,7 @@ class Client:
     ) -> AsyncGenerator[Reply, None]:
         """The answers to a request, from the replica that answered last. Raises `Refused`."""
         method = method_of(request, reply_type)
-        call = self._channels.to(self._address).unary_stream(
+        call = self._channels.to(self._address, self._tls).unary_stream(
             method,
             request_serializer=type(request).SerializeToString,
             response_deserializer=reply_type.FromString,
@@ -110,7 +119,7 @@ class Client:
             call.cancel()
 
     async def _attempt(self, method: str, request: Message, reply_type: type[Reply]) -> Reply:
-        call = self._channels.to(self._address).unary_unary(
+        call = self._channels.to(self._address, self._tls).unary_unary(
             method,
             request_serializer=type(request).SerializeToString,
             response_deserializer=reply_type.FromString,

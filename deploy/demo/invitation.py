@@ -24,6 +24,7 @@ from deploy.demo.stage import (
     Stage,
 )
 from deploy.local_processes import find_program
+from trust.identity import Kind
 
 #: Where the project is: lines are shown as they are typed from there.
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -94,7 +95,8 @@ def _souverixctl(stage: Stage) -> list[Line]:
     server = stage.federation.server
     ctl = f"{_shown(Path(sys.executable).parent / 'souverixctl')} --server"
     above, region, zone, below = (
-        f"{ctl} {server(d)}" for d in (GLOBAL, REGION_A, ZONE_A1, ZONE_A2)
+        f"{ctl} {server(d)} --tls {_shown(_operator(stage, d))}"
+        for d in (GLOBAL, REGION_A, ZONE_A1, ZONE_A2)
     )
     return [
         Line("the tree: authority, terms, links", f"{above} federation status"),
@@ -123,8 +125,15 @@ def _souverixctl(stage: Stage) -> list[Line]:
     ]
 
 
+def _operator(stage: Stage, domain: str) -> Path:
+    """Where a domain's operator has its certificate."""
+    return stage.federation.certificates.leaf(domain, Kind.USER, f"{domain}-operator")
+
+
 def _grpcurl(stage: Stage) -> list[Line]:
-    grpcurl = f"{_shown(Path(find_program('grpcurl')))} -plaintext"
+    shown = _shown(_operator(stage, GLOBAL))
+    files = f"-cacert {shown}/roots.pem -cert {shown}/identity.pem -key {shown}/identity.pem"
+    grpcurl = f"{_shown(Path(find_program('grpcurl')))} {files}"
     above, zone = stage.federation.address(GLOBAL), stage.federation.address(ZONE_A1)
     node = shlex.quote(
         json.dumps({"name": f"nodes/{REAL_NODE}", "readMask": {"paths": ["inventory"]}})

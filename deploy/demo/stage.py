@@ -117,16 +117,17 @@ class Stage:
 
     def client(self, domain: str, principal: str = "") -> Client:
         """Somebody who asks a domain's controller; by default its operator."""
-        return Client(
-            self.channels,
-            self.federation.addresses(domain),
-            principal or f"user:{domain}-operator",
-        )
+        return self._client(domain, self.federation.addresses(domain), principal)
 
     def replica(self, domain: str, number: int) -> Client:
         """Somebody who asks one replica."""
         address = self.federation.address(domain, number)
-        return Client(self.channels, [address], f"user:{domain}-operator")
+        return self._client(domain, [address], "")
+
+    def _client(self, domain: str, addresses: list[str], principal: str) -> Client:
+        principal = principal or f"user:{domain}-operator"
+        tls = self.federation.client_tls(domain, principal.removeprefix("user:"))
+        return Client(self.channels, addresses, principal, tls)
 
     def cut(self) -> None:
         """Cuts zone a1 off."""
@@ -188,7 +189,7 @@ class Stage:
 @contextlib.asynccontextmanager
 async def stage(directory: Path, display: Display) -> AsyncIterator[Stage]:
     """An empty stage: laid out, nothing started. Everything is stopped when the block ends."""
-    federation = LocalFederation(directory, TREE, lease_ttl_s=LEASE_TTL_S)
+    federation = LocalFederation(directory, TREE, lease_ttl_s=LEASE_TTL_S, secured=True)
     async with contextlib.AsyncExitStack() as stack:
         links = []
         for address in federation.addresses(REGION_A):

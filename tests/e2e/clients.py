@@ -17,6 +17,8 @@ from souverix.federation.v1 import federation_service_pb2, federation_service_pb
 from souverix.fleet.v1 import fleet_service_pb2_grpc
 from souverix.graph.v1 import graph_service_pb2_grpc
 from souverix.policy.v1 import policy_pb2, policy_service_pb2, policy_service_pb2_grpc
+from souverix.supply.v1 import supply_service_pb2_grpc
+from trust.channels import ClientTls, open_blocking_channel
 
 T = TypeVar("T")
 
@@ -29,9 +31,9 @@ PRINCIPAL = (("souverix-principal", "user:tester"),)
 class Clients:
     """All services behind one address."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: ClientTls | None = None) -> None:
         self.address = address
-        self._channel = grpc.insecure_channel(address)
+        self._channel = open_blocking_channel(address, [("grpc.use_local_subchannel_pool", 1)], tls)
         self.fleet = fleet_service_pb2_grpc.FleetServiceStub(self._channel)
         self.policies = policy_service_pb2_grpc.PolicyServiceStub(self._channel)
         self.commands = command_service_pb2_grpc.CommandServiceStub(self._channel)
@@ -39,6 +41,7 @@ class Clients:
         self.graph = graph_service_pb2_grpc.GraphServiceStub(self._channel)
         self.attention = attention_service_pb2_grpc.AttentionServiceStub(self._channel)
         self.audit = audit_service_pb2_grpc.AuditServiceStub(self._channel)
+        self.supply = supply_service_pb2_grpc.SupplyServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self

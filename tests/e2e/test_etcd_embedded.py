@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from controller.etcd import connection
+from controller.etcd.access import Access, TlsFiles
 from controller.log.embedded import EmbeddedEtcd
+from controller.log.embedded_tls import make_certificates
 from controller.log.errors import LogRefused, LogUnavailable
 from controller.log.etcd_log import EtcdLog
 from tests.e2e.etcd_logs import NONCE, PATIENCE_S, PREFIX, TTL_S, read_all, until
@@ -104,3 +107,21 @@ async def test_what_etcd_says_is_told_if_it_does_not_start(
     (tmp_path / "data").write_text("a file where the directory should be")
     with pytest.raises(LogUnavailable, match="not a directory"):
         await EmbeddedEtcd(str(etcd_binary), tmp_path).start()
+
+
+async def test_nobody_speaks_with_it_in_clear_or_without_its_certificate(
+    etcd_binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "CALL_TIMEOUT_S", 0.5)
+    async with EmbeddedEtcd(str(etcd_binary), tmp_path / "etcd") as etcd:
+        own = etcd.access.tls
+        assert own is not None
+        assert own.key is not None
+        assert own.key.stat().st_mode & 0o777 == 0o600
+        for tls in (None, TlsFiles(own.authority), make_certificates(tmp_path / "others")):
+            log = EtcdLog(Access(etcd.access.endpoints, tls=tls), PREFIX)
+            try:
+                with pytest.raises(LogUnavailable):
+                    await log.open(NONCE)
+            finally:
+                await log.close()

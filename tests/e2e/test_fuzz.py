@@ -155,7 +155,7 @@ class Fuzz:
             reply = message_factory.GetMessageClass(method.output_type).FromString(data)
             self._vocabulary.learn(reply)
             return
-        timeout_s = timeout_s or QUIET_S
+        timeout_s = timeout_s or (QUIET_S if method.server_streaming else HANG_S)
         if method.client_streaming:
             # The asyncio client fails by itself where a stream ends while it writes.
             await asyncio.to_thread(self._talk, path, requests, timeout_s)

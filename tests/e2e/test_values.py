@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata
 from typing import Any
 
 import grpc
@@ -18,6 +19,7 @@ from deploy.local_federation import LocalFederation
 from deploy.local_layout import DomainPlan
 from souverix.federation.v1 import federation_service_pb2
 from souverix.fleet.v1 import fleet_service_pb2, observation_pb2
+from souverix.supply.v1 import supply_service_pb2
 from tests.e2e.clients import DEADLINE_S, Clients, reason_of, wait_until
 from tests.e2e.link_proxy import LinkProxy
 
@@ -120,6 +122,42 @@ def test_the_packages_of_this_host_are_fetched_by_digest_at_every_level(levels: 
     assert whole is not None
     assert _download(levels.top, value.digest, offset=1000) == whole[1000:]
     wait_until(lambda: _debt(levels.zone) == 0, "all acknowledged by the region")
+
+
+def _who_runs(clients: Clients, purl: str) -> supply_service_pb2.FindAffectedNodesResponse | None:
+    """Who runs a component, once the node's SBOM was read there."""
+    request = supply_service_pb2.FindAffectedNodesRequest(
+        purl=purl, domain=ZONE, version_range=">=0"
+    )
+    try:
+        reply = clients.supply.FindAffectedNodes(request, timeout=DEADLINE_S)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            return None
+        raise
+    return reply if reply.counts.affected else None
+
+
+def test_the_sbom_of_this_host_answers_who_runs_what_at_every_level(levels: Levels) -> None:
+    version = metadata.version("grpcio")
+    for clients in levels.all():
+        reply = wait_until(
+            partial(_who_runs, clients, "pkg:pypi/grpcio"), f"the SBOM read at {clients.address}"
+        )
+        assert reply is not None
+        (node,) = [each for each in reply.nodes if each.node == "host-1"]
+        assert list(node.purls) == [f"pkg:pypi/grpcio@{version}"]
+        assert node.HasField("sbom_time")
+        assert reply.version_scheme == "pypi"
+        request = supply_service_pb2.GetSbomLineageRequest(node="host-1")
+        wait_until(
+            lambda clients=clients, request=request: (
+                clients.supply.GetSbomLineage(  # type: ignore[misc]
+                    request, timeout=DEADLINE_S
+                ).versions
+            ),
+            f"the lineage at {clients.address}",
+        )
 
 
 def test_a_value_whose_upload_was_cut_off_comes_with_the_next_session(levels: Levels) -> None:

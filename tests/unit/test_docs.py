@@ -23,6 +23,7 @@ import souverixctl.main
 from controller.command import delivery
 from controller.config_file import load_config
 from scripts import api_reference, diagrams
+from trust.errors import Reason
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -151,7 +152,10 @@ def reasons_of_error_classes() -> set[str]:
 
 
 def reasons_of_errors() -> set[str]:
-    direct = {text_of(call, 1, "reason") for call in calls("ServiceError", "_status")}
+    direct = {
+        text_of(call, 1, "reason") for call in calls("ServiceError", "BearerRefused", "_status")
+    }
+    direct |= {reason.value for reason in Reason}
     return reasons_of_error_classes() | {reason for reason in direct if reason}
 
 

@@ -108,7 +108,7 @@ class LiveController:
         self.state = self.replica.state
         self.federation = FederationService(self.replica, self.wires, lambda: 3)
         self.audit = AuditService(self.replica)
-        self.calls = LocalCalls(RefusalAudit(self.replica))
+        self.calls = LocalCalls(RefusalAudit(self.replica), self.replica.gate)
         for service in federation_service_pb2.DESCRIPTOR.services_by_name.values():
             self.calls.add(service, self.federation)
         self.replica.add_duty(Duties(self.replica).run)

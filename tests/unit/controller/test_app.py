@@ -194,6 +194,7 @@ def test_every_service_is_served_and_told_of_by_reflection_and_health(
         assert [name.split(".")[1] for name in ours] == [
             "attention",
             "audit",
+            "bundle",
             "command",
             "federation",
             "fleet",
@@ -204,6 +205,7 @@ def test_every_service_is_served_and_told_of_by_reflection_and_health(
             "policy",
             "supply",
             "sync",
+            "trust",
         ]
         health: Any = health_pb2_grpc.HealthStub(channel)
         for name in ours:

@@ -27,7 +27,7 @@ async def root(tmp_path: Path) -> AsyncIterator[Served]:
 
 @pytest.fixture
 def calls(root: Served) -> LocalCalls:
-    made = LocalCalls(RefusalAudit(root.replica))
+    made = LocalCalls(RefusalAudit(root.replica), root.replica.gate)
     [service] = policy_service_pb2.DESCRIPTOR.services_by_name.values()
     made.add(service, PolicyService(root.replica))
     return made

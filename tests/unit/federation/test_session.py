@@ -38,7 +38,7 @@ def test_every_phase_but_the_last_has_a_way_on_and_a_way_out() -> None:
 
 
 def test_tables_give_a_reason_for_each_entry() -> None:
-    assert all(edge.reason for edge in TRANSITIONS.values())
+    assert all(edge.because for edge in TRANSITIONS.values())
     assert all(reason for kinds in ALLOWED.values() for reason in kinds.values())
 
 

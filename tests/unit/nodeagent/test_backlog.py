@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
+
+import pytest
 
 from nodeagent.backlog import NUMBERING_BATCH, Backlog
 from nodeagent.identity import Identity
@@ -131,3 +134,28 @@ def test_nodes_sharing_a_file_do_not_see_each_other(tmp_path: Path) -> None:
     assert drained(one) == [(1, "of-one")]
     assert (one.chunk("d"), two.chunk("d")) == (None, b"shared")
     assert drained(two) == [(1, "of-two")]
+
+
+@pytest.mark.parametrize("release", ["of now", "before"])
+def test_disk_is_given_back_when_all_is_acknowledged(tmp_path: Path, release: str) -> None:
+    if release == "before":
+        connection = sqlite3.connect(tmp_path / "agent.db")
+        connection.executescript("PRAGMA auto_vacuum = NONE; CREATE TABLE x (y); DROP TABLE x;")
+        connection.close()
+    kept = backlog(tmp_path, max_chunk_bytes=1 << 30)
+    for number in range(6):
+        digest = f"chunk {number}"
+        kept.append(inventory_report(digest), {digest: bytes(1 << 20)})
+    last = 0
+    while (report := kept.next_after(last)) is not None:
+        last = report.sequence
+
+    def held() -> int:
+        return sum(path.stat().st_size for path in tmp_path.glob("agent.db*"))
+
+    kept.acknowledge(last - 1)
+    assert held() > 6 << 20
+    kept.acknowledge(last)
+    assert held() < 1 << 20
+    kept.append(state_report("v1"), {})
+    assert drained(kept) == [(last + 1, "v1")]

@@ -117,7 +117,7 @@ async def test_a_simulated_fleet_has_a_stream_for_each_node(tmp_path: Path) -> N
 def test_wrong_settings_end_with_a_cause_and_code_2(tmp_path: Path) -> None:
     state_dir = str(tmp_path / "state")
     runs = {
-        "TLS comes with certificates": ["--node", "a", "--controller", "10.0.0.1:1"],
+        "give it a certificate": ["--node", "a", "--controller", "10.0.0.1:1"],
         "Add --node ID": ["--controller", "127.0.0.1:1"],
         "no controller is named": ["--node", "a"],
         "a label is NAME=VALUE": ["--node", "a", "--controller", "127.0.0.1:1", "--label", "x"],

@@ -25,7 +25,7 @@ def test_loopback_is_dialled(address: str) -> None:
     "address", ["10.0.0.5:7443", "controller.example:7443", "[2001:db8::1]:1", "0.0.0.0:7"]
 )
 def test_without_tls_nothing_else_is(address: str) -> None:
-    with pytest.raises(SettingsInvalid, match="TLS comes with certificates"):
+    with pytest.raises(SettingsInvalid, match="give it a certificate"):
         checked_controllers([address])
 
 

@@ -14,7 +14,13 @@ Serve = Callable[[ScriptedController], Awaitable[str]]
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SOUVERIX_SERVER", "SOUVERIX_PRINCIPAL", "NO_COLOR", "FORCE_COLOR"):
+    for name in (
+        "SOUVERIX_SERVER",
+        "SOUVERIX_PRINCIPAL",
+        "SOUVERIX_TLS",
+        "NO_COLOR",
+        "FORCE_COLOR",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -51,7 +51,8 @@ async def test_from_the_root_to_a_controller(at: Path) -> None:
     assert credentials.path == ("global", "region-a")
     ran = await pki("inspect", "tls", "-o", "json")
     leaf = json.loads(ran.out)["certificates"][0]
-    assert leaf["serves"] == ["region-a.global.fleet.example", "127.0.0.1"]
+    name = "region-a.global.fleet.example"
+    assert leaf["serves"] == [name, f"_nodes.{name}", "127.0.0.1"]
     assert "good now" in ran.err
 
 
@@ -69,7 +70,7 @@ async def test_the_root_is_encrypted_and_its_fingerprint_is_printed(at: Path) ->
 
 async def test_a_key_need_not_travel(at: Path) -> None:
     await ceremony()
-    await pki("request", "--ca", "--out", "ca-zone")
+    await pki("request", "--authority-key", "--out", "ca-zone")
     await pki(
         *("issue-ca", "edge-zone-a1", "--authority", "ca-region-a", "--no-delegate"),
         *("--csr", "ca-zone/request.csr", "--out", "for-zone"),

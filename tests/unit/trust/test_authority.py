@@ -74,7 +74,10 @@ def test_a_controller_bears_the_name_of_its_domain_and_what_it_was_given(
         certificate_tree.made_at,
         servers=ServerNames(dns=[below], ip=["127.0.0.1", "::1"]),
     )
-    assert dns_names_of(leaf) == (f"edge-zone-a1.region-a.global.{TRUST_DOMAIN}", below)
+    name = f"edge-zone-a1.region-a.global.{TRUST_DOMAIN}"
+    assert dns_names_of(leaf) == (name, f"_nodes.{name}", below)
+    relay = issued(zone, certificate_tree, Kind.RELAY, "r1")
+    assert dns_names_of(relay) == (f"_nodes.{name}",)
     assert describe(leaf)["serves"] == [*dns_names_of(leaf), "127.0.0.1", "::1"]
     usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert set(usages) == {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}

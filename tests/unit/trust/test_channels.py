@@ -69,7 +69,7 @@ async def test_each_side_knows_the_other(
 ) -> None:
     async with listening(certificate_tree.controller("edge-zone-a1")) as (address, _):
         for name in (node.controller_name(), None):
-            assert await ask(address, ClientTls(node, name)) == (
+            assert await ask(address, ClientTls.of(node, name)) == (
                 "spiffe://souverix.test/edge-zone-a1/node/n1"
             )
 
@@ -79,7 +79,7 @@ async def test_a_controller_of_another_domain_is_not_the_one_wanted(
 ) -> None:
     for domain in ("edge-zone-a2", "region-a"):
         async with listening(certificate_tree.controller(domain)) as (address, _):
-            said = await refusal_of(address, ClientTls(node, node.controller_name()))
+            said = await refusal_of(address, ClientTls.of(node, node.controller_name()))
             assert "Hostname Verification" in said
 
 
@@ -92,7 +92,7 @@ async def test_a_sibling_cannot_make_itself_the_controller_of_another_domain(
     monkeypatch.setattr(Authority, "_server_names", lambda *_: [false_name])
     sibling = certificate_tree.leaf("edge-zone-a2", Kind.CONTROLLER, "edge-zone-a1-control")
     async with listening(sibling) as (address, _):
-        said = await refusal_of(address, ClientTls(node, node.controller_name()))
+        said = await refusal_of(address, ClientTls.of(node, node.controller_name()))
         assert "permitted subtree violation" in said
 
 
@@ -106,8 +106,8 @@ async def test_who_shows_no_certificate_or_one_of_others_does_not_get_in(
     async with listening(certificate_tree.controller("region-a")) as (address, _):
         name = node.controller_name(levels_up=1)
         await refusal_of(address, None)
-        await refusal_of(address, ClientTls(mixed, name))
-        assert await ask(address, ClientTls(known, name))
+        await refusal_of(address, ClientTls.of(mixed, name))
+        assert await ask(address, ClientTls.of(known, name))
 
 
 async def test_an_expired_certificate_does_not_get_in(
@@ -117,7 +117,7 @@ async def test_an_expired_certificate_does_not_get_in(
         "region-a", Kind.USER, "alice", life=timedelta(microseconds=1)
     ).read()
     async with listening(certificate_tree.controller("region-a")) as (address, _):
-        await refusal_of(address, ClientTls(brief, node.controller_name(levels_up=1)))
+        await refusal_of(address, ClientTls.of(brief, node.controller_name(levels_up=1)))
 
 
 async def test_a_listener_that_demands_none_serves_those_without(
@@ -137,7 +137,7 @@ async def test_a_renewed_certificate_is_shown_at_once_and_a_broken_file_changes_
 ) -> None:
     files = certificate_tree.controller("edge-zone-a1")
     async with listening(files) as (address, held):
-        tls = ClientTls(node, node.controller_name())
+        tls = ClientTls.of(node, node.controller_name())
         async with open_channel(address, [], tls) as standing:
             who: Any = standing.unary_unary(METHOD)
             assert await who(b"", timeout=PATIENCE_S)

@@ -5,17 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 
-from controller.nodelink.admission import (
-    BURST_S,
-    GREETINGS_BURST_S,
-    GREETINGS_PER_S,
-    JITTER_S,
-    KEPT_S,
-    MAX_WAIT_S,
-    Admission,
-    Calendar,
-    Doorstep,
-)
+from controller.nodelink.admission import BURST_S, JITTER_S, KEPT_S, MAX_WAIT_S, Admission, Calendar
 
 
 def storm(nodes: int, per_s: float, late: float = 0.2) -> dict[str, float]:
@@ -95,14 +85,3 @@ def test_nodes_without_a_backlog_do_not_wait_for_those_with_one() -> None:
         admission.ask(f"b{number}", is_behind=True, now_s=0.0)
     assert admission.deferred > 10
     assert admission.ask("level", is_behind=False, now_s=0.0) == 0.0
-
-
-def test_greetings_that_come_at_once_are_heard_one_by_one() -> None:
-    doorstep = Doorstep()
-    assert doorstep.wait_s(5.0) == 0.0
-    waits = [doorstep.wait_s(5.0) for _ in range(1_000)]
-    assert waits == sorted(waits)
-    at_once = sum(wait == 0 for wait in waits)
-    assert at_once <= GREETINGS_PER_S * GREETINGS_BURST_S
-    assert waits[-1] <= 1_000 / GREETINGS_PER_S
-    assert doorstep.wait_s(5.0 + 1_000 / GREETINGS_PER_S + 1) == 0.0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from controller.connectivity.spectrum import Mode
+from controller.nodelink import history
 from controller.nodelink.history import (
     TRANSITIONS_BURST,
     TRANSITIONS_PER_S,
@@ -98,6 +101,32 @@ def test_a_sweep_ends_links_of_silent_nodes_only() -> None:
     assert ended["lively"] is None
     assert ended["silent"] is not None
     assert ended["silent"].reason == "heartbeats_missed"
+
+
+def test_a_fleet_that_changes_at_once_costs_each_node_a_few_looks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = 0
+    is_full = TokenBucket.is_full
+
+    def counted(bucket: TokenBucket, now_s: float) -> bool:
+        nonlocal looks
+        looks += 1
+        return is_full(bucket, now_s)
+
+    monkeypatch.setattr(history, "REMEMBERED", 10)
+    monkeypatch.setattr(TokenBucket, "is_full", counted)
+    queue = TransitionQueue()
+    for number in range(1000):
+        queue.note(change(1, f"n{number}"), 100.0)
+    assert len(queue.take_due(100.0, 1000)) == 1000
+    assert looks <= 4 * 1000
+    queue.note(change(1, "n1000"), 100.0 + DAY_S)
+    queue.take_due(100.0 + DAY_S, 1)
+    for number in range(2000):
+        queue.note(change(1, f"m{number}"), 100.0 + DAY_S)
+    queue.take_due(100.0 + DAY_S, 2000)
+    assert "n0" not in queue._rates
 
 
 def test_a_sweep_that_comes_late_does_not_take_its_own_sleep_for_silence() -> None:

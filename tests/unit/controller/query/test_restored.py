@@ -293,9 +293,9 @@ def test_summary_is_the_same_once_stored(fleet: RandomFleet) -> None:
         assert summary is not None
         assert unpack(summary.domain, pack(summary, basis)) == (summary, basis)
     full = NodeSummary._make(_DISTINCT)
-    assert unpack("d", pack(full, Basis(Grounds(b"p", b"a"), b"i"))) == (
+    assert unpack("d", pack(full, Basis(Grounds(b"p", b"a", is_gated=True), b"i"))) == (
         full,
-        Basis(Grounds(b"p", b"a"), b"i"),
+        Basis(Grounds(b"p", b"a", is_gated=True), b"i"),
     )
 
 

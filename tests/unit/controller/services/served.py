@@ -19,13 +19,14 @@ from grpc_status import rpc_status
 from controller.attention_duty import MarkEnding
 from controller.attention_feed import AttentionFeed
 from controller.attention_links import SeenLinks
-from controller.config import ControllerConfig, ControllerSection, TrustSection
+from controller.config import AccessSection, ControllerConfig, ControllerSection, TrustSection
 from controller.journal import Journal
 from controller.judge import Judge
 from controller.log.sqlite_log import SqliteLog
 from controller.maintenance import MaintenanceExpiry
 from controller.replica import Replica
 from controller.sboms.live import LiveSboms
+from controller.services.access import AccessService
 from controller.services.attention import AttentionService
 from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.fleet import FleetService
@@ -35,6 +36,7 @@ from controller.services.policy import PolicyService
 from controller.services.supply import SupplyService
 from controller.signing import Ed25519Signer
 from controller.sync.links import PeerView
+from controller.tasks import end
 from controller.values import ValueStore
 from controller.writes import Caller
 from federation.proposal import Proposal
@@ -46,6 +48,7 @@ from souverix.fleet.v1 import fleet_service_pb2_grpc
 from souverix.graph.v1 import graph_service_pb2_grpc
 from souverix.policy.v1 import policy_service_pb2_grpc
 from souverix.supply.v1 import supply_service_pb2_grpc
+from souverix.trust.v1 import access_service_pb2_grpc
 from tests.federation_fixture import ROOT, MemoryController, genesis_of, root_controller
 
 DEADLINE_S = 20.0
@@ -81,6 +84,7 @@ class Served:
     graph: Any
     attention: Any
     supply: Any
+    access: Any
     values: ValueStore
     forwarder: ScriptedForwarder
     root_key: bytes
@@ -90,12 +94,18 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def served(
-    directory: Path, signer: Ed25519Signer, root_key: bytes, controller: str, domain: str
+    directory: Path,
+    signer: Ed25519Signer,
+    root_key: bytes,
+    controller: str,
+    domain: str,
+    access: AccessSection | None = None,
 ) -> AsyncIterator[Served]:
     """A controller that is master of its log, with an empty state."""
     config = ControllerConfig(
         ControllerSection(controller, domain, directory),
         TrustSection(directory / "key.pem", root_key.hex()),
+        access=access or AccessSection(),
     )
     await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
     forwarder = ScriptedForwarder()
@@ -120,7 +130,9 @@ async def served(
     replica.add_duty(tell)
     lives = (replica.run(), feed.run(), sboms.run())
     tasks = [asyncio.create_task(life) for life in lives]
-    server = grpc.aio.server(interceptors=[CallInterceptor(RefusalAudit(replica))])
+    server = grpc.aio.server(
+        interceptors=[CallInterceptor(RefusalAudit(replica), gate=replica.gate)]
+    )
     fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(replica, values), server)
     policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyService(replica), server)
     graph = GraphService(replica, lambda: peers)
@@ -131,6 +143,7 @@ async def served(
     supply_service_pb2_grpc.add_SupplyServiceServicer_to_server(
         SupplyService(replica, values, judge, sboms), server
     )
+    access_service_pb2_grpc.add_AccessServiceServicer_to_server(AccessService(replica), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
@@ -144,6 +157,7 @@ async def served(
             graph_service_pb2_grpc.GraphServiceStub(channel),
             attention_service_pb2_grpc.AttentionServiceStub(channel),
             supply_service_pb2_grpc.SupplyServiceStub(channel),
+            access_service_pb2_grpc.AccessServiceStub(channel),
             values,
             forwarder,
             root_key,
@@ -152,19 +166,19 @@ async def served(
     finally:
         await channel.close()
         await server.stop(None)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
         await log.close()
 
 
 @contextlib.asynccontextmanager
-async def root_served(directory: Path) -> AsyncIterator[Served]:
+async def root_served(
+    directory: Path, access: AccessSection | None = None
+) -> AsyncIterator[Served]:
     """The root's controller, "global-control", its genesis written."""
     root_signer, signer = Ed25519Signer.generate(), Ed25519Signer.generate()
     genesis = genesis_of(root_signer, "global-control", signer)
     async with served(
-        directory, signer, root_signer.public_key, "global-control", ROOT
+        directory, signer, root_signer.public_key, "global-control", ROOT, access
     ) as controller:
         await controller.replica.journal().submit(
             lambda proposal: proposal.write(

@@ -3,25 +3,36 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from securesystemslib.signer._crypto_signer import CryptoSigner
 
 from controller.services import supply_artifacts
 from controller.supply.summaries import sign_summary
 from controller.supply.trust import effective_policy, trust_digest
+from souverix.attention.v1 import attention_pb2
+from souverix.attention.v1 import attention_service_pb2 as attention
 from souverix.federation.v1 import authority_pb2
+from souverix.fleet.v1 import domain_pb2, node_pb2, observation_pb2, supply_chain_pb2
 from souverix.fleet.v1 import fleet_service_pb2 as fleet
-from souverix.fleet.v1 import node_pb2, observation_pb2, supply_chain_pb2
+from souverix.policy.v1 import policy_pb2
+from souverix.policy.v1 import policy_service_pb2 as policies
 from souverix.supply.v1 import artifact_pb2 as artifacts
 from souverix.supply.v1 import supply_service_pb2 as supply
 from tests.unit.controller.services.served import Served, hand_over, refusal, zone_served
 from tests.unit.controller.supply.signers import (
+    DAY_MS,
     DIGEST,
     NOW_MS,
+    PAYLOAD,
+    Authority,
+    der,
     enveloped,
     provenance,
     spec,
@@ -478,3 +489,237 @@ async def test_hardware_is_found_by_serial_and_by_batch(root: Served) -> None:
     assert [u.node for u in batch.units] == ["a", "b"]
     code, _, _ = await refusal(root.supply.FindHardware(supply.FindHardwareRequest()))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+# The gate.
+
+
+def wanting(version: str) -> node_pb2.DesiredState:
+    return node_pb2.DesiredState(target_version=version)
+
+
+async def create_node(root: Served, node: str, version: str = "", component: str = "") -> Any:
+    request = fleet.CreateNodeRequest(
+        domain="global", node_id=node, spec=node_pb2.NodeSpec(component_type=component)
+    )
+    if version:
+        request.desired_state.CopyFrom(wanting(version))
+    return await root.fleet.CreateNode(request)
+
+
+async def desire(root: Served, node: str, version: str) -> Any:
+    request = fleet.SetDesiredStateRequest(name=f"nodes/{node}", desired_state=wanting(version))
+    return await root.fleet.SetDesiredState(request)
+
+
+async def effective_of(root: Served, node: str) -> node_pb2.EffectiveDesiredState:
+    reply = await root.fleet.GetNode(fleet.GetNodeRequest(name=f"nodes/{node}"))
+    effective: node_pb2.EffectiveDesiredState = reply.node.effective_desired_state
+    return effective
+
+
+async def test_closed_gate_admits_verified_versions_only(
+    root: Served, builder: CryptoSigner
+) -> None:
+    entry = trusted(builder, artifacts.SIGNER_USE_PROVENANCE)
+    await believe(root, entry, gate=artifacts.GATE_MODE_ENFORCE)
+    await create(root, spec(enveloped(builder, provenance())))
+    unsigned = spec()
+    unsigned.version = "1.4.8"
+    await create(root, unsigned, "rempart-1-4-8")
+    await create_node(root, "n1", component="souverix-rempart")
+
+    for version in ("1.4.7", "souverix-rempart-1.4.7"):
+        await desire(root, "n1", version)
+        effective = await effective_of(root, "n1")
+        assert effective.desired_state.target_version == version
+        assert not effective.held_back
+    for call, words in (
+        (desire(root, "n1", "1.4.8"), "UNSIGNED"),
+        (desire(root, "n1", "9.9"), "no artifact stands for"),
+        (create_node(root, "n2", "9.9"), "no artifact stands for"),
+        (create_node(root, "n2", "1.4.7", "souverix-coeur"), "no artifact stands for"),
+    ):
+        code, info, message = await refusal(call)
+        assert (code, info.reason) == (
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "VERSION_NOT_VERIFIED",
+        )
+        assert words in message
+    policy = policies.CreatePolicyRequest(
+        domain="global", policy_id="p1", spec=policy_pb2.PolicySpec(target_version="9.9")
+    )
+    _, info, _ = await refusal(root.policies.CreatePolicy(policy))
+    assert info.reason == "VERSION_NOT_VERIFIED"
+    batch = fleet.BatchSetDesiredStatesRequest(
+        items=[{"name": "nodes/n1", "desired_state": wanting("9.9")}]
+    )
+    statuses = (await root.fleet.BatchSetDesiredStates(batch)).results
+    assert "no artifact stands for" in statuses[0].status.message
+
+
+@pytest.mark.parametrize("mode", [artifacts.GATE_MODE_OFF, artifacts.GATE_MODE_WARN])
+async def test_open_gate_admits_everything(root: Served, mode: artifacts.GateMode) -> None:
+    await believe(root, gate=mode)
+    await create_node(root, "n1", "9.9")
+    assert (await effective_of(root, "n1")).desired_state.target_version == "9.9"
+
+
+async def test_version_that_came_by_another_way_is_held_back_where_it_would_govern(
+    root: Served, builder: CryptoSigner
+) -> None:
+    await create_node(root, "n1", "9.9")
+    entry = trusted(builder, artifacts.SIGNER_USE_PROVENANCE)
+    await believe(root, entry, gate=artifacts.GATE_MODE_ENFORCE)
+
+    effective = await effective_of(root, "n1")
+
+    assert effective.desired_state.target_version == ""
+    assert [(h.version, h.declared_by) for h in effective.held_back] == [("9.9", "nodes/n1")]
+    listed = await root.fleet.ListNodes(fleet.ListNodesRequest(domain="global"))
+    assert listed.nodes[0].drift.unknown_fields == []
+
+    declared = spec(enveloped(builder, provenance()))
+    declared.version = "9.9"
+    await create(root, declared)
+    assert (await effective_of(root, "n1")).desired_state.target_version == "9.9"
+
+    await believe(root, gate=artifacts.GATE_MODE_ENFORCE)
+    effective = await effective_of(root, "n1")
+    assert effective.desired_state.target_version == ""
+    assert "judged anew" in effective.held_back[0].reason or "UNVERIFIABLE" in (
+        effective.held_back[0].reason
+    )
+
+
+async def test_cut_off_zone_is_gated_by_the_verdicts_of_its_region(
+    tmp_path: Any, builder: CryptoSigner
+) -> None:
+    autonomy = authority_pb2.Autonomy(
+        can_operate_isolated=True, can_modify_policies=True, can_deploy_versions=True
+    )
+    async with zone_served(tmp_path / "zone", autonomy, "edge-a1-control") as (zone, parent):
+        believed = artifacts.SupplyPolicySpec(
+            gate=artifacts.GATE_MODE_ENFORCE,
+            signers=[trusted(builder, artifacts.SIGNER_USE_PROVENANCE)],
+        )
+        declared = spec(enveloped(builder, provenance()))
+        digest = (
+            "sha256:" + hashlib.sha256(declared.SerializeToString(deterministic=True)).hexdigest()
+        )
+
+        def write(aspect: str, subject: str, body: Any) -> None:
+            parent.submit(lambda p: p.write("global", subject, aspect, body, principal="user:t"))
+
+        write("supply_policy", "domains/global", believed)
+        write("existence", "artifacts/r", domain_pb2.Existence(exists=True))
+        write("artifact", "artifacts/r", declared)
+        await hand_over(parent, zone)
+        request = fleet.CreateNodeRequest(domain="edge-a1", node_id="n1", spec=node_pb2.NodeSpec())
+        request.desired_state.CopyFrom(wanting("1.4.7"))
+        _, info, message = await refusal(zone.fleet.CreateNode(request))
+        assert (info.reason, "not judged" in message) == ("VERSION_NOT_VERIFIED", True)
+
+        verdict = artifacts.ArtifactVerdict(
+            state=VERIFIED,
+            fulfilled=[artifacts.REQUIREMENT_SIGNATURE],
+            spec_digest=digest,
+            trust_digest=trust_digest(effective_policy(parent.state, "global")),
+        )
+        write("artifact_verdict", "artifacts/r", verdict)
+        await hand_over(parent, zone)
+        await zone.fleet.CreateNode(request)
+
+        stricter = artifacts.SupplyPolicySpec(requirements=[artifacts.REQUIREMENT_SBOM])
+        await zone.supply.SetSupplyPolicy(
+            supply.SetSupplyPolicyRequest(domain="edge-a1", spec=stricter)
+        )
+        node = (await zone.fleet.GetNode(fleet.GetNodeRequest(name="nodes/n1"))).node
+        assert (
+            "lacks what domain edge-a1 demands" in node.effective_desired_state.held_back[0].reason
+        )
+
+
+async def run_version(root: Served, node: str, version: str) -> None:
+    body = node_pb2.ActualState(reported_version=version)
+    await root.replica.journal().submit(
+        lambda p: p.write("global", f"nodes/{node}", "actual_state", body, principal="node:n")
+    )
+
+
+async def violations(root: Served) -> list[Any]:
+    request = attention.ListItemsRequest(
+        kinds=[attention_pb2.ATTENTION_KIND_SUPPLY_CHAIN_VIOLATION]
+    )
+    return list((await root.attention.ListItems(request)).items)
+
+
+async def test_nodes_that_run_what_is_not_verified_are_listed_and_raised(
+    root: Served, builder: CryptoSigner
+) -> None:
+    entry = trusted(builder, artifacts.SIGNER_USE_PROVENANCE)
+    await believe(root, entry)
+    await create(root, spec(enveloped(builder, provenance())))
+    for node, version in (("good", "1.4.7"), ("bad", "1.4.8"), ("mute", "")):
+        await create_node(root, node)
+        if version:
+            await run_version(root, node, version)
+
+    reply = await root.supply.ListUnverifiedNodes(supply.ListUnverifiedNodesRequest())
+
+    assert [(n.node, n.version, n.artifact) for n in reply.nodes] == [("bad", "1.4.8", "")]
+    assert (reply.node_count, reply.verified_count, reply.unknown_count) == (3, 1, 1)
+    assert await violations(root) == []
+    good = (await root.fleet.GetNode(fleet.GetNodeRequest(name="nodes/good"))).node
+    assert good.supply_chain.software.artifact == NAME
+    assert good.supply_chain.software.container.provenance == "signed-by-build-system"
+
+    await believe(root, entry, gate=artifacts.GATE_MODE_WARN)
+    async with asyncio.timeout(DEADLINE_S):
+        while not (items := await violations(root)):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert [item.subject for item in items] == ["nodes/bad"]
+
+    await believe(root, entry)
+    async with asyncio.timeout(DEADLINE_S):
+        while await violations(root):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+async def test_firmware_is_shown_with_the_chain_that_vouches_for_it(root: Served) -> None:
+    now_ms = int(time.time() * 1000)
+    factory = Authority("factory-ca", now_ms=now_ms)
+    key = ec.generate_private_key(ec.SECP256R1())
+    leaf = factory.issue("line-1", key.public_key(), until_ms=now_ms + DAY_MS)
+    believed = artifacts.TrustedSigner(
+        name="factory-ca",
+        root_certificate_pem=factory.pem,
+        uses=[artifacts.SIGNER_USE_PAYLOAD],
+    )
+    await believe(root, believed)
+    firmware = spec(
+        payload_signature=artifacts.PayloadSignature(
+            signature=key.sign(PAYLOAD, ec.ECDSA(hashes.SHA256())), certificates=der(leaf)
+        )
+    )
+    firmware.kind = supply_chain_pb2.ARTIFACT_KIND_FIRMWARE
+    firmware.component, firmware.version = "gw-100", "2.1.3"
+    artifact = await create(root, firmware)
+    assert artifact.verdict.state == VERIFIED
+    hardware = supply_chain_pb2.HardwareIdentity(model="gw-100", firmware_baseline="2.1.0")
+    await root.fleet.CreateNode(
+        fleet.CreateNodeRequest(
+            domain="global", node_id="n1", spec=node_pb2.NodeSpec(hardware=hardware)
+        )
+    )
+    seen = observation_pb2.Inventory(firmware_version="2.1.3")
+    await root.replica.journal().submit(
+        lambda p: p.write("global", "nodes/n1", "inventory", seen, principal="node:n1")
+    )
+
+    node = (await root.fleet.GetNode(fleet.GetNodeRequest(name="nodes/n1"))).node
+
+    shown = node.supply_chain.firmware
+    assert (shown.version, shown.baseline_version) == ("2.1.3", "2.1.0")
+    assert (shown.provenance, shown.provenance_ref) == ("signed-by-factory-ca", NAME)
+    assert [each.subject for each in shown.signature_chain] == ["CN=line-1"]

@@ -90,8 +90,13 @@ class Authority:
     """A certificate authority of a factory."""
 
     def __init__(
-        self, name: str = "factory-ca", above: Authority | None = None, path_length: int | None = 1
+        self,
+        name: str = "factory-ca",
+        above: Authority | None = None,
+        path_length: int | None = 1,
+        now_ms: int = NOW_MS,
     ) -> None:
+        self.now_ms = now_ms
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.certificate = _certificate(
             name, self.key.public_key(), above or self, name, ca=True, path_length=path_length
@@ -122,7 +127,7 @@ def _certificate(
     *,
     ca: bool,
     path_length: int | None = None,
-    until_ms: int = NOW_MS + 365 * DAY_MS,
+    until_ms: int = 0,
 ) -> x509.Certificate:
     held = getattr(authority, "certificate", None)
     issuer = held.subject if held is not None else _name(own)
@@ -133,8 +138,8 @@ def _certificate(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(_time(NOW_MS - 30 * DAY_MS))
-        .not_valid_after(_time(until_ms))
+        .not_valid_before(_time(authority.now_ms - 30 * DAY_MS))
+        .not_valid_after(_time(until_ms or authority.now_ms + 365 * DAY_MS))
         .add_extension(x509.BasicConstraints(ca, path_length if ca else None), critical=True)
         .add_extension(usage, critical=True)
         .sign(authority.key, hashes.SHA256())

@@ -1,0 +1,227 @@
+"""Who bears the certificate at the other end of a call. Owns which authority may have issued it, and the end of calls
+whose certificate is no longer good; what a bearer may do is for others to decide.
+
+TLS has checked a chain to the root before any of this runs. That does not say who may name whom: here the leaf must
+have been issued by the one authority that is known for the domain it names. The own domain and those above are known
+from the own chain; others from facts that controllers above them stated (`CertificateAuthority`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+from cryptography import x509
+
+from controller.errors import ServiceError
+from federation.identifiers import Key
+from federation.state import Applied, State
+from trust.certificates import check_issued, fingerprint, identity_of, parse_der, parse_pem
+from trust.errors import CertificateRefused, Reason
+from trust.files import ReloadedCredentials
+from trust.identity import Identity, Kind
+
+#: Aspect of the facts that name authorities.
+ASPECT = "certificate_authority"
+
+#: Leaves kept judged: more than the connections of any controller. Beyond it all are judged anew.
+MAX_JUDGED = 65_536
+
+#: gRPC's name for the peer's leaf, in PEM, and for what secures a connection.
+_LEAF = "x509_pem_cert"
+_SECURITY = "transport_security_type"
+
+
+class BearerRefused(ServiceError):
+    """Whoever calls has no certificate that counts here, or is not who it says it is. Audited, whatever was called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """Whom a certificate names, and until when."""
+
+    identity: Identity
+    fingerprint: str
+    #: The certificate, in PEM.
+    leaf: bytes = field(repr=False)
+    not_before: datetime
+    not_after: datetime
+
+
+_BEARER: ContextVar[Bearer | None] = ContextVar("bearer", default=None)
+
+
+def current_bearer() -> Bearer | None:
+    """The bearer at the other end of the call that is being served; None without TLS."""
+    return _BEARER.get()
+
+
+def check_bearer(kind: Kind, name: str, domain: str) -> None:
+    """Refuses a call whose bearer is not who the caller says it is; without TLS all pass. Raises `BearerRefused`."""
+    bearer = current_bearer()
+    if bearer is None:
+        return
+    found = bearer.identity
+    if (found.kind, found.name, found.domain) != (kind, name, domain):
+        raise BearerRefused(
+            grpc.StatusCode.PERMISSION_DENIED,
+            "IDENTITY_MISMATCH",
+            f"the certificate is of {found.principal} of domain {found.domain}, and the caller says it is "
+            f"{kind}:{name} of domain {domain}",
+        )
+
+
+def is_secured(context: Any) -> bool:
+    """Tells whether a call came over TLS."""
+    return b"ssl" in context.auth_context().get(_SECURITY, ())
+
+
+class Standing:
+    """A call that goes on: ended when its bearer's certificate is."""
+
+    def __init__(self, bearer: Bearer, scope: asyncio.Timeout) -> None:
+        self.bearer = bearer
+        self.refusal: BearerRefused | None = None
+        self._scope = scope
+
+    def end(self, refusal: BearerRefused) -> None:
+        """Ends the call now, with a status."""
+        if self.refusal is None:
+            self.refusal = refusal
+            self._scope.reschedule(asyncio.get_running_loop().time())
+
+
+class Bearers:
+    """Judges the bearers of one replica's callers."""
+
+    def __init__(
+        self,
+        held: ReloadedCredentials,
+        state: State,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._held = held
+        self._state = state
+        self._now = now
+        self._judged: dict[bytes, Bearer] = {}
+        self._standing: set[Standing] = set()
+        #: Further judgements of a bearer, made as often as this one's; each raises `BearerRefused`.
+        self.checks: list[Callable[[Bearer], None]] = []
+
+    def of_call(self, context: Any) -> Bearer:
+        """The bearer at the other end of a call. Raises `BearerRefused`."""
+        shown = context.auth_context().get(_LEAF)
+        if not shown:
+            raise BearerRefused(
+                grpc.StatusCode.UNAUTHENTICATED,
+                "CERTIFICATE_MISSING",
+                "no certificate was shown, and this listener demands one",
+            )
+        return self._of_leaf(shown[0])
+
+    def _of_leaf(self, leaf: bytes) -> Bearer:
+        bearer = self._judged.get(leaf)
+        if bearer is None or not bearer.not_before <= self._now() <= bearer.not_after:
+            bearer = self._judge(leaf)
+        for check in self.checks:
+            check(bearer)
+        return bearer
+
+    def _judge(self, leaf: bytes) -> Bearer:
+        try:
+            certificate = parse_pem(leaf)[0]
+            identity = identity_of(certificate)
+            check_issued(certificate, self.authorities_of(identity.domain), self._now())
+        except CertificateRefused as error:
+            raise BearerRefused(
+                grpc.StatusCode.UNAUTHENTICATED, error.reason.value, str(error)
+            ) from error
+        bearer = Bearer(
+            identity,
+            fingerprint(certificate),
+            leaf,
+            certificate.not_valid_before_utc,
+            certificate.not_valid_after_utc,
+        )
+        if len(self._judged) >= MAX_JUDGED:
+            self._judged.clear()
+        self._judged[leaf] = bearer
+        return bearer
+
+    def authorities_of(self, domain: str) -> list[x509.Certificate]:
+        """The authorities that may name members of a domain."""
+        known = [c for c in self._held.current.authorities if identity_of(c).domain == domain]
+        return known + stated_authorities(self._state, domain)
+
+    # Calls that go on.
+
+    @contextlib.asynccontextmanager
+    async def standing(self, bearer: Bearer) -> AsyncIterator[None]:
+        """The call lasts as long as the block, at most until the certificate ends. Raises `BearerRefused` then."""
+        remaining_s = (bearer.not_after - self._now()).total_seconds()
+        call: Standing | None = None
+        try:
+            async with asyncio.timeout(max(0.0, remaining_s)) as scope:
+                call = Standing(bearer, scope)
+                self._standing.add(call)
+                yield
+        except TimeoutError as error:
+            if call is None or not scope.expired():
+                raise
+            raise call.refusal or BearerRefused(
+                grpc.StatusCode.UNAUTHENTICATED,
+                Reason.EXPIRED.value,
+                f"the certificate of {bearer.identity.principal} ended at {bearer.not_after:%Y-%m-%dT%H:%M:%SZ}",
+            ) from error
+        finally:
+            if call is not None:
+                self._standing.discard(call)
+
+    def recheck(self) -> None:
+        """Judges the bearers of all calls that go on, because what is known has changed; ends those refused."""
+        self._judged.clear()
+        for call in list(self._standing):
+            try:
+                self._of_leaf(call.bearer.leaf)
+            except BearerRefused as refusal:
+                call.end(refusal)
+
+    def note(self, applied: Applied) -> None:
+        """Rechecks when a commit brought facts that name authorities."""
+        if any(key.aspect == ASPECT for key in applied.keys):
+            self.recheck()
+
+
+def now_serving(bearer: Bearer) -> None:
+    """Makes a bearer the current one for the rest of the `serving` block."""
+    _BEARER.set(bearer)
+
+
+@contextlib.contextmanager
+def serving(bearer: Bearer | None = None) -> Iterator[None]:
+    """A call: within the block a bearer may be the current one, after it none is."""
+    token = _BEARER.set(bearer)
+    try:
+        yield
+    finally:
+        _BEARER.reset(token)
+
+
+def stated_authorities(state: State, domain: str) -> list[x509.Certificate]:
+    """The authorities of a domain that a controller above it stated; none for a statement that names others."""
+    write = state.winner(Key(domain, f"domains/{domain}", ASPECT))
+    if write is None:
+        return []
+    found = []
+    for der in write.body().certificates:
+        with contextlib.suppress(CertificateRefused):
+            certificate = parse_der(der)
+            if identity_of(certificate).domain == domain:
+                found.append(certificate)
+    return found
