@@ -14,6 +14,7 @@ BENCHMARKS = {
     "simulation": "benchmarks.simulation",
     "catchup": "benchmarks.catchup",
     "replay": "benchmarks.replay",
+    "bundle": "benchmarks.bundle",
     "convergence": "benchmarks.convergence",
     "watch": "benchmarks.watch",
     "writes": "benchmarks.writes",

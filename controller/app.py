@@ -31,6 +31,7 @@ from controller.duties import Duties
 from controller.etcd.access import Access, Password, TlsFiles
 from controller.journal import Journal
 from controller.judge import Judge
+from controller.key_rotation import KeyRotation
 from controller.lifecycle_duty import LifecycleMoves
 from controller.local_calls import LocalCalls
 from controller.log.embedded import EmbeddedEtcd
@@ -40,6 +41,7 @@ from controller.log.sqlite_log import SqliteLog
 from controller.maintenance import MaintenanceExpiry
 from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
+from controller.outdated import StateOutdated
 from controller.replica import Replica
 from controller.sboms.live import LiveSboms
 from controller.services.access import AccessService
@@ -55,7 +57,7 @@ from controller.services.graph import GraphService
 from controller.services.policy import PolicyService
 from controller.services.replays import ReplayService
 from controller.services.supply import SupplyService
-from controller.signing import Ed25519Signer
+from controller.signing_keys import SigningKeys
 from controller.sync.dialer import Dialer
 from controller.sync.links import Links
 from controller.sync.peer_links import PeerLinkRecorder
@@ -63,6 +65,7 @@ from controller.sync.service import SyncService
 from controller.tasks import end
 from controller.telemetry.gauges import Gauges
 from controller.values import ValueStore
+from federation.bounds import Foreknown
 from souverix.attention.v1 import attention_service_pb2, attention_service_pb2_grpc
 from souverix.audit.v1 import audit_service_pb2, audit_service_pb2_grpc
 from souverix.bundle.v1 import bundle_service_pb2, bundle_service_pb2_grpc
@@ -113,14 +116,26 @@ async def serve(config: ControllerConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(config):
-        await stop.wait()
-        _log.info("stopping")
+    foreknown: Foreknown | None = None
+    while not stop.is_set():
+        try:
+            async with running(config, foreknown):
+                await stop.wait()
+                _log.info("stopping")
+        except StateOutdated as outdated:
+            foreknown = outdated.foreknown
+            body = asyncio.current_task()
+            if body is not None:
+                body.uncancel()
 
 
 @contextlib.asynccontextmanager
-async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
-    """A replica that lives and serves while the block runs. Raises what ended its life, if anything did."""
+async def running(
+    config: ControllerConfig, foreknown: Foreknown | None = None
+) -> AsyncIterator[Replica]:
+    """A replica that lives and serves while the block runs. Raises what ended its life, if anything did. With
+    `foreknown` it folds its log anew.
+    """
     signer = _load_signer(config.trust.signing_key)
     credentials = _read_credentials(config)
     telling = _start_telemetry(config)
@@ -128,7 +143,7 @@ async def running(config: ControllerConfig) -> AsyncIterator[Replica]:
         stack.push_async_callback(asyncio.to_thread, telling.stop)
         log = await stack.enter_async_context(_open_log(config))
         links = Links()
-        replica = Replica(config, log, signer, links, telling, credentials)
+        replica = Replica(config, log, signer, links, telling, credentials, foreknown)
         application = Application(config, replica, links, _load_bundle_key(config.trust.bundle_key))
         life = asyncio.create_task(replica.run(), name="replica")
         serving = asyncio.create_task(application.serve_when_replayed(), name="serving")
@@ -212,8 +227,9 @@ class Application:
         self._sync = SyncService(replica, links)
         replica.add_duty(self._prepare)
         if config.parent is not None:
-            replica.add_duty(Dialer(replica, links, config.parent).run)
-        replica.add_duty(self._end_sessions_after)
+            replica.add_duty(Dialer(replica, links, config.parent).run, patient=True)
+        replica.add_duty(self._end_sessions_after, patient=True)
+        replica.add_duty(KeyRotation(replica).run, patient=True)
         replica.add_duty(Duties(replica).run)
         replica.add_duty(LateWrites(replica).run)
         replica.add_duty(MaintenanceExpiry(replica).run)
@@ -386,9 +402,9 @@ def _read_credentials(config: ControllerConfig) -> ReloadedCredentials | None:
     return held
 
 
-def _load_signer(path: Path) -> Ed25519Signer:
+def _load_signer(path: Path) -> SigningKeys:
     try:
-        return Ed25519Signer.load(path)
+        return SigningKeys.load(path)
     except OSError as error:
         raise ConfigError(f"trust.signing_key {path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:

@@ -19,6 +19,7 @@ from controller.replica import Replica
 from controller.writes import write_audit
 from federation.chain import key_id_of
 from federation.domains import DomainDeclaration, declare_domain
+from federation.expulsion import new_key
 from federation.identifiers import Key
 from federation.proposal import Proposal
 from souverix.audit.v1 import audit_pb2
@@ -197,12 +198,7 @@ def _declare_child(
         )
         record.action = "domain.declared"
     elif not state.keys.knows(child.controller, key_id_of(public_key)):
-        grant = authority_pb2.KeyGrant(
-            controller=child.controller,
-            domain=child.domain,
-            key_id=key_id_of(public_key),
-            public_key=public_key,
-        )
+        grant = new_key(state, child.controller, child.domain, public_key)
         subject = f"controllers/{child.controller}"
         proposal.write(child.domain, subject, "key_grant", grant, principal=principal)
         record.action = "key.granted"

@@ -208,4 +208,4 @@ class ControllerConfig:
     @property
     def access_enforced(self) -> bool:
         """Tells whether callers are held to their roles."""
-        return self.access.mode == "enforce"
+        return self.access.mode == "enforce" or (not self.access.mode and self.tls is not None)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from controller.signing import Ed25519Signer
-from federation.acceptance import genesis_message
 from federation.domains import FIRST_TERM
+from federation.keys import genesis_message
 from souverix.federation.v1 import authority_pb2
 
 

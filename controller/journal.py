@@ -26,6 +26,7 @@ from controller.log.errors import (
     LogUnavailable,
 )
 from controller.log.port import MAX_COMMIT_BYTES, Head, Log, Mastership
+from controller.outdated import StateOutdated
 from controller.tasks import end
 from controller.telemetry.commits import CommitTelemetry
 from federation.chain import Signer
@@ -104,7 +105,8 @@ class Journal:
     """Appends proposals to the log under one mastership, and applies them to the state.
 
     `on_applied` is called after each commit, with what it changed, its message and its size in bytes, before any
-    caller is answered.
+    caller is answered. What it returns ends the journal; callers are answered before, unless they may have written in
+    vain.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class Journal:
         identity: Identity,
         signer: Signer,
         replica: str,
-        on_applied: Callable[[Applied, event_pb2.Commit, int], None],
+        on_applied: Callable[[Applied, event_pb2.Commit, int], StateOutdated | None],
         telemetry: Telemetry = OFF,
     ) -> None:
         self.identity = identity
@@ -181,6 +183,9 @@ class Journal:
                 while self._waiting and self._closed is None:
                     await self._arrivals()
                     await self._commit_next()
+        except StateOutdated as error:
+            self.failed.set_exception(error)
+            self._fail(JournalClosed("the state of this replica is made anew from the log"))
         except Exception as error:  # noqa: BLE001 the replica must hear of it, whatever it is
             _log.exception("the journal failed")
             if not self.failed.done():
@@ -241,8 +246,11 @@ class Journal:
             self._fail(JournalClosed(f"the mastership is given up: {error}"))
             return
         applied = self._state.apply(built.commit.offset, built.commit, built.prepared)
-        self._on_applied(applied, built.commit, len(built.data))
-        self._answer_in_flight(built.commit.offset)
+        outdated = self._on_applied(applied, built.commit, len(built.data))
+        if outdated is None or not outdated.own:
+            self._answer_in_flight(built.commit.offset)
+        if outdated is not None:
+            raise outdated
 
     def _gather(self, proposal: Proposal) -> list[_Gathered]:
         """Runs waiting requests on the proposal until it is full; those that need no commit are answered at once."""

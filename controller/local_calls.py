@@ -39,7 +39,7 @@ class ForwardedContext:
 
 
 class LocalCalls:
-    """Unary methods by full name."""
+    """Writing methods by full name."""
 
     def __init__(self, audit: RefusalAudit, gate: Gate) -> None:
         self._audit = audit
@@ -47,9 +47,13 @@ class LocalCalls:
         self._methods: dict[str, tuple[Any, Any]] = {}
 
     def add(self, service: ServiceDescriptor, servicer: Any) -> None:
-        """Makes the unary methods of a service callable."""
+        """Makes the writes of a service callable: the unary methods whose requests have a request_id. What reads, or
+        concerns the controller asked alone, is not passed on.
+        """
         for method in service.methods:
             if method.server_streaming or method.client_streaming:
+                continue
+            if "request_id" not in method.input_type.fields_by_name:
                 continue
             request_type = message_factory.GetMessageClass(method.input_type)
             name = f"/{service.full_name}/{method.name}"

@@ -28,13 +28,18 @@ from controller.journal import Journal, JournalClosed
 from controller.log.errors import LogError, LogUnavailable
 from controller.log.port import EMPTY_HASH, Head, Log, MastershipLease, hash_after
 from controller.log.witness import Continuity, Witness, WitnessFile, check_continuity
+from controller.outdated import StateOutdated
 from controller.query.live import LiveColumns
 from controller.signing import Ed25519Signer, Ed25519Verifier
+from controller.signing_keys import SigningKeys
 from controller.store.store import Store
 from controller.tasks import end, finish
 from controller.twin.history import Histories
 from controller.twin.sight import Sight
 from controller.writes import Forwarder, Writer
+from federation.barred import why_barred
+from federation.bounds import Foreknown
+from federation.identifiers import Origin
 from federation.proposal import Identity
 from federation.state import Applied, State
 from souverix.event.v1 import event_pb2
@@ -62,26 +67,34 @@ RETRY_S = 0.5
 
 
 class Replica:
-    """A replica. `run` is its life; services read `state` and write through `writer` and `journal()`."""
+    """A replica. `run` is its life; services read `state` and write through `writer` and `journal()`.
+
+    With `foreknown` it gives up what it kept beside the log, and folds the log from its beginning.
+    """
 
     def __init__(
         self,
         config: ControllerConfig,
         log: Log,
-        signer: Ed25519Signer,
+        signer: Ed25519Signer | SigningKeys,
         forwarder: Forwarder,
         telemetry: Telemetry = OFF,
         credentials: ReloadedCredentials | None = None,
+        foreknown: Foreknown | None = None,
     ) -> None:
         self.config = config
         #: What this controller shows and trusts by TLS; None without.
         self.credentials = credentials
         self.telemetry = telemetry
-        self.signer = signer
+        self.signer = signer if isinstance(signer, SigningKeys) else SigningKeys(signer)
         self.verifier = Ed25519Verifier()
         self.state = State(
-            config.controller.id, self.verifier, bytes.fromhex(config.trust.root_public_key)
+            config.controller.id,
+            self.verifier,
+            bytes.fromhex(config.trust.root_public_key),
+            foreknown,
         )
+        self._folds_anew = foreknown is not None
         self.changes = Changes()
         #: Who may call what.
         self.gate = Gate(
@@ -123,6 +136,10 @@ class Replica:
         self._journal: Journal | None = None
         self._lease: MastershipLease | None = None
         self._duties: list[Duty] = []
+        #: Of them, those that run also while nothing may be sealed here.
+        self._patient: list[Duty] = []
+        #: Set when this controller may seal after it could not.
+        self._unbarred = asyncio.Event()
         self._recent: deque[tuple[event_pb2.Commit, int]] = deque()
         self._recent_bytes = 0
         #: The log's, after the last commit that was applied.
@@ -163,14 +180,24 @@ class Replica:
         """Tells whether the mastership lease still stands by this machine's clock."""
         return self._lease is not None and self._lease.valid
 
-    def add_duty(self, duty: Duty) -> None:
-        """Registers what runs while this replica is master; it is cancelled when that ends.
+    @property
+    def barred(self) -> str:
+        """Why this controller may seal nothing now; empty when it may."""
+        identity = self.config.controller
+        origin = Origin(identity.id, self._incarnation)
+        return why_barred(self.state, origin, identity.domain, self.signer.key_id)
+
+    def add_duty(self, duty: Duty, *, patient: bool = False) -> None:
+        """Registers what runs while this replica is master; it is cancelled when that ends. A patient one runs also
+        while the master may seal nothing: it takes in what others wrote.
 
         Raises `ValueError` for a duty registered twice: two of it would undo each other's work.
         """
         if duty in self._duties:
             raise ValueError(f"{duty} is registered already")
         self._duties.append(duty)
+        if patient:
+            self._patient.append(duty)
 
     async def read_commits(
         self, first_offset: int, max_bytes: int, *, control_only: bool = False
@@ -199,7 +226,9 @@ class Replica:
     # Its life.
 
     async def run(self) -> None:
-        """Lives until cancelled. Raises `LogError` when an operator must act on the log, `StoreError`."""
+        """Lives until cancelled. Raises `LogError` when an operator must act on the log, `StoreError`, `StateOutdated`
+        when another replica is to take its place that folds the log anew.
+        """
         try:
             await self._open()
             await self._live()
@@ -227,12 +256,15 @@ class Replica:
         witness = await asyncio.to_thread(self._witness.load)
         if witness is not None:
             continuity = await check_continuity(witness, self.log)
-        cut = await self.store.open(self.log_nonce, self.log.hash_before)
+        cut = await self.store.open(self.log_nonce, self.log.hash_before, anew=self._folds_anew)
         if cut is not None:
             self._log_hash = cut.log_hash
             await self.nodes.restore(self.store.summaries())
         await self._replay()
+        if not self.state.grounds.stand:
+            raise StateOutdated(self.state.grounds.to_foreknow())
         self._incarnation = self._choose_incarnation(continuity)
+        self.follow_keys()
         self._replayed.set()
         _log.info(
             "log is open",
@@ -247,7 +279,8 @@ class Replica:
         """The incarnation to write under; a log that was set back or exchanged begins a new one (design §4)."""
         path = self.config.controller.data_dir / "incarnation.json"
         stored = json.loads(path.read_text())["incarnation"] if path.exists() else 0
-        highest = max(stored, self.state.own_incarnation(), 1)
+        sealed = self.state.grounds.bounds.sealed_incarnation(self.config.controller.id)
+        highest = max(stored, self.state.own_incarnation(), sealed + 1)
         chosen: int = highest if continuity is Continuity.SAME else highest + 1
         if chosen != stored:
             _replace(path, json.dumps({"incarnation": chosen}))
@@ -263,11 +296,14 @@ class Replica:
     def _apply(self, offset: int, data: bytes) -> None:
         commit = event_pb2.Commit.FromString(data)
         applied = self.state.apply(offset, commit)
-        self._applied(applied, commit, len(data), hash_after(self._log_hash, data))
+        outdated = self._applied(applied, commit, len(data), hash_after(self._log_hash, data))
+        if outdated is not None:
+            raise outdated
 
     def _applied(
         self, applied: Applied, commit: event_pb2.Commit, size: int, log_hash: bytes
-    ) -> None:
+    ) -> StateOutdated | None:
+        """Tells the others of a commit. What it returns is to be raised, once callers are answered."""
         self._log_hash = log_hash
         self.applied_bytes += size
         self._recent.append((commit, size))
@@ -280,6 +316,31 @@ class Replica:
         self.histories.take_note(applied)
         self.store.take_note(applied, log_hash)
         self.changes.publish(applied)
+        if applied.authority_changed and self._replayed.is_set():
+            return self._follow_bounds()
+        return None
+
+    def _follow_bounds(self) -> StateOutdated | None:
+        """Control facts changed: which key seals here, and whether what is in effect still rests on something."""
+        sealed = self.state.grounds.bounds.sealed_incarnation(self.config.controller.id)
+        own = sealed >= self._incarnation
+        if self.state.grounds.outdated or own:
+            _log.warning(
+                "a seal or a key voids what is in effect here; the log is folded anew",
+                extra={"outdated": self.state.grounds.outdated},
+            )
+            foreknown = None if self.state.grounds.stand else self.state.grounds.to_foreknow()
+            return StateOutdated(foreknown, own=own)
+        self.follow_keys()
+        return None
+
+    def follow_keys(self) -> None:
+        """Goes over to the signing key that the log says is in force, if this replica has it."""
+        identity = self.config.controller
+        origin = Origin(identity.id, self._incarnation)
+        self.signer.follow(self.state, origin, identity.domain)
+        if not self.barred:
+            self._unbarred.set()
 
     async def _stand_by(self) -> MastershipLease:
         """Follows the log and campaigns, until this replica is elected and has read all that was written."""
@@ -329,6 +390,7 @@ class Replica:
             return
         # Another replica may have begun a new incarnation since this one opened the log.
         self._incarnation = max(self._incarnation, self.state.own_incarnation())
+        self.follow_keys()
         identity = Identity(
             self.config.controller.id, self.config.controller.domain, self._incarnation
         )
@@ -346,16 +408,25 @@ class Replica:
         )
         self._journal = journal
         _log.info("mastership is held", extra={"fencing_token": journal.fencing_token})
+        barred = self.barred
+        duties = self._duties
+        if barred:
+            duties = self._patient
+            self._unbarred.clear()
+            _log.error(
+                "nothing can be written: the signing key is not in force", extra={"reason": barred}
+            )
         tasks: list[asyncio.Future[Any]] = [
-            asyncio.create_task(_as_coroutine(duty, journal)) for duty in self._duties
+            asyncio.create_task(_as_coroutine(duty, journal)) for duty in duties
         ]
         lost = asyncio.create_task(lease.lost())
-        ends: list[asyncio.Future[Any]] = [lost, journal.failed]
+        unbarred = asyncio.create_task(self._unbarred.wait()) if barred else lost
+        ends: list[asyncio.Future[Any]] = [lost, unbarred, journal.failed]
         try:
             await asyncio.wait([*tasks, *ends], return_when=asyncio.FIRST_COMPLETED)
             if journal.failed.done():
                 _log.warning("the journal ended", extra={"reason": str(journal.failed.result())})
-            elif not lost.done():
+            elif not (lost.done() or unbarred.done()):
                 for task in tasks:
                     if task.done():
                         task.result()
@@ -364,7 +435,7 @@ class Replica:
             self._journal = None
             self._lease = None
             await journal.close()
-            await end(*tasks, lost)
+            await end(*tasks, lost, unbarred)
             _log.warning("mastership has ended")
 
     async def _keep_witness(self) -> None:

@@ -51,6 +51,8 @@ class LocalLayout:
     lease_ttl_s: float = 2.0
     #: Mutual TLS everywhere. Without, everything speaks in clear, on loopback.
     secured: bool = False
+    #: With `secured`, who may do everything, so that others are held to their roles. Empty: nobody is.
+    admins: Sequence[str] = ()
     #: child controller -> addresses it dials for its parent, to put a proxy between; overrides the real ones.
     parent_addresses: dict[str, list[str]] = field(default_factory=dict)
     _ports: dict[str, int] = field(default_factory=dict)
@@ -97,7 +99,7 @@ class LocalLayout:
             self._certificates = LocalCertificates(self.directory / "certificates", tree)
         for plan in self.plans:
             self._keys[plan.controller] = Ed25519Signer.generate()
-            self._keys[plan.controller].save(self.directory / f"{plan.controller}.pem")
+            self._keys[plan.controller].save(self.signing_key(plan.domain))
         root = next(plan for plan in self.plans if not plan.parent)
         genesis = make_genesis(
             self._root, self._keys[root.controller], root.controller, root.domain
@@ -110,6 +112,10 @@ class LocalLayout:
     def config_path(self, domain: str, replica: int = 1) -> Path:
         """The configuration file of a replica."""
         return self.directory / f"{domain}-r{replica}.toml"
+
+    def signing_key(self, domain: str) -> Path:
+        """The file of a controller's signing key, which its replicas share."""
+        return self.directory / f"{self.plan(domain).controller}.pem"
 
     def data_dir(self, domain: str, replica: int = 1) -> Path:
         """The data directory of a replica."""
@@ -141,9 +147,11 @@ class LocalLayout:
         if self.secured:
             leaf = self.certificates.leaf(plan.domain, Kind.CONTROLLER, plan.controller)
             lines += ["[tls]", f"directory = {json.dumps(str(leaf))}"]
+            mode = "enforce" if self.admins else "off"
+            lines += ["[access]", f'mode = "{mode}"', f"admins = {json.dumps(list(self.admins))}"]
         lines += [
             "[trust]",
-            f"signing_key = {json.dumps(str(self.directory / (plan.controller + '.pem')))}",
+            f"signing_key = {json.dumps(str(self.signing_key(plan.domain)))}",
             f'root_public_key = "{self._root.public_key.hex()}"',
         ]
         if plan.parent:

@@ -85,7 +85,7 @@ class Acknowledgements:
     def cover_all_sent(self) -> bool:
         """Tells whether all that was sent is acknowledged."""
         return all(
-            self.acked.get(stream, 0) >= min(sent, self._state.received(stream))
+            self.acked.get(stream, 0) >= min(sent, self._counts_to(stream))
             for stream, sent in self._outbox.sent.items()
         )
 
@@ -94,7 +94,7 @@ class Acknowledgements:
         return debt_of(
             self._state.streams,
             self.acked,
-            self._scope.is_sent,
+            self._is_owed,
             self._rate.rate_events_per_s,
             now_ms,
         )
@@ -142,6 +142,16 @@ class Acknowledgements:
         if entry.stream_index < len(self._outbox.interned):
             return self._outbox.interned[entry.stream_index]
         raise PeerError(f"acknowledged stream number {entry.stream_index} was never used")
+
+    def _counts_to(self, stream: StreamId) -> int:
+        """The last event of a stream that a peer has to take: what is void is refused by whoever knows it."""
+        received = self._state.received(stream)
+        limit = self._state.limit(stream)
+        return received if limit is None else min(received, limit.last)
+
+    def _is_owed(self, stream: StreamId) -> bool:
+        acked = self.acked.get(stream, 0)
+        return self._scope.is_sent(stream) and acked < self._counts_to(stream)
 
     def _reaches(self, stream: StreamId, sequence: int) -> None:
         if self.acked.get(stream, 0) < sequence:

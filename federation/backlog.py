@@ -59,6 +59,17 @@ class StreamIndex:
         at = bisect_right(self._offset, offset) - 1
         return self._last[at] if at >= 0 and self._offset[at] == offset else None
 
+    def last_before(self, time_ms: int) -> int:
+        """Number of the last event whose commit was made here before a time; 0 when there is none. A clock that was set
+        back makes it lower, never higher.
+        """
+        last = 0
+        for sequence, at in zip(self._last, self._time_ms, strict=True):
+            if at >= time_ms:
+                break
+            last = sequence
+        return last
+
     def time_ms_of(self, sequence: int) -> int | None:
         """When the commit that holds an event was made here; None when it is not held."""
         at = bisect_left(self._last, sequence)

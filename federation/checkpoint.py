@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from federation.applied import Applied, AuditItem
+from federation.bounds import Foreknown
 from federation.codec import dot_to_message, stream_to_message
 from federation.conflicts import DueConflict
 from federation.identifiers import Key, StreamId
@@ -108,6 +109,8 @@ class CheckpointRecorder:
                 self._put_stream(parts, stream, held)
         self._changed.clear()
         if self._authority_changed:
+            # A decision may be on evidence.
+            self._evidence_changed = self._evidence_changed or bool(state.evidence)
             parts.put["authority"] = _authorities(state)
         if self._evidence_changed:
             parts.put["evidence"] = _evidence(state)
@@ -130,8 +133,12 @@ class CheckpointRecorder:
             applied=held.applied,
             waiting_reason=held.waiting_reason,
             quarantine_reason=held.quarantine_reason,
-            quarantined_runs=held.quarantined_runs,
             blocked=stream in self._state.blocked,
+            keys=[stored.KeyUse(first_sequence=n, key_id=key_id) for n, key_id in held.keys],
+            skipped=[
+                stored.SkippedEvents(first_sequence=first, last_sequence=last)
+                for first, last in held.skipped
+            ],
         ).SerializeToString()
         self._put_waiting(parts, stream, held, number)
         end = len(held.index)
@@ -151,8 +158,9 @@ class CheckpointRecorder:
                 parts.put[f"waiting/{number:08}/{sequence:012}"] = stored.WaitingRun(
                     stream=stream_to_message(stream),
                     seal=run.seal,
-                    events=[write.raw if write is not None else b"" for write in run.writes],
+                    events=run.events,
                     verified=run.verified,
+                    follows=run.follows,
                 ).SerializeToString()
         parts.dropped.extend(f"waiting/{number:08}/{s:012}" for s in before - now.keys())
         if now:
@@ -284,14 +292,33 @@ def _authorities(state: State) -> bytes:
         records=state.authority.records.values(),
         mastery_began=state.mastery_began,
         grants=state.keys.grants(),
+        successions=state.keys.successions(),
+        bounds=_bounds(state.grounds.knows),
+        foreknown=_bounds(state.grounds.foreknown),
+        outdated=state.grounds.outdated,
     ).SerializeToString()
+
+
+def _bounds(known: Foreknown) -> stored.Bounds:
+    return stored.Bounds(
+        sealed=known.sealed(),
+        decisions=known.decisions(),
+        successions=known.successions(),
+        contradicted=[stream_to_message(stream) for stream in sorted(known.contradicted)],
+    )
 
 
 def _evidence(state: State) -> bytes:
     return stored.AllEvidence(
         streams=[
-            stored.Evidence(stream=stream_to_message(stream), chain_hashes=sorted(hashes))
-            for stream, hashes in state.evidence.items()
+            stored.Evidence(
+                stream=stream_to_message(stream),
+                runs=[
+                    stored.RefusedRun(chain_hash=chain_hash, **run._asdict())
+                    for chain_hash, run in runs.items()
+                ],
+            )
+            for stream, runs in state.evidence.items()
         ]
     ).SerializeToString()
 

@@ -55,6 +55,12 @@ class WrongState(CallerError):
     reason = "FAILED_PRECONDITION"
 
 
+class KeyNotInForce(WrongState):
+    """The controller may seal nothing with the key it has."""
+
+    reason = "SIGNING_KEY_NOT_IN_FORCE"
+
+
 class NotVerified(WrongState):
     """What is to be run is not verified: sign it, believe its signer, or open the gate."""
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from federation.acceptance import KeyRing
 from federation.chain import extend
 from federation.codec import EventDecoder, Write
 from federation.errors import InvalidWrite
 from federation.identifiers import StreamId
+from federation.keys import KeyRing
 from souverix.event.v1 import event_pb2
 
 

@@ -6,7 +6,7 @@ only a little goes out meanwhile, so that the line is not idle. When so much is 
 cursor goes ahead for control alone, and the rest is read again in its turn.
 
 Runs of a stream that stand in one reading are joined into one, which keeps the last seal: a thousand one-event commits
-travel as one run with one signature to verify. Event bytes are never touched.
+travel as one run with one signature to verify. A run lies within one key's range. Event bytes are never touched.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Outbox:
         """Moves the cursors back to the first event the peer lacks: at the start, and when it comes to want more."""
         for stream, held in self._state.streams.items():
             sent = self.sent.get(stream, 0)
-            if sent >= held.received or not self._wanted(stream):
+            if sent >= held.received or not self._wanted(stream) or self._is_over(stream, sent):
                 continue
             offset = held.index.offset_of(sent + 1)
             if offset is None:
@@ -203,6 +203,8 @@ class Outbox:
         sent = self.sent.get(stream, 0)
         if run.seal.sequence <= sent or not self._wanted(stream):
             return
+        if self._is_over(stream, sent):
+            return
         if run.first_sequence > sent + 1:
             return  # Wanted since a moment ago: `reposition` comes back for it from its first event on.
         events = list(run.events)
@@ -213,7 +215,8 @@ class Outbox:
         size = sum(map(len, events))
         held = joined.get(stream)
         if held is not None and (
-            held.size + size > MAX_JOINED_BYTES
+            held.seal.key_id != run.seal.key_id
+            or held.size + size > MAX_JOINED_BYTES
             or len(held.events) + len(events) > self._batch_events
         ):
             self._flush(joined, stream, overtaking)
@@ -224,6 +227,11 @@ class Outbox:
         held.size += size
         held.seal = run.seal
         self.sent[stream] = run.seal.sequence
+
+    def _is_over(self, stream: StreamId, sent: int) -> bool:
+        """Tells whether what follows in a stream is void: a peer that knows it would refuse it."""
+        limit = self._state.limit(stream)
+        return limit is not None and sent >= limit.last
 
     def _flush(self, joined: dict[StreamId, _Joined], stream: StreamId, overtaking: bool) -> None:
         waits = overtaking and stream.lane is not Lane.CONTROL

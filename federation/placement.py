@@ -162,9 +162,11 @@ def carry_late_writes(proposal: Proposal, subject: str) -> int:
 
 
 def is_settled(state: State, domain: str) -> bool:
-    """Tells whether all that was received of a domain is in effect."""
+    """Tells whether all that was received of a domain is in effect, or in quarantine."""
     return not any(
-        held.waiting for stream, held in state.streams.items() if stream.domain == domain
+        held.waiting and not held.quarantine_reason
+        for stream, held in state.streams.items()
+        if stream.domain == domain
     )
 
 

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 from federation.acceptance import GRANTING_ASPECTS
 from federation.admissions import admission_key, admission_of, stands_above
+from federation.barred import key_not_in_force, why_barred
 from federation.causality import Context, covers
-from federation.chain import Signer
+from federation.chain import Signer, key_id_of
 from federation.clock import HybridClock
 from federation.codec import Term, Write, as_write, encode_event, stream_from_message
 from federation.conflicts import resolves_of
-from federation.errors import InvalidWrite
+from federation.errors import InvalidWrite, WrongState
 from federation.examination import Findings
 from federation.identifiers import Key, Lane, Origin, StreamId, as_key
 from federation.merge import Siblings, context_of, merge, rivals_of, winner_of
@@ -28,6 +29,7 @@ from federation.sealing import sealed_runs
 from federation.state import State
 from federation.streams import ReceivedRun, own_stream
 from souverix.event.v1 import event_pb2
+from souverix.federation.v1 import authority_pb2
 
 #: Largest body of one event: an event, its run and its commit must fit into one etcd request (design §4).
 MAX_EVENT_BYTES = 256 * 1024
@@ -35,6 +37,9 @@ MAX_EVENT_BYTES = 256 * 1024
 #: A proposal takes no further request beyond this, so that the commit stays below the log's limit of 1 MiB even after
 #: one more run of the largest size.
 FULL_BYTES = 448 * 1024
+
+#: Facts after which a commit takes no further request: what is decided next rests on them.
+CLOSING_ASPECTS = GRANTING_ASPECTS | {"key_succession"}
 
 #: What a commit holds beside its events, estimated from above: tags and lengths of one event, and of one run its
 #: stream's name, numbers and seal.
@@ -114,6 +119,8 @@ class Proposal:
         self._heads: dict[StreamId, Head] = {}
         self._requests: dict[tuple[str, str], str] = {}
         self._grants = False
+        #: Why nothing may be written here now; empty when it may.
+        self.barred = why_barred(state, identity.origin, identity.domain, signer.key_id)
         #: Terms that records drafted here begin: what follows them in this commit has seen them.
         self._terms: dict[str, Term] = {}
 
@@ -176,12 +183,19 @@ class Proposal:
         stamp: int | None = None,
         context: Context | None = None,
     ) -> Write:
-        """Drafts one event that has seen all that stands here of its key.
+        """Drafts one event that has seen all that stands here of its key. Raises `KeyNotInForce` where nothing may be
+        sealed now.
 
         `report` is (source, number) of a node's report. A moved event keeps its `stamp`, sees nothing of the old
         domain, and names as its `context` what it has seen of the new one. Raises `InvalidWrite` when the event is
         larger than `MAX_EVENT_BYTES`.
         """
+        if self.barred:
+            raise key_not_in_force(self.barred)
+        if self._changes_key:
+            raise WrongState(
+                "the signing key changes with this commit, and nothing may follow in it; retry"
+            )
         key = as_key((domain, subject, aspect))
         stream = own_stream(domain, self._origin, aspect)
         held: Siblings = self.siblings(key) if aspect != "audit" else ()
@@ -251,11 +265,45 @@ class Proposal:
 
     def _note_control(self, domain: str, aspect: str, body: Any) -> None:
         """Facts that later decisions rest on, some of them in this very commit."""
-        self._grants = self._grants or aspect in GRANTING_ASPECTS
+        self._grants = self._grants or aspect in CLOSING_ASPECTS
         if aspect == "authority":
             self._terms[domain] = (*self.state.authority.term_of(body.parent), body.term)
         elif aspect == "genesis":
             self._terms[domain] = (body.authority.term,)
+
+    def succeed(self, public_key: bytes, *, principal: str, request_id: str = "") -> Write:
+        """Drafts that this controller goes on under another signing key, which seals from the next commit on. It is the
+        last event of this commit; the signer is to be exchanged once the commit stands.
+        """
+        origin, domain = self._origin, self.identity.domain
+        own = own_stream(domain, origin, "key_succession")
+        succession = authority_pb2.KeySuccession(
+            controller=origin.controller,
+            domain=domain,
+            incarnation=origin.incarnation,
+            old_key_id=self._signer.key_id,
+            key_id=key_id_of(public_key),
+            public_key=public_key,
+        )
+        last = {s: held.received for s, held in self.state.streams.items() if s.origin == origin}
+        last |= {stream: following - 1 for stream, following in self._next.items()}
+        last[own] = last.get(own, 0) + 1
+        for stream, sequence in sorted(last.items()):
+            if self.state.authority.is_within(stream.domain, domain):
+                succession.ends.add(
+                    domain=stream.domain,
+                    incarnation=origin.incarnation,
+                    lane=int(stream.lane),
+                    last_sequence=sequence,
+                )
+        return self.write(
+            domain,
+            f"controllers/{origin.controller}",
+            "key_succession",
+            succession,
+            principal=principal,
+            request_id=request_id,
+        )
 
     def _resolved(self, key: Key, held: Siblings, seen: Context) -> Context:
         """What a write resolves: all rivals, when its writer saw every sibling."""
@@ -303,7 +351,7 @@ class Proposal:
         state, drafted = self.state, self._heads.get(stream)
         head = drafted or Head(state.received(stream), state.chain_hash(stream))
         receipt, run, reason, writes, verified = judge(
-            self._origin, stream, run, head, state, findings
+            peer, self._origin, stream, run, head, state, findings
         )
         if receipt is Receipt.QUARANTINED:
             self._keep_evidence(peer, run, reason)
@@ -330,7 +378,7 @@ class Proposal:
         if not self._clock.is_from_future(highest, self.wall_ms):
             self._clock.observe(highest, self.wall_ms)
             return
-        if not self._stands_above(stream):
+        if not self._stands_above(stream) or self.barred or self._changes_key:
             return
         ahead = [
             w.sequence
@@ -340,6 +388,10 @@ class Proposal:
         record = admission_of(stream, ahead, run.seal.chain_hash, self._clock.tick(self.wall_ms))
         principal = f"controller:{self.identity.controller}"
         self.write(*admission_key(stream.domain, record), record, principal=principal)
+
+    @property
+    def _changes_key(self) -> bool:
+        return bool(self._drafts) and self._drafts[-1].write.aspect == "key_succession"
 
     def _stands_above(self, stream: StreamId) -> bool:
         state = self.state

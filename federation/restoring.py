@@ -11,6 +11,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from federation.applied import AuditItem
+from federation.bounds import Foreknown
 from federation.codec import stream_from_message
 from federation.conflicts import DueConflict
 from federation.errors import CorruptStore, InvalidWrite
@@ -18,7 +19,7 @@ from federation.identifiers import Dot, Key, StreamId
 from federation.requests import RequestOutcome
 from federation.state import State
 from federation.stored_writes import unpack_writes
-from federation.streams import ReceivedRun, StreamState
+from federation.streams import ReceivedRun, RefusedRun, StreamState
 from souverix.checkpoint.v1 import checkpoint_pb2 as stored
 from souverix.federation.v1 import authority_pb2
 
@@ -74,6 +75,10 @@ class _Restoring:
             state.mastery_began.update(part.mastery_began)
             for grant in part.grants:
                 state.keys.put(grant)
+            for succession in part.successions:
+                state.keys.succeed(succession)
+            state.grounds.foreknow(_bounds(part.foreknown))
+            state.grounds.restore(_bounds(part.bounds), outdated=part.outdated)
 
     def _streams(self) -> dict[StreamId, int]:
         state = self._state
@@ -88,7 +93,8 @@ class _Restoring:
                 part.applied,
                 waiting_reason=part.waiting_reason,
                 quarantine_reason=part.quarantine_reason,
-                quarantined_runs=part.quarantined_runs,
+                keys=[(each.first_sequence, each.key_id) for each in part.keys],
+                skipped=[(each.first_sequence, each.last_sequence) for each in part.skipped],
             )
             if part.blocked:
                 state.blocked.add(stream)
@@ -96,18 +102,30 @@ class _Restoring:
             self._wait(run)
         for part in self._each("evidence", stored.AllEvidence):
             for each in part.streams:
-                state.evidence[stream_from_message(each.stream)] = set(each.chain_hashes)
+                state.evidence[stream_from_message(each.stream)] = {
+                    run.chain_hash: RefusedRun(
+                        run.reason,
+                        run.peer,
+                        run.offset,
+                        run.time_ms,
+                        run.first_sequence,
+                        run.last_sequence,
+                        run.size_bytes,
+                        run.discarded,
+                    )
+                    for run in each.runs
+                }
         return numbers
 
     def _wait(self, run: stored.WaitingRun) -> None:
         stream = stream_from_message(run.stream)
         first = run.seal.sequence - len(run.events) + 1
         writes = [
-            self._state.decoder.decode(stream, sequence, raw) if raw else None
+            self._state.decoder.decode(stream, sequence, raw)
             for sequence, raw in enumerate(run.events, first)
         ]
         waiting = self._state.streams[stream].waiting
-        waiting.append(ReceivedRun(run.seal, writes, run.verified))
+        waiting.append(ReceivedRun(run.seal, writes, run.verified, run.follows, tuple(run.events)))
 
     def _admissions(self) -> None:
         admissions = self._state.admissions
@@ -170,6 +188,19 @@ class _Restoring:
     def _dots(self, messages: Iterable[Any]) -> tuple[Dot, ...]:
         origin = self._state.decoder.origin
         return tuple(Dot(origin(m.controller, m.incarnation), m.sequence) for m in messages)
+
+
+def _bounds(part: stored.Bounds) -> Foreknown:
+    known = Foreknown()
+    for aspect, bodies in (
+        ("stream_sealed", part.sealed),
+        ("run_decision", part.decisions),
+        ("key_succession", part.successions),
+    ):
+        for body in bodies:
+            known.add(aspect, body.SerializeToString(deterministic=True))
+    known.contradicted.update(stream_from_message(stream) for stream in part.contradicted)
+    return known
 
 
 def _key(key: stored.ConflictKey) -> Key:

@@ -7,22 +7,34 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from federation.acceptance import KeyRing, Outcome, Verdict, adopt_genesis, judge_event, judge_run
+from federation.acceptance import (
+    ACCEPTED,
+    RULING_ASPECTS,
+    Outcome,
+    Verdict,
+    adopt_genesis,
+    judge_event,
+    judge_ruling,
+    judge_run,
+)
 from federation.admissions import Admissions, admission_key, stands_above
 from federation.applied import TRANSITION_ASPECTS, as_audit_item
 from federation.applied import Applied as Applied
 from federation.applied import AuditItem as AuditItem
 from federation.authority import AuthorityTable
+from federation.bounds import Foreknown, Limit, decided_stream
 from federation.chain import Verifier, chain_start
 from federation.codec import ASPECTS, EventDecoder, Term, Write, stream_from_message
 from federation.conflicts import ConflictLedger
 from federation.errors import CorruptLog, InvalidWrite
+from federation.grounds import BOUNDING_ASPECTS, FINAL_REASONS, Grounds
 from federation.identifiers import Dot, Key, Lane, Origin, StreamId, as_key
+from federation.keys import KeyRing
 from federation.merge import Siblings, merge, rivals_of, winner_of
 from federation.requests import RememberedRequests
-from federation.streams import ReceivedRun, StreamState
+from federation.streams import ReceivedRun, RefusedRun, StreamState
 from federation.table import Table
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2
@@ -31,8 +43,11 @@ from souverix.federation.v1 import authority_pb2
 #: each contact to fill it.
 MAX_EVIDENCE_A_STREAM = 16
 
+#: Streams of which refused runs are kept: a peer may name as many as it likes.
+MAX_EVIDENCE_STREAMS = 1_024
+
 #: Facts that hold for good, whatever is written after them: of admissions the lowest counts, and a key's seals stand.
-ACCUMULATING_ASPECTS = frozenset({"admission", "key_grant"})
+ACCUMULATING_ASPECTS = BOUNDING_ASPECTS | {"admission", "key_grant"}
 
 #: Audit entries kept at hand for listing; older ones are read from the log by verification and export.
 MAX_AUDIT_AT_HAND = 100_000
@@ -41,10 +56,17 @@ MAX_AUDIT_AT_HAND = 100_000
 class State:
     """The fold of one log.
 
-    `controller` is the one whose log this is: its own streams need no verdict, since they were decided here.
+    `controller` is the one whose log this is: its own streams need no verdict, since they were decided here. When a
+    fact voids what is in effect already, it is to be made anew from the log (`federation.grounds`).
     """
 
-    def __init__(self, controller: str, verifier: Verifier, root_key: bytes) -> None:
+    def __init__(
+        self,
+        controller: str,
+        verifier: Verifier,
+        root_key: bytes,
+        foreknown: Foreknown | None = None,
+    ) -> None:
         self.controller = controller
         self.streams: dict[StreamId, StreamState] = {}
         self.table = Table()
@@ -66,14 +88,18 @@ class State:
         self.clock = 0
         #: Offsets of commits that hold runs of the control lane, in order.
         self.control_offsets = array("Q")
-        #: stream -> chain hashes of refused runs that the log holds.
-        self.evidence: dict[StreamId, set[bytes]] = {}
+        #: stream -> refused runs that the log holds, by chain hash.
+        self.evidence: dict[StreamId, dict[bytes, RefusedRun]] = {}
         #: domain -> stamp of the record by which its present master's unbroken mastership began.
         self.mastery_began: dict[str, int] = {}
         #: Streams that are judged again whenever control facts change.
         self.blocked: set[StreamId] = set()
         #: A control fact came into effect that blocked streams may have waited for.
         self._judge_again = False
+        #: What the effects rest on beside these.
+        self.grounds = Grounds(controller, self.keys, self.authority, self.streams)
+        if foreknown is not None:
+            self.grounds.foreknow(foreknown)
 
     # Reading.
 
@@ -119,8 +145,18 @@ class State:
 
     def wants_evidence(self, refused: event_pb2.Run) -> bool:
         """Tells whether a refused run is to be kept: not when it is held already, nor without bound."""
-        held = self.evidence.get(stream_from_message(refused.stream), ())
+        held = self.evidence.get(stream_from_message(refused.stream))
+        if held is None:
+            return len(self.evidence) < MAX_EVIDENCE_STREAMS
         return len(held) < MAX_EVIDENCE_A_STREAM and refused.seal.chain_hash not in held
+
+    def refused_runs(self, stream: StreamId) -> int:
+        """Runs of a stream that were refused at receipt and that nobody has decided to discard."""
+        return sum(not run.discarded for run in self.evidence.get(stream, {}).values())
+
+    def limit(self, stream: StreamId) -> Limit | None:
+        """How far a stream counts; None: it does not end."""
+        return self.grounds.limit(stream)
 
     def own_incarnation(self) -> int:
         """The highest incarnation this log holds of its own controller; 0 when it wrote nothing yet."""
@@ -182,15 +218,31 @@ class State:
                 ready = self._decode(stream, run)
             self._take(stream, run, ready, commit, applied)
         for refused in commit.quarantined:
-            stream = stream_from_message(refused.run.stream)
-            self.evidence.setdefault(stream, set()).add(refused.run.seal.chain_hash)
-            state = self.streams.get(stream)
-            if state is not None:
-                state.quarantined_runs += 1
-            applied.quarantined.append((stream, refused.reason))
+            self._keep_evidence(refused, commit, applied)
         self.next_offset = offset + 1
         self.clock = max(self.clock, commit.clock)
         return applied
+
+    def _keep_evidence(
+        self, refused: event_pb2.QuarantinedRun, commit: event_pb2.Commit, applied: Applied
+    ) -> None:
+        run = refused.run
+        stream = stream_from_message(run.stream)
+        chain_hash = run.seal.chain_hash
+        self.evidence.setdefault(stream, {})[chain_hash] = RefusedRun(
+            refused.reason,
+            refused.peer,
+            applied.offset,
+            commit.time_ms,
+            run.first_sequence,
+            run.seal.sequence,
+            sum(map(len, run.events)),
+            any(
+                d.discards and d.chain_hash == chain_hash
+                for d in self.grounds.bounds.decisions(stream)
+            ),
+        )
+        applied.quarantined.append((stream, refused.reason))
 
     def _decode(self, stream: StreamId, run: event_pb2.Run) -> ReceivedRun:
         writes: list[Write | None] = []
@@ -215,6 +267,7 @@ class State:
             state = self.streams[stream] = StreamState(0, chain_start(stream))
         if run.first_sequence != state.received + 1:
             raise CorruptLog(f"run of {stream} at {run.first_sequence} follows {state.received}")
+        follows = state.chain_hash
         state.received = run.seal.sequence
         state.chain_hash = run.seal.chain_hash
         kinds: dict[str, int] = {}
@@ -222,6 +275,8 @@ class State:
             kind = ASPECTS[write[4]][2] if write is not None else "message"
             kinds[kind] = kinds.get(kind, 0) + 1
         state.index.add(state.received, offset, commit.time_ms, kinds)
+        if self.grounds.bounds.concern(stream):
+            ready = ready.kept(run.events, follows)
         state.waiting.append(ready)
         if stream.origin.controller != self.controller:
             self.admissions.note_ahead(
@@ -232,6 +287,8 @@ class State:
         if stream.lane is Lane.CONTROL and not (control and control[-1] == offset):
             control.append(offset)
         self._advance(stream, state, offset, applied)
+        if state.waiting and state.waiting[-1] is ready:
+            state.waiting[-1] = ready.kept(run.events, follows)
         while self._judge_again:
             self._judge_again = False
             for blocked in sorted(self.blocked, key=lambda s: (s.lane, s)):
@@ -239,60 +296,117 @@ class State:
 
     def _advance(self, stream: StreamId, state: StreamState, offset: int, applied: Applied) -> None:
         """Brings into effect what may, in the stream's order."""
-        own = stream.origin.controller == self.controller
-        while state.waiting and not state.quarantine_reason:
-            run = state.waiting[0]
-            done = state.applied + len(run.writes) - run.seal.sequence
-            first = run.writes[done]
-            verdict = (
-                Verdict(Outcome.ACCEPTED)
-                if own
-                else judge_run(
-                    stream, run.seal, first, self.keys, self.authority, verified=run.verified
-                )
-            )
-            if verdict.outcome is Outcome.ACCEPTED:
-                verdict = self._bring_into_effect(stream, state, run, done, own, offset, applied)
+        waiting = state.waiting
+        if not waiting:
+            return
+        told, state.quarantine_reason = state.quarantine_reason, ""
+        while waiting:
+            verdict = self._run_into_effect(stream, state, waiting[0], offset, applied)
             state.waiting_reason = verdict.reason
-            if verdict.outcome is Outcome.ACCEPTED:
-                state.waiting.popleft()
-                self.blocked.discard(stream)
-            elif verdict.outcome is Outcome.PENDING:
-                self.blocked.add(stream)
-                return
-            else:
-                state.quarantine_reason = verdict.reason
-                self.blocked.discard(stream)
+            if verdict.outcome is not Outcome.ACCEPTED:
+                break
+            waiting.popleft()
+        else:
+            self.blocked.discard(stream)
+            return
+        self.blocked.add(stream)
+        if verdict.outcome is Outcome.QUARANTINED:
+            state.quarantine_reason = verdict.reason
+            if verdict.reason != told:
                 applied.quarantined.append((stream, verdict.reason))
-        if state.quarantine_reason:
-            state.quarantined_runs += len(state.waiting)
-            state.waiting.clear()
+            if verdict.reason in FINAL_REASONS:
+                waiting.clear()
+                self.blocked.discard(stream)
+
+    def _run_into_effect(
+        self,
+        stream: StreamId,
+        state: StreamState,
+        run: ReceivedRun,
+        offset: int,
+        applied: Applied,
+    ) -> Verdict:
+        if self.grounds.bounds.concern(stream):
+            return self._bounded_into_effect(stream, state, run, offset, applied)
+        done = state.applied + len(run.writes) - run.seal.sequence
+        own = stream[1][0] == self.controller
+        if not own:
+            verdict = self._judge(stream, state, run, done)
+            if verdict is not ACCEPTED:
+                return verdict
+        writes = run.writes[done:] if done else run.writes
+        return self._bring_into_effect(stream, state, run, writes, own, offset, applied)
+
+    def _judge(self, stream: StreamId, state: StreamState, run: ReceivedRun, done: int) -> Verdict:
+        """Judges a run from the event `done` of it on by the key that sealed it."""
+        verdict = judge_run(
+            stream,
+            run.seal,
+            run.writes[done],
+            state.applied + 1,
+            self.keys,
+            self.authority,
+            verified=run.verified,
+        )
+        if verdict.outcome is not Outcome.ACCEPTED:
+            return verdict
+        state.note_key(run.seal.key_id)
+        return ACCEPTED
+
+    def _bounded_into_effect(
+        self,
+        stream: StreamId,
+        state: StreamState,
+        run: ReceivedRun,
+        offset: int,
+        applied: Applied,
+    ) -> Verdict:
+        """As `_run_into_effect`, for a stream that ends, or on whose events there are decisions."""
+        own = stream[1][0] == self.controller
+        last = run.seal.sequence
+        before = last - len(run.writes)
+        while state.applied < last:
+            at = state.applied
+            part = self.grounds.next_part(stream, state, run)
+            verdict = part.verdict
+            if verdict is ACCEPTED and part.skipped:
+                state.pass_over(part.last)
+                continue
+            if verdict is ACCEPTED and part.vouched:
+                state.note_key("")
+            elif verdict is ACCEPTED and not own:
+                verdict = self._judge(stream, state, run, at - before)
+            if verdict is ACCEPTED:
+                writes = run.writes[at - before : part.last - before]
+                verdict = self._bring_into_effect(stream, state, run, writes, own, offset, applied)
+            if verdict is not ACCEPTED:
+                return verdict
+        return ACCEPTED
 
     def _bring_into_effect(
         self,
         stream: StreamId,
         state: StreamState,
         run: ReceivedRun,
-        done: int,
+        writes: Sequence[Write | None],
         own: bool,
         offset: int,
         applied: Applied,
     ) -> Verdict:
         control = stream[2] is Lane.CONTROL
         term = self.authority.term_of(stream[0])
-        writes = run.writes[done:] if done else run.writes
         merge_in = self._merge
         for write in writes:
             if write is not None:
                 if not own and (control or write[6] > term):
-                    verdict = judge_event(stream, write, self.keys, self.authority)
+                    verdict = judge_event(stream, write, run.seal, self.keys, self.authority)
                     if verdict.outcome is not Outcome.ACCEPTED:
                         return verdict
                 state.applied += 1
                 merge_in(stream, write, offset, applied)
             else:
                 state.applied += 1
-        return Verdict(Outcome.ACCEPTED)
+        return ACCEPTED
 
     def _merge(self, stream: StreamId, write: Write, offset: int, applied: Applied) -> None:
         aspect = write[4]
@@ -393,10 +507,26 @@ class State:
             self.keys.put(write.body())
         elif aspect == "genesis":
             adopt_genesis(write, stream, self.keys, self.authority)
+        elif aspect in BOUNDING_ASPECTS:
+            self._bound(stream, write)
         else:
             return
         applied.authority_changed = True
         self._judge_again = True
+
+    def _bound(self, stream: StreamId, write: Write) -> None:
+        """A fact of `BOUNDING_ASPECTS` came into effect. One's own word on oneself counts for nothing here, either."""
+        if (
+            write.aspect in RULING_ASPECTS
+            and judge_ruling(stream, write, self.keys, self.authority) is not ACCEPTED
+        ):
+            return
+        aspect, body = write.aspect, write.body()
+        self.grounds.take(aspect, body)
+        if aspect == "run_decision" and body.ruling == authority_pb2.RULING_DISCARD:
+            refused = self.evidence.get(decided_stream(body), {})
+            if body.chain_hash in refused:
+                refused[body.chain_hash] = refused[body.chain_hash]._replace(discarded=True)
 
     def _put_authority(self, key: Key, applied: Applied) -> None:
         winner = self.winner(key)

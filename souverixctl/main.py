@@ -43,6 +43,7 @@ from souverixctl import (
 )
 from souverixctl import desired_state as desired_state  # adds its verb to `set`
 from souverixctl import domains as domains  # adds its verbs
+from souverixctl import federation_trust as federation_trust  # adds its verbs to `federation`
 from souverixctl import node_writes as node_writes  # adds its verbs
 from souverixctl import policies as policies  # adds its verbs
 from souverixctl import relationships as relationships  # adds its verbs

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from controller.signing import Ed25519Signer, Ed25519Verifier
-from federation.acceptance import genesis_message
+from federation.bounds import Foreknown
 from federation.clock import HybridClock
 from federation.codec import Write
 from federation.domains import DomainDeclaration, declare_domain
+from federation.expulsion import (
+    Position,
+    domain_below,
+    new_key,
+    position_now,
+    seal_of,
+    streams_below,
+)
+from federation.identifiers import StreamId
+from federation.keys import genesis_message
 from federation.proposal import Identity, Proposal
 from federation.receipt import Receipt
 from federation.state import Applied, State
@@ -22,6 +32,9 @@ T = TypeVar("T")
 
 ROOT = "global"
 START_MS = 1_700_000_000_000
+
+#: Folds after which a state must stand: each settles what controllers one level further down wrote.
+MAX_FOLDS = 8
 
 
 def genesis_of(
@@ -77,6 +90,8 @@ class MemoryController:
             built = proposal.build(len(self.commits).to_bytes(16, "big"), "r1", 1)
             self.last_applied = self.state.apply(built.commit.offset, built.commit, built.prepared)
             self.commits.append(built.commit)
+            if self.state.grounds.outdated:
+                self.state = self.replayed()
         return value
 
     def receive_from(self, other: MemoryController) -> None:
@@ -100,12 +115,57 @@ class MemoryController:
         return self.submit(lambda p: p.write(domain, subject, "policy", spec, **claims))
 
     def replayed(self) -> State:
-        """A state made anew from the log's bytes, as after a restart."""
-        state = State(self.name, Ed25519Verifier(), self.root_signer.public_key)
-        for commit in self.commits:
-            again = event_pb2.Commit.FromString(commit.SerializeToString())
-            state.apply(commit.offset, again)
-        return state
+        """A state made anew from the log's bytes, as after a restart: until it rests on nothing but the log."""
+        foreknown = Foreknown()
+        for _ in range(MAX_FOLDS):
+            state = State(self.name, Ed25519Verifier(), self.root_signer.public_key, foreknown)
+            for commit in self.commits:
+                again = event_pb2.Commit.FromString(commit.SerializeToString())
+                state.apply(commit.offset, again)
+            if state.grounds.stand:
+                return state
+            foreknown = state.grounds.to_foreknow()
+        raise AssertionError(f"the state does not stand after {MAX_FOLDS} folds")
+
+    def rotate_key(self) -> None:
+        """Goes on under another signing key."""
+        fresh = Ed25519Signer.generate()
+        self.submit(lambda p: p.succeed(fresh.public_key, principal=f"controller:{self.name}"))
+        self.signer = fresh
+
+    def expel(
+        self, controller: str, positions: Mapping[StreamId, Position] | None = None
+    ) -> authority_pb2.StreamSealed:
+        """Seals the streams of a controller below; at what is good here now, unless it is said where."""
+        state = self.state
+        domain = domain_below(state, self.identity.domain, controller)
+        if positions is None:
+            positions = {
+                stream: position_now(state.streams[stream])
+                for stream in streams_below(state, controller, domain)
+            }
+        sealed = seal_of(state, controller, domain, positions, "compromised")
+        self.submit(
+            lambda p: p.write(
+                domain, f"controllers/{controller}", "stream_sealed", sealed, principal="user:test"
+            )
+        )
+        return sealed
+
+    def grant_key(self, controller: str, public_key: bytes) -> None:
+        """Grants a controller below a key to go on under."""
+        domain = domain_below(self.state, self.identity.domain, controller)
+        grant = new_key(self.state, controller, domain, public_key)
+        self.submit(
+            lambda p: p.write(
+                domain, f"controllers/{controller}", "key_grant", grant, principal="user:test"
+            )
+        )
+
+    def go_on(self) -> None:
+        """Goes on under the next incarnation, with the signer of the moment."""
+        incarnation = self.state.grounds.bounds.sealed_incarnation(self.name) + 1
+        self.identity = Identity(self.name, self.identity.domain, incarnation)
 
     def declare(
         self,

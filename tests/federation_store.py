@@ -88,7 +88,8 @@ def contents(state: State) -> dict[str, object]:
                 held.applied,
                 held.waiting_reason,
                 held.quarantine_reason,
-                held.quarantined_runs,
+                held.keys,
+                held.skipped,
                 [(run.seal.sequence, list(run.writes)) for run in held.waiting],
                 held.index.columns(0, len(held.index)),
             )
@@ -99,6 +100,8 @@ def contents(state: State) -> dict[str, object]:
         "authority": state.authority.records,
         "mastery": state.mastery_began,
         "keys": sorted(g.SerializeToString() for g in state.keys.grants()),
+        "successions": sorted(s.SerializeToString() for s in state.keys.successions()),
+        "knows": state.grounds.knows,
         "ranges": state.admissions.ranges,
         "unadmitted": state.admissions.unadmitted,
         "due": {i: (d.key, d.dots, d.siblings, d.gone) for i, d in state.conflicts.due.items()},

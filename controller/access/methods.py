@@ -57,6 +57,12 @@ METHODS: Final[dict[str, Rule]] = {
     _FEDERATION + "GetStatus": Rule(Role.VIEWER, Place.ANYWHERE),
     _FEDERATION + "SyncNow": Rule(Role.OPERATOR, Place.OWN),
     _FEDERATION + "ListStreams": Rule(Role.VIEWER, Place.LISTED),
+    # Whom a key is of is known when it is looked up: these writes are held to the domain above where they are made.
+    _FEDERATION + "SealStreams": Rule(Role.DOMAIN_ADMIN, Place.ANYWHERE),
+    _FEDERATION + "GrantKey": Rule(Role.DOMAIN_ADMIN, Place.ANYWHERE),
+    _FEDERATION + "DecideHeldRun": Rule(Role.DOMAIN_ADMIN, Place.ANYWHERE),
+    _FEDERATION + "RotateSigningKey": Rule(Role.DOMAIN_ADMIN, Place.OWN),
+    _FEDERATION + "ListHeldRuns": Rule(Role.VIEWER, Place.LISTED),
     _FEDERATION + "ListConflicts": Rule(Role.VIEWER, Place.LISTED),
     _FEDERATION + "GetConflict": Rule(Role.VIEWER, Place.NAME),
     _FEDERATION + "WatchConflicts": Rule(Role.VIEWER, Place.LISTED),

@@ -12,6 +12,7 @@ from typing import Final
 from controller.attention.conditions import Condition, Judgement, Kind, Severity
 from controller.attention.rules import Limits
 from controller.twin.hops import Hop, link_key, recorded_down_since_ms, speakers
+from federation.bounds import STREAM_SEALED
 from federation.state import State
 from souverix.federation.v1 import authority_pb2, peer_link_pb2
 
@@ -130,13 +131,15 @@ def judge_streams(state: State, domain: str, limits: Limits, now_ms: int) -> Ite
     """Streams that are held in quarantine, of which runs were refused, or that wait for a key or a grant."""
     patience_ms = limits.stream_waits_after_s * 1000
     for stream, held in state.streams.items():
-        if not (held.waiting or held.quarantine_reason or held.quarantined_runs):
+        refused = state.refused_runs(stream) if state.evidence else 0
+        quarantined = held.quarantine_reason not in ("", STREAM_SEALED) or refused > 0
+        if not (held.waiting or quarantined):
             continue
         lane = stream.lane.name.lower()
         writer = f"{stream.origin.controller}/{stream.origin.incarnation}"
         subject = f"streams/{stream.domain}/{writer}/{lane}"
         first_ms = held.index.time_ms_of(held.applied + 1)
-        if held.quarantine_reason or held.quarantined_runs:
+        if quarantined:
             last_ms = held.index.time_ms_of(held.received)
             why = held.quarantine_reason or "runs were refused and are kept as evidence"
             yield Condition(
@@ -146,8 +149,8 @@ def judge_streams(state: State, domain: str, limits: Limits, now_ms: int) -> Ite
                 Severity.CRITICAL if held.quarantine_reason else Severity.HIGH,
                 first_ms or last_ms or now_ms,
                 f"what {stream.origin.controller} wrote of {stream.domain} is in quarantine: {why}",
-                f"souverixctl federation streams --domain {stream.domain}",
-                extent=_rough(held.quarantined_runs),
+                f"souverixctl federation held --domain {stream.domain}",
+                extent=_rough(refused + len(held.waiting)),
                 nodes=0,
             )
         elif first_ms is not None and now_ms - first_ms >= patience_ms:
@@ -158,7 +161,7 @@ def judge_streams(state: State, domain: str, limits: Limits, now_ms: int) -> Ite
                 Severity.MEDIUM,
                 first_ms,
                 f"what {stream.origin.controller} wrote of {stream.domain} waits: {held.waiting_reason}",
-                f"souverixctl federation streams --domain {stream.domain}",
+                f"souverixctl federation held --domain {stream.domain}",
                 nodes=0,
             )
 

@@ -243,7 +243,7 @@ class Importer:
         for receipt in committed.value:
             if receipt is Receipt.QUARANTINED:
                 result.quarantined_runs += 1
-            elif receipt is Receipt.GAP:
+            elif receipt in (Receipt.GAP, Receipt.NO_ROOM):
                 raise ServiceError(
                     grpc.StatusCode.ABORTED,
                     "BUNDLE_INTERRUPTED",

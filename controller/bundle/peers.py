@@ -7,10 +7,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from controller.config import ControllerConfig, ParentSection
-from federation.acceptance import KeyRing
 from federation.authority import AuthorityTable
 from federation.chain import key_id_of
 from federation.errors import NotFound
+from federation.keys import KeyRing
 from federation.link_scope import LinkScope
 from federation.session_settings import PeerRole
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from google.protobuf.message import DecodeError
 
 from controller.log.port import EMPTY_HASH, hash_after
-from controller.signing import Ed25519Signer, Ed25519Verifier
+from controller.signing import Ed25519Verifier
+from controller.signing_keys import SigningKeys
 from federation.chain import chain_start, extend, seal_message
 from federation.codec import stream_from_message
 from federation.errors import InvalidWrite
@@ -49,7 +50,7 @@ class Verification:
     def __init__(
         self,
         state: State,
-        signer: Ed25519Signer,
+        signer: SigningKeys,
         verifier: Ed25519Verifier,
         is_wanted: Callable[[StreamId], bool],
     ) -> None:

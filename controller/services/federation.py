@@ -12,7 +12,9 @@ from typing import Any, Protocol
 from controller.log.errors import LogError
 from controller.replica import Replica
 from controller.services import federation_conflicts as conflicts
+from controller.services import federation_held as held
 from controller.services import federation_transfers as transfers
+from controller.services import federation_trust as trust
 from controller.services import federation_views as views
 from controller.services.authority_claims import claims_on
 from controller.services.calls import caller_of
@@ -188,6 +190,36 @@ class FederationService(federation_service_pb2_grpc.FederationServiceServicer):
     ) -> service.RestoreConflictValueResponse:
         """Writes a losing value again."""
         return await conflicts.restore_value(self._replica, request, caller_of(context))
+
+    async def RotateSigningKey(  # noqa: N802
+        self, request: service.RotateSigningKeyRequest, context: Any
+    ) -> service.RotateSigningKeyResponse:
+        """Goes on under another signing key."""
+        return await trust.rotate_signing_key(self._replica, request, caller_of(context))
+
+    async def SealStreams(  # noqa: N802
+        self, request: service.SealStreamsRequest, context: Any
+    ) -> service.SealStreamsResponse:
+        """Ends the streams of a controller below."""
+        return await trust.seal_streams(self._replica, request, caller_of(context))
+
+    async def GrantKey(  # noqa: N802
+        self, request: service.GrantKeyRequest, context: Any
+    ) -> service.GrantKeyResponse:
+        """Grants a controller below a signing key."""
+        return await trust.grant_key(self._replica, request, caller_of(context))
+
+    async def ListHeldRuns(  # noqa: N802
+        self, request: service.ListHeldRunsRequest, context: Any
+    ) -> service.ListHeldRunsResponse:
+        """What is held here without effect."""
+        return held.list_held(self._replica.state, request)
+
+    async def DecideHeldRun(  # noqa: N802
+        self, request: service.DecideHeldRunRequest, context: Any
+    ) -> service.DecideHeldRunResponse:
+        """Decides what becomes of events that are held."""
+        return await held.decide_held_run(self._replica, request, caller_of(context))
 
 
 def _sync_timeout_s(request: service.SyncNowRequest) -> float:

@@ -89,7 +89,8 @@ def streams(state: State, domain: str) -> service.ListStreamsResponse:
             applied=held.applied,
             pending_reason=_why_it_waits(held),
             chain_hash=held.chain_hash.hex(),
-            quarantined_runs=held.quarantined_runs,
+            quarantined_runs=state.refused_runs(stream)
+            + (len(held.waiting) if held.quarantine_reason else 0),
         )
     return response
 

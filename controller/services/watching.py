@@ -187,10 +187,12 @@ class Watch(Generic[R]):
 
 
 def settled_offset(state: State) -> int:
-    """The commit before which everything is in effect: what still waits for a key or a term is shown later."""
+    """The commit before which everything is in effect: what still waits for a key or a term is shown later. Quarantine
+    holds up nothing.
+    """
     settled = state.next_offset
     for held in state.streams.values():
-        if held.waiting:
+        if held.waiting and not held.quarantine_reason:
             first = held.index.offset_of(held.applied + 1)
             if first is not None and first < settled:
                 settled = first

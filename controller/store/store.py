@@ -143,10 +143,14 @@ class Store:
     # Its life.
 
     async def open(
-        self, nonce: bytes, hash_before: Callable[[int], Awaitable[bytes]]
+        self,
+        nonce: bytes,
+        hash_before: Callable[[int], Awaitable[bytes]],
+        *,
+        anew: bool = False,
     ) -> Cut | None:
         """Fills the state from the file where it fits the log; returns where the log goes on from, None for the
-        beginning. `hash_before` is the log's. Raises `StoreInUse`.
+        beginning. `hash_before` is the log's; `anew` gives the file up. Raises `StoreInUse`.
         """
         began_s = time.monotonic()
         grounds = Grounds(nonce, self._state.controller, self._state.keys.root_key.hex(), MEANING)
@@ -154,6 +158,8 @@ class Store:
         why = "" if cut is not None else "there is none that fits"
         if cut is not None and not await _is_in_log(cut, hash_before):
             why = "the log does not go on from it"
+        if anew:
+            why = "the log is folded anew"
         if not why:
             try:
                 await self._restore()

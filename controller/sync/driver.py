@@ -90,6 +90,8 @@ class SessionDriver:
         self._examiner = Examiner(replica.state)
         #: Streams of which a run was quarantined: what follows in them cannot be taken in this session.
         self._quarantined: set[StreamId] = set()
+        #: Of them, those that may be taken once what is held of them takes effect.
+        self._no_room: set[StreamId] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
         self._wake_scheduled = False
@@ -219,8 +221,10 @@ class SessionDriver:
             return
         streams = [stream_from_message(run.stream) for run in effect.runs]
         for stream, receipt in zip(streams, committed.value, strict=True):
-            if receipt is Receipt.QUARANTINED:
+            if receipt in (Receipt.QUARANTINED, Receipt.NO_ROOM):
                 self._quarantined.add(stream)
+                if receipt is Receipt.NO_ROOM:
+                    self._no_room.add(stream)
             elif receipt is Receipt.GAP and stream not in self._quarantined:
                 self._fail("events are missing before a run; positions are compared anew")
                 return
@@ -239,6 +243,9 @@ class SessionDriver:
     def _wake(self) -> None:
         self._wake_scheduled = False
         tree_changed, self._tree_changed = self._tree_changed, False
+        if self._no_room and not self._no_room <= self._replica.state.blocked:
+            self._fail("there is room again for what was held; positions are compared anew")
+            return
         self._carry_out(self.session.advanced(_now_ms(), tree_changed=tree_changed))
         self._tell_level()
 

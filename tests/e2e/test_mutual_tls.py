@@ -89,7 +89,12 @@ class Secured:
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    federation = LocalFederation(tmp_path_factory.mktemp("federation"), TREE, secured=True)
+    federation = LocalFederation(
+        tmp_path_factory.mktemp("federation"),
+        TREE,
+        secured=True,
+        admins=["user:operator", "user:alice"],
+    )
     with federation, contextlib.ExitStack() as stack:
         federation.start_all()
         top, region, zone = (
@@ -117,7 +122,7 @@ def test_made_up_nodes_go_by_a_relays_certificate(secured: Secured) -> None:
 
 def test_the_certificate_says_who_wrote_and_metadata_does_not(secured: Secured) -> None:
     secured.zone.create_policy(ZONE, "signed", "1")  # With metadata that names another.
-    request = audit_service_pb2.ListAuditEntriesRequest(page_size=50)
+    request = audit_service_pb2.ListAuditEntriesRequest(domain=ZONE, page_size=50)
 
     def authors() -> set[str]:
         page = secured.region.audit.ListAuditEntries(request, timeout=DEADLINE_S)
@@ -127,10 +132,17 @@ def test_the_certificate_says_who_wrote_and_metadata_does_not(secured: Secured) 
     wait_until(lambda: authors() == {"user:operator"}, f"its author in the audit log: {authors()}")
 
 
+def test_a_user_without_a_role_is_denied_and_says_so_in_the_audit_log(secured: Secured) -> None:
+    stranger = secured.federation.client_tls(ZONE, "stranger")
+    refusal = secured.refused(stranger)
+    assert refusal.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert "user:stranger has no role" in str(refusal.details())
+
+
 def test_a_refusal_is_audited_with_whom_the_certificate_names(secured: Secured) -> None:
     with pytest.raises(grpc.RpcError):
         secured.region.update_policy(REGION, "never-made", "1")
-    request = audit_service_pb2.ListAuditEntriesRequest(page_size=100)
+    request = audit_service_pb2.ListAuditEntriesRequest(domain=REGION, page_size=100)
 
     def refused() -> set[str]:
         page = secured.region.audit.ListAuditEntries(request, timeout=DEADLINE_S)
@@ -197,7 +209,7 @@ def test_a_zones_authority_cannot_name_members_of_its_sibling(
     refusal = secured.refused(at_the_zone)
     assert refusal.code() is grpc.StatusCode.UNAUTHENTICATED
     assert reason_of(refusal) == "CERTIFICATE_ISSUER_UNKNOWN"
-    entries = audit_service_pb2.ListAuditEntriesRequest(page_size=100)
+    entries = audit_service_pb2.ListAuditEntriesRequest(domain=ZONE, page_size=100)
 
     def reasons() -> set[str]:
         page = secured.zone.audit.ListAuditEntries(entries, timeout=DEADLINE_S)

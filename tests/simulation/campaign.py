@@ -57,7 +57,8 @@ class Summary:
         return (
             f"seeds={self.seeds} seconds={self.seconds:.1f} seeds/s={rate:.1f} events={figures.events} "
             f"writes={figures.writes} conflicts={figures.conflicts} transfers={figures.transfers} "
-            f"crashes={figures.crashes} cuts={figures.cuts} failures={len(self.failures)}"
+            f"crashes={figures.crashes} cuts={figures.cuts} rotations={figures.rotations} "
+            f"expulsions={figures.expulsions} forgeries={figures.forgeries} failures={len(self.failures)}"
         )
 
 

@@ -76,7 +76,7 @@ def _declare_child(replica: Replica, child: Any, proposal: Proposal) -> None:
             master_of_record=child.first_master,
             level=authority_pb2.AUTHORITY_LEVEL_LOCAL,
             controller=child.name,
-            public_key=child.signer.public_key,
+            public_key=child.signers[0].public_key,
             autonomy=child.autonomy,
         ),
         table.term_of(child.parent_domain),

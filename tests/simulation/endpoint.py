@@ -77,7 +77,7 @@ class Endpoint:
                 controller=replica.controller.name,
                 replica=replica.name,
                 domain=replica.controller.domain,
-                incarnation=1,
+                incarnation=replica.controller.origin(replica.state).incarnation,
                 peer_role=role,
                 peers=peers,
                 keep_open=keep_open,
@@ -88,6 +88,7 @@ class Endpoint:
         self._connection = connection
         self._direction = UP if role is PeerRole.PARENT else DOWN
         self._chains: dict[StreamId, bytes] = {}
+        self._quarantined: set[StreamId] = set()
         connection.ends.append(self)
         replica.endpoints.append(self)
 
@@ -212,18 +213,34 @@ class Endpoint:
             if receipts is None:
                 self.close(f"runs were not taken: {error}")
                 return
-            if Receipt.QUARANTINED in receipts:
-                raise InvariantViolated(
-                    "I15", f"{self.replica.name} refuses an honest run of {peer}"
-                )
-            if Receipt.GAP in receipts:
+            streams = [stream_from_message(run.stream) for run in effect.runs]
+            for stream, run, receipt in zip(streams, effect.runs, receipts, strict=True):
+                if receipt is Receipt.QUARANTINED:
+                    self._quarantined.add(stream)
+                    if not self._may_be_refused(stream, run):
+                        forged = stream in self.replica.controller.fleet.history.forged
+                        raise InvariantViolated(
+                            "I11" if forged else "I15",
+                            f"{self.replica.name} refuses an honest run of {stream} by {peer}",
+                        )
+            if any(
+                receipt is Receipt.GAP and stream not in self._quarantined
+                for stream, receipt in zip(streams, receipts, strict=True)
+            ):
                 self.replica.controller.gaps += 1
                 self.close("events are missing before a run")
                 return
-            streams = [stream_from_message(run.stream) for run in effect.runs]
             self._perform(self.session.ingested(streams, effect.size, self._now()))
 
         self.replica.submit(receive, answer)
+
+    def _may_be_refused(self, stream: StreamId, run: event_pb2.Run) -> bool:
+        """What lies above a seal that is known here, or comes by a detour under a key that is not."""
+        state = self.replica.state
+        limit = state.limit(stream)
+        if limit is not None and run.seal.sequence > limit.last:
+            return True
+        return not state.keys.knows(stream.origin.controller, run.seal.key_id)
 
     def _examine(self, run: event_pb2.Run) -> Findings:
         state = self.replica.state

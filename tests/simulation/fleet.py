@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from federation.acceptance import genesis_message
 from federation.backoff import Backoff
-from federation.chain import key_id_of
+from federation.barred import why_barred
 from federation.clock import MAX_AHEAD_MS, stamp_of
 from federation.codec import stream_from_message
+from federation.identifiers import Origin
+from federation.keys import genesis_message
 from federation.proposal import Built, Proposal
 from federation.session_settings import PeerRole
+from federation.state import State
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2
 from tests.simulation.endpoint import Endpoint
 from tests.simulation.history import History
-from tests.simulation.keys import ROOT, signer_of
+from tests.simulation.keys import ROOT, KeyedHashSigner, signer_of
 from tests.simulation.network import Connection, Link, Network
 from tests.simulation.replica import Replica
 from tests.simulation.simulated_log import SimulatedLog
@@ -45,7 +47,8 @@ class Controller:
         self.name = f"c{number}"
         self.domain = f"d{number}"
         self.parent_domain = f"d{parent}" if parent is not None else ""
-        self.signer = signer_of(self.name)
+        #: Its signing keys, the newest last; the log says which is in force.
+        self.signers = [signer_of(self.name)]
         self.log = SimulatedLog(self.name)
         world = fleet.world
         chance = world.happens
@@ -78,6 +81,24 @@ class Controller:
             shown = EPOCH_MS + self.fleet.world.now_ms + self.skew_ms
         self.highest_wall_ms = max(self.highest_wall_ms, shown)
         return shown
+
+    def signer_for(self, state: State) -> KeyedHashSigner:
+        """The newest key that the log says is in force."""
+        for signer in reversed(self.signers):
+            known = state.keys.knows(self.name, signer.key_id)
+            if known and not why_barred(state, self.origin(state), self.domain, signer.key_id):
+                return signer
+        return self.signers[0]
+
+    def origin(self, state: State) -> Origin:
+        """Under which name it writes: a sealed incarnation is followed by the next."""
+        return Origin(self.name, state.grounds.bounds.sealed_incarnation(self.name) + 1)
+
+    def next_signer(self) -> KeyedHashSigner:
+        """A new key, which lies ready."""
+        signer = signer_of(f"{self.name} {len(self.signers)}")
+        self.signers.append(signer)
+        return signer
 
     @property
     def master(self) -> Replica | None:
@@ -255,8 +276,8 @@ class Fleet:
             key=authority_pb2.KeyGrant(
                 controller=root.name,
                 domain=root.domain,
-                key_id=key_id_of(root.signer.public_key),
-                public_key=root.signer.public_key,
+                key_id=root.signers[0].key_id,
+                public_key=root.signers[0].public_key,
             ),
         )
         genesis.signature = ROOT.sign(genesis_message(genesis))

@@ -38,6 +38,9 @@ class Figures:
     acknowledged: int = 0
     transfers: int = 0
     optimistic: int = 0
+    rotations: int = 0
+    expulsions: int = 0
+    forgeries: int = 0
 
     def add(self, other: Figures) -> None:
         """Adds another simulation's figures."""
@@ -59,6 +62,8 @@ class History:
     masterships: dict[tuple[StreamId, int, int], Mastership] = field(default_factory=dict)
     #: (domain, since) -> the one master that records of it name.
     masters: dict[tuple[str, Term], str] = field(default_factory=dict)
+    #: Streams that forged runs were made of.
+    forged: set[StreamId] = field(default_factory=set)
     #: Bounds on effective stamps, set where the root received the events: last numbers of runs, and bounds.
     received_at_root: dict[StreamId, tuple[list[int], list[int]]] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@ from federation.state import State
 from tests.simulation.fleet import Controller, Fleet
 from tests.simulation.keys import ROOT, VERIFIER
 from tests.simulation.observed_state import ObservedState
+from tests.simulation.replica import MAX_FOLDS
 from tests.simulation.world import InvariantViolated
 
 #: What one controller holds of one domain: key -> (siblings, the winner, its effective stamp).
@@ -22,16 +23,67 @@ View = dict[str, dict[Key, tuple[Any, ...]]]
 def check(fleet: Fleet) -> None:
     """Checks everything."""
     states = {c.name: _state(c) for c in fleet.controllers}
+    void = _Void(fleet, states[fleet.root.name])
+    _check_void(fleet, states, void)
     _check_level(fleet, states)
     _check_authority(fleet, states)
     _check_convergence(fleet, states)
-    _check_losses(fleet, states)
+    _check_losses(fleet, states, void)
     _check_durability(fleet)
     _check_terms(fleet, states)
     _check_clocks(fleet, states)
     _check_requests(fleet)
-    _check_audit(fleet, states)
+    _check_audit(fleet, states, void)
     _check_replay(fleet, states)
+
+
+class _Void:
+    """What seals void, from first principles: the seals that stand at the root, each for its controller's streams."""
+
+    def __init__(self, fleet: Fleet, root: State) -> None:
+        self._seals: defaultdict[str, list[Any]] = defaultdict(list)
+        for (stream, sequence), write in fleet.history.writes.items():
+            if write.aspect == "stream_sealed" and sequence <= root.received(stream):
+                body = write.body()
+                self._seals[body.controller].append(body)
+
+    def last(self, stream: StreamId) -> int | None:
+        """The last event of a stream that counts; None: it does not end."""
+        origin, found = stream.origin, []
+        for body in self._seals[origin.controller]:
+            if origin.incarnation <= body.incarnation:
+                named = [
+                    end.last_sequence
+                    for end in body.streams
+                    if (end.domain, end.incarnation, end.lane)
+                    == (stream.domain, origin.incarnation, int(stream.lane))
+                ]
+                found.append(min(named, default=0))
+        return min(found, default=None)
+
+    def covers(self, stream: StreamId, sequence: int) -> bool:
+        """Tells whether an event is void."""
+        last = self.last(stream)
+        return last is not None and sequence > last
+
+    def write(self, key: Key, dot: Dot) -> bool:
+        """Tells whether a write of a key is void."""
+        return self.covers(StreamId(key.domain, dot.origin, ASPECTS[key.aspect].lane), dot.sequence)
+
+
+def _check_void(fleet: Fleet, states: dict[str, State], void: _Void) -> None:
+    """I10: nothing that a seal voids has effect anywhere."""
+    for name, state in states.items():
+        for stream, held in state.streams.items():
+            last = void.last(stream)
+            if last is not None and held.applied > last:
+                _fail(
+                    "I10", f"{name} has {stream} in effect up to {held.applied}, sealed at {last}"
+                )
+        for key, siblings in state.table.items():
+            for write in siblings:
+                if void.write(key, write.dot):
+                    _fail("I10", f"{name} has {key} by {write.dot}, which is void")
 
 
 def _state(controller: Controller) -> State:
@@ -65,10 +117,15 @@ def _check_level(fleet: Fleet, states: dict[str, State]) -> None:
             _fail("I15", f"{child.name} has no session with its parent")
     for controller in fleet.controllers:
         for stream, held in states[controller.name].streams.items():
-            if held.quarantine_reason or held.quarantined_runs:
-                _fail("I15", f"{controller.name} quarantined {stream}: {held.quarantine_reason}")
-            if held.waiting or held.applied != held.received:
-                _fail("I15", f"{controller.name} holds back {stream}: {held.waiting_reason}")
+            limit = states[controller.name].limit(stream)
+            due = held.received if limit is None else min(held.received, limit.last)
+            if held.applied != due:
+                forged = stream in fleet.history.forged
+                _fail(
+                    "I11" if forged else "I15",
+                    f"{controller.name} holds back {stream} at {held.applied} of {due}: "
+                    f"{held.waiting_reason}",
+                )
     for child in fleet.controllers[1:]:
         assert child.parent is not None
         below, above = states[child.name], states[fleet.controllers[child.parent].name]
@@ -78,9 +135,20 @@ def _check_level(fleet: Fleet, states: dict[str, State]) -> None:
             audit = stream.lane is Lane.AUDIT
             if stream.domain not in (beneath if audit else shared):
                 continue
-            here, there = below.received(stream), above.received(stream)
+            here, there = _counting(below, stream), _counting(above, stream)
             if here != there and not (audit and here == 0):
-                _fail("I15", f"{stream}: {child.name} holds {here}, its parent {there}")
+                forged = stream in fleet.history.forged
+                _fail(
+                    "I11" if forged else "I15",
+                    f"{stream}: {child.name} holds {here}, its parent {there}",
+                )
+
+
+def _counting(state: State, stream: StreamId) -> int:
+    """How far a stream is held, without what is void."""
+    limit = state.limit(stream)
+    received = state.received(stream)
+    return received if limit is None else min(received, limit.last)
 
 
 def _check_authority(fleet: Fleet, states: dict[str, State]) -> None:
@@ -140,11 +208,12 @@ def _maximal(writes: Iterable[Write]) -> set[tuple[Origin, int]]:
     return {(w.origin, w.sequence) for w in listed if seen.get(w.origin, 0) < w.sequence}
 
 
-def _check_losses(fleet: Fleet, states: dict[str, State]) -> None:
+def _check_losses(fleet: Fleet, states: dict[str, State], void: _Void) -> None:
     """I2: what no one had seen stands; what lost, or was resolved, is in a record at the master-of-record."""
     root = states[fleet.root.name]
     pairs: defaultdict[Key, list[tuple[Dot, ...]]] = defaultdict(list)
-    for key, writes in fleet.history.by_key.items():
+    for key, every in fleet.history.by_key.items():
+        writes = [write for write in every if not void.write(key, write.dot)]
         expected = _maximal(writes)
         standing = {(s.origin, s.sequence) for s in root.siblings(key)}
         if standing != expected:
@@ -161,6 +230,8 @@ def _check_losses(fleet: Fleet, states: dict[str, State]) -> None:
         request_of = {w.dot: (w.principal, w.request_id) for w in fleet.history.by_key[key]}
         recorded = [_values(listed, request_of) for listed in _recorded(master, key)]
         for group in groups:
+            if any(void.write(key, dot) for dot in group):
+                continue
             fleet.history.figures.conflicts += 1
             if not any(_values(group, request_of) <= listed for listed in recorded):
                 _fail(
@@ -245,7 +316,7 @@ def _check_requests(fleet: Fleet) -> None:
                     _fail("I9", f"{request_id} was executed again at {place}, having seen {other}")
 
 
-def _check_audit(fleet: Fleet, states: dict[str, State]) -> None:
+def _check_audit(fleet: Fleet, states: dict[str, State], void: _Void) -> None:
     """I12: the root holds an audit entry of every client's write, by the controller that executed it."""
     root = states[fleet.root.name]
     audited = {
@@ -253,6 +324,9 @@ def _check_audit(fleet: Fleet, states: dict[str, State]) -> None:
     }
     for request_id, places in fleet.history.executions.items():
         for stream, sequence in places:
+            audit = StreamId(stream.domain, stream.origin, Lane.AUDIT)
+            if void.covers(stream, sequence) or void.last(audit) is not None:
+                continue
             if (stream.origin.controller, request_id) not in audited:
                 _fail("I12", f"{request_id}, executed as {stream} {sequence}, has no audit entry")
 
@@ -261,9 +335,15 @@ def _check_replay(fleet: Fleet, states: dict[str, State]) -> None:
     """A replay of one controller's log, chosen by chance, gives the state its master has."""
     controller = fleet.world.chance.choice(fleet.controllers)
     fresh = ObservedState(controller.name, VERIFIER, ROOT.public_key, fleet.history)
-    for data in controller.log.data:
-        commit = controller.parse(data)
-        fresh.apply(commit.offset, commit)
+    for _ in range(MAX_FOLDS):
+        for data in controller.log.data:
+            commit = controller.parse(data)
+            fresh.apply(commit.offset, commit)
+        if fresh.grounds.stand:
+            break
+        fresh = ObservedState(
+            controller.name, VERIFIER, ROOT.public_key, fleet.history, fresh.grounds.to_foreknow()
+        )
     live = states[controller.name]
     if _view(fresh) != _view(live) or fresh.authority.records != live.authority.records:
         _fail("I3", f"a replay of the log of {controller.name} gives another state")

@@ -4,6 +4,7 @@ nothing.
 
 from __future__ import annotations
 
+from federation.bounds import Foreknown
 from federation.chain import Verifier
 from federation.codec import Write
 from federation.identifiers import StreamId
@@ -16,9 +17,14 @@ class ObservedState(State):
     """A `State` that checks the order and the grounds of each effect."""
 
     def __init__(
-        self, controller: str, verifier: Verifier, root_key: bytes, history: History
+        self,
+        controller: str,
+        verifier: Verifier,
+        root_key: bytes,
+        history: History,
+        foreknown: Foreknown | None = None,
     ) -> None:
-        super().__init__(controller, verifier, root_key)
+        super().__init__(controller, verifier, root_key, foreknown)
         self._history = history
         self._effects: dict[StreamId, int] = {}
         self._granted: set[str] = set()
@@ -34,6 +40,12 @@ class ObservedState(State):
                 "I4", f"{self.controller} applies {stream} {write.sequence} before {expected}"
             )
         self._effects[stream] = write.sequence
+        genuine = self._history.writes.get((stream, write.sequence))
+        if genuine is None or genuine.raw != write.raw:
+            raise InvariantViolated(
+                "I10",
+                f"{self.controller} applies {stream} {write.sequence}, which {stream.origin.controller} never wrote",
+            )
         writer = stream.origin.controller
         if write.aspect in ("key_grant", "genesis", "authority"):
             self._grant(stream, write)

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
+import federation.receipt as receipt_module
 import federation.state as state_module
 import federation.transfers as transfers_module
 from federation.acceptance import ACCEPTED
 from federation.admissions import Admissions
+from federation.bounds import Bounds
 from federation.codec import stream_from_message
 from federation.conflicts import ConflictLedger
+from federation.grounds import Grounds
+from federation.keys import KeyRing
 from federation.merge import Siblings
 from federation.outbox import Outbox
 from federation.proposal import Proposal
@@ -123,11 +127,11 @@ def _ignore_admissions(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _apply_last_twice(original: Callable[..., Any]) -> Callable[..., Any]:
     def bring(
-        state: Any, stream: Any, held: Any, run: Any, done: Any, own: Any, offset: Any, applied: Any
+        state: Any, stream: Any, held: Any, run: Any, writes: Any, own: Any, at: Any, applied: Any
     ) -> Any:
-        verdict = original(state, stream, held, run, done, own, offset, applied)
-        if verdict is ACCEPTED or verdict.outcome is ACCEPTED.outcome:
-            state._merge(stream, run.writes[-1], offset, applied)
+        verdict = original(state, stream, held, run, writes, own, at, applied)
+        if verdict is ACCEPTED:
+            state._merge(stream, writes[-1], at, applied)
         return verdict
 
     return bring
@@ -167,6 +171,12 @@ PLANTED: dict[str, PlantedBug] = {
     "follow-any-clock": PlantedBug("I7", Proposal, "_observe_stamps", _follow_any_clock),
     "apply-twice": PlantedBug("I9", State, "_bring_into_effect", _apply_last_twice),
     "requests-forgotten": PlantedBug("I9", Proposal, "subject_of_request", _always(None)),
+    "seals-unverified": PlantedBug("I10", KeyRing, "seal_is_good", _always(True)),
+    "old-keys-good": PlantedBug("I10", KeyRing, "_is_ended", _always(False)),
+    "sealed-goes-on": PlantedBug("I10", Bounds, "limit", _always(None)),
+    "void-stands": PlantedBug("I10", Grounds, "_voids", _always(False)),
+    "detours-open": PlantedBug("I11", receipt_module, "_is_beyond", _always(False)),
+    "refused-takes-place": PlantedBug("I11", receipt_module, "_why_ended", _always("")),
     "audit-lost": PlantedBug("I12", clients_module, "write_audit", _audit_only_here),
     "never-resent": PlantedBug("I15", Outbox, "reposition", _always(None)),
     "never-judged-again": PlantedBug("I15", State, "_control", _never_judge_again),

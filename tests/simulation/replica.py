@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from federation.bounds import Foreknown
 from federation.clock import MAX_AHEAD_MS, HybridClock, stamp_of
 from federation.errors import FederationError
 from federation.proposal import Built, Identity, Proposal
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 Decide = Callable[[Proposal], Any]
 Answer = Callable[[Any, Exception | None], None]
 
+
+#: Folds after which a state must stand: the tree is four levels deep.
+MAX_FOLDS = 8
+
+#: Grounds on which runs are held that forgers and expulsions bring about.
+EXPECTED = frozenset(
+    {"STREAM_SEALED", "SEAL_INVALID", "KEY_SUPERSEDED", "KEY_UNKNOWN", "KEY_NOT_VALID"}
+)
 
 #: Longest time in which a replica that slept past its lease goes on believing in it.
 LEASE_NOTICE_MS = 400
@@ -53,9 +62,13 @@ class Replica:
         self._in_flight: tuple[Built, list[tuple[Answer, Any]]] | None = None
         self._stalled: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
 
-    def _fresh_state(self) -> ObservedState:
+    def _fresh_state(self, foreknown: Foreknown | None = None) -> ObservedState:
         return ObservedState(
-            self.controller.name, VERIFIER, ROOT.public_key, self.controller.fleet.history
+            self.controller.name,
+            VERIFIER,
+            ROOT.public_key,
+            self.controller.fleet.history,
+            foreknown,
         )
 
     # Life.
@@ -93,6 +106,7 @@ class Replica:
         self.alive = True
         self.state = self._fresh_state()
         self._catch_up()
+        self._settle()
         self.world.trace(f"{self.name} is back at offset {self.state.next_offset}")
 
     def pause(self) -> None:
@@ -118,6 +132,7 @@ class Replica:
         """Elected: reads all that was written, and takes its clock from it."""
         self.token = self.controller.log.elect()
         self._catch_up()
+        self._settle()
         self.clock = HybridClock(self.state.clock)
         self.is_master = True
         self.world.trace(f"{self.name} is master with token {self.token}")
@@ -138,6 +153,25 @@ class Replica:
         if self.alive:
             for _, answer in waiting:
                 answer(None, NotMaster())
+
+    def _settle(self) -> None:
+        """Folds the log anew until the state rests on nothing but what is in it."""
+        for _ in range(MAX_FOLDS):
+            if self.state.grounds.stand:
+                return
+            self.state = self._fresh_state(self.state.grounds.to_foreknow())
+            self._catch_up()
+        raise InvariantViolated("I1", f"{self.name} does not come to a state that stands")
+
+    def _begin_anew(self) -> None:
+        """A fact voids what is in effect here, or ends the streams of this controller: the process begins anew."""
+        self.crash()
+        self.world.after(self.world.between(1, 50), self._come_back)
+
+    def _come_back(self) -> None:
+        if not self.alive:
+            self.restart()
+            self.controller.elect()
 
     def _catch_up(self) -> None:
         for data in self.controller.log.data[self.state.next_offset :]:
@@ -171,9 +205,9 @@ class Replica:
             raise InvariantViolated("I7", f"the clock of {self.name} was carried away by others")
         proposal = Proposal(
             self.state,
-            Identity(controller.name, controller.domain, 1),
+            Identity(controller.name, controller.domain, controller.origin(self.state).incarnation),
             self.clock,
-            controller.signer,
+            controller.signer_for(self.state),
             wall_ms,
         )
         gathered: list[tuple[Answer, Any]] = []
@@ -220,7 +254,13 @@ class Replica:
             return
         gathered = self._in_flight[1]
         self._in_flight = None
+        before = self.controller.origin(self.state)
         applied = self.state.apply(built.commit.offset, built.commit, built.prepared)
+        if self.state.grounds.outdated or self.controller.origin(self.state) != before:
+            for answer, _ in gathered:
+                answer(None, NotMaster())
+            self._begin_anew()
+            return
         for answer, value in gathered:
             answer(value, None)
         self._tell(applied)
@@ -230,7 +270,11 @@ class Replica:
 
     def _tell(self, applied: Applied) -> None:
         for stream, reason in applied.quarantined:
-            raise InvariantViolated("I15", f"{self.name} quarantines {stream}: {reason}")
+            if reason not in EXPECTED:
+                forged = stream in self.controller.fleet.history.forged
+                raise InvariantViolated(
+                    "I11" if forged else "I15", f"{self.name} quarantines {stream}: {reason}"
+                )
         duties.perform(self, applied)
         for endpoint in list(self.endpoints):
             endpoint.advanced(tree_changed=applied.authority_changed)

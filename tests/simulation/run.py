@@ -11,6 +11,7 @@ from tests.simulation.clients import Clients
 from tests.simulation.faults import Faults
 from tests.simulation.fleet import TICK_MS, Fleet
 from tests.simulation.history import Figures
+from tests.simulation.intrigue import Intrigue
 from tests.simulation.world import InvariantViolated, World
 
 #: Simulated time in which clients write and faults strike.
@@ -21,6 +22,9 @@ REST_ROUNDS = 20
 
 #: Shares of runs: some are calm, so that faults do not hide what breaks without them.
 CALM = 0.1
+
+#: Shares of runs in which nobody touches keys.
+UNTROUBLED = 0.4
 
 
 def simulate(seed: int, *, verbose: bool = False) -> Figures:
@@ -46,6 +50,7 @@ def _play(world: World) -> Fleet:
     clients = Clients(fleet)
     fleet.start()
     _plan(world, clients, faults)
+    _plan_intrigue(world, Intrigue(fleet))
     world.run_until(FAULTY_MS)
     faults.heal()
     world.trace("the fleet is healed")
@@ -73,6 +78,17 @@ def _plan(world: World, clients: Clients, faults: Faults) -> None:
         world.after(world.between(0, FAULTY_MS - 100), clients.report)
     for _ in range(world.between(0, 5)):
         world.after(world.between(500, FAULTY_MS - 200), clients.transfer)
+
+
+def _plan_intrigue(world: World, intrigue: Intrigue) -> None:
+    if world.happens(UNTROUBLED):
+        return
+    for _ in range(world.between(0, 3)):
+        world.after(world.between(400, FAULTY_MS - 200), intrigue.rotate)
+    for _ in range(world.between(0, 2)):
+        world.after(world.between(800, FAULTY_MS - 200), intrigue.expel)
+    for _ in range(world.between(0, 6)):
+        world.after(world.between(400, FAULTY_MS), intrigue.forge)
 
 
 def _come_to_rest(world: World, fleet: Fleet) -> None:

@@ -162,7 +162,19 @@ def reasons_of_errors() -> set[str]:
 def reasons_of_verdicts() -> set[str]:
     found = {text_of(call, 1, "reason") for call in calls("Verdict")}
     found |= {text_of(call, 2, "reason") for call in calls("Judgement")}
-    return {reason for reason in found if reason}
+    return {reason for reason in found if reason} | named_reasons()
+
+
+def named_reasons() -> set[str]:
+    """Constants of the core that are called what they say: reasons that more than one module knows."""
+    found = set()
+    for path in source_files("federation"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+                name = ast.unparse(node.targets[0])
+                if node.value.value == name:
+                    found.add(name)
+    return found
 
 
 def section(page: Path, heading: str) -> str:

@@ -16,13 +16,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from controller.genesis import make_genesis
 from controller.log.port import EMPTY_HASH, hash_after
 from controller.signing import Ed25519Signer, Ed25519Verifier
-from federation.acceptance import genesis_message
 from federation.chain import chain_start, seal_message
 from federation.clock import HybridClock, wall_ms_of
 from federation.codec import Write
 from federation.conflicts import DueConflict, conflict_record
 from federation.domains import DomainDeclaration, declare_domain
 from federation.identifiers import Key, Lane, Origin, StreamId
+from federation.keys import genesis_message
 from federation.merge import etag_of
 from federation.proposal import Identity, Proposal
 from federation.receipt import Receipt

@@ -22,7 +22,7 @@ SEEDS_A_BUG = 1000
 ROOT = Path(__file__).resolve().parents[2]
 
 #: The invariants this simulation checks; the others are held by other tests.
-INVARIANTS = {"I1", "I2", "I3", "I4", "I5", "I6", "I7", "I9", "I12", "I15"}
+INVARIANTS = {"I1", "I2", "I3", "I4", "I5", "I6", "I7", "I9", "I10", "I11", "I12", "I15"}
 
 
 @pytest.mark.timeout(300)
@@ -34,6 +34,9 @@ def test_a_thousand_fleets_hold_every_invariant() -> None:
     assert summary.figures.crashes > SEEDS / 4
     assert summary.figures.cuts > SEEDS
     assert summary.figures.transfers > SEEDS / 4
+    assert summary.figures.rotations > SEEDS / 4
+    assert summary.figures.expulsions > SEEDS / 4
+    assert summary.figures.forgeries > SEEDS / 8
 
 
 def test_every_invariant_has_a_planted_bug() -> None:

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from controller.config import ConfigError
+from controller.config import (
+    AccessSection,
+    ConfigError,
+    ControllerConfig,
+    ControllerSection,
+    TlsSection,
+    TrustSection,
+)
 from controller.config_checks import is_loopback
 from tests.unit.controller.written_config import KEY, ROOT, ZONE, loaded
 
@@ -78,3 +85,24 @@ def test_loopback_addresses(address: str) -> None:
 @pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1", ":1"])
 def test_addresses_of_other_machines(address: str) -> None:
     assert not is_loopback(address)
+
+
+@pytest.mark.parametrize(
+    ("mode", "tls", "enforced"),
+    [
+        ("", None, False),
+        ("", TlsSection(directory="tls"), True),
+        ("off", TlsSection(directory="tls"), False),
+        ("enforce", None, True),
+    ],
+)
+def test_roles_are_enforced_by_tls_unless_it_is_said_otherwise(
+    mode: str, tls: TlsSection | None, enforced: bool
+) -> None:
+    config = ControllerConfig(
+        ControllerSection("c", "d", Path("data")),
+        TrustSection(Path("key.pem"), "00"),
+        tls=tls,
+        access=AccessSection(mode),
+    )
+    assert config.access_enforced is enforced

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from controller.genesis import make_genesis
 from controller.signing import Ed25519Signer, Ed25519Verifier
-from federation.acceptance import genesis_message
+from federation.keys import genesis_message
 from federation.state import State
 from souverix.federation.v1 import authority_pb2
 

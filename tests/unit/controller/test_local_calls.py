@@ -65,6 +65,8 @@ async def test_a_forwarded_write_is_made_by_the_same_handler_under_the_users_nam
         ("/souverix.policy.v1.PolicyService/NoSuch", b"", grpc.StatusCode.UNIMPLEMENTED),
         ("CreatePolicy", b"", grpc.StatusCode.UNIMPLEMENTED),
         (f"{METHOD}/WatchPolicies", b"", grpc.StatusCode.UNIMPLEMENTED),
+        # What reads is not passed on.
+        (f"{METHOD}/ListPolicies", b"", grpc.StatusCode.UNIMPLEMENTED),
         (f"{METHOD}/CreatePolicy", b"\xff\xff", grpc.StatusCode.INVALID_ARGUMENT),
     ],
 )

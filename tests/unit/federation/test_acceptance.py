@@ -5,7 +5,6 @@ import pytest
 from controller.signing import Ed25519Signer, Ed25519Verifier
 from federation.acceptance import (
     ACCEPTED,
-    KeyRing,
     Outcome,
     Verdict,
     adopt_genesis,
@@ -15,6 +14,7 @@ from federation.acceptance import (
 from federation.authority import AuthorityTable
 from federation.codec import Write, stream_from_message
 from federation.identifiers import Lane, Origin, StreamId
+from federation.keys import KeyRing
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2
 from souverix.policy.v1 import policy_pb2
@@ -25,6 +25,9 @@ from tests.federation_fixture import (
     genesis_of,
     root_controller,
 )
+
+#: Of runs whose seal does not matter.
+SEAL = event_pb2.Seal()
 
 
 class Judge:
@@ -38,13 +41,21 @@ class Judge:
     def run(self, run: event_pb2.Run, *, verified: bool = False) -> Verdict:
         stream = stream_from_message(run.stream)
         first = self.decoder.decode(stream, run.first_sequence, run.events[0])
-        return judge_run(stream, run.seal, first, self.keys, self.table, verified=verified)
+        return judge_run(
+            stream,
+            run.seal,
+            first,
+            run.first_sequence,
+            self.keys,
+            self.table,
+            verified=verified,
+        )
 
     def event(self, run: event_pb2.Run) -> Verdict:
         stream = stream_from_message(run.stream)
         write = self.decoder.decode(stream, run.first_sequence, run.events[0])
         assert write is not None
-        return judge_event(stream, write, self.keys, self.table)
+        return judge_event(stream, write, run.seal, self.keys, self.table)
 
 
 @pytest.fixture
@@ -261,7 +272,7 @@ def test_event_under_a_known_term_is_accepted(
     root: MemoryController, region: MemoryController, term: tuple[int, ...]
 ) -> None:
     stream, write = policy_with_term(term)
-    assert judge_event(stream, write, root.state.keys, root.state.authority) == ACCEPTED
+    assert judge_event(stream, write, SEAL, root.state.keys, root.state.authority) == ACCEPTED
 
 
 @pytest.mark.parametrize("term", [(1, 2), (2, 1), (1, 1, 1)])
@@ -269,7 +280,7 @@ def test_event_under_a_term_not_known_yet_waits(
     root: MemoryController, region: MemoryController, term: tuple[int, ...]
 ) -> None:
     stream, write = policy_with_term(term)
-    verdict = judge_event(stream, write, root.state.keys, root.state.authority)
+    verdict = judge_event(stream, write, SEAL, root.state.keys, root.state.authority)
     assert verdict == Verdict(Outcome.PENDING, "TERM_UNKNOWN")
 
 
@@ -322,5 +333,5 @@ def test_admission_that_names_no_lane_harms_nobody(
     stream = StreamId("edge-a1", region.identity.origin, Lane.CONTROL)
     write = root.state.decoder.decode(stream, 9, body.SerializeToString())
     assert write is not None
-    verdict = judge_event(stream, write, root.state.keys, root.state.authority)
+    verdict = judge_event(stream, write, SEAL, root.state.keys, root.state.authority)
     assert verdict == Verdict(Outcome.QUARANTINED, "LANE_UNKNOWN")

@@ -53,6 +53,7 @@ def test_same_numbers_of_another_history_are_no_equality() -> None:
     root = root_controller()
     one = controller_below(root, "region-a-control", "region-a")
     other = MemoryController("region-a-control", "region-a", root.root_signer)
+    other.signer = one.signer
     other.receive_from(root)
     one.write_policy("region-a", "v1")
     other.write_policy("region-a", "v2")

@@ -17,6 +17,7 @@ from controller.attention.rules import Limits
 from controller.signing import Ed25519Signer
 from controller.twin.facts import timestamp
 from federation.identifiers import Key
+from federation.streams import RefusedRun
 from souverix.federation.v1 import authority_pb2, peer_link_pb2
 from tests.federation_fixture import ROOT, MemoryController, controller_below, root_controller
 
@@ -130,7 +131,10 @@ def test_a_stream_that_waits_for_its_key_is_told_of_after_a_while() -> None:
 def test_refused_runs_are_told_of() -> None:
     root, _, _ = tree()
     stream, held = next(iter(root.state.streams.items()))
-    held.quarantined_runs = 3
+    root.state.evidence[stream] = {
+        bytes([number]): RefusedRun("SEAL_INVALID", "a peer", 0, 0, 1, 1, 10, discarded)
+        for number, discarded in enumerate((False, False, False, True))
+    }
     (found,) = judge_streams(root.state, ROOT, LIMITS, root.now_ms)
     assert (found.kind, found.severity, found.extent) == (
         Kind.STREAM_QUARANTINED,
