@@ -163,7 +163,9 @@ def init(
 
 
 @group.command("request", short_help="Make a key and a request for its certificate.")
-@click.option("--authority-key", "is_authority", is_flag=True, help="The key is to be an authority's.")
+@click.option(
+    "--authority-key", "is_authority", is_flag=True, help="The key is to be an authority's."
+)
 @click.option(
     "--new-passphrase-file",
     type=_File,
