@@ -5,14 +5,12 @@ through the log's own port; never runs while the controller does.
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from benchmarks.workload import actual_state, declared_state
+from benchmarks.fleet import NodeFacts, policies, region_of
 from controller.log.port import Head, Log, MastershipLease
 from controller.log.sqlite_log import SqliteLog
 from controller.signing import Ed25519Signer, Ed25519Verifier
@@ -24,12 +22,7 @@ from federation.state import State
 from federation.table import Aspects
 from souverix.event.v1 import event_pb2
 from souverix.federation.v1 import authority_pb2
-from souverix.fleet.v1 import connectivity_pb2, domain_pb2, lifecycle_pb2, node_pb2
-
-NODES_A_ZONE = 1_000
-
-#: Different reports and declarations: a fleet's nodes run some hundred releases and configurations, not a million.
-VARIANTS = 2_000
+from souverix.fleet.v1 import domain_pb2
 
 #: Nodes in one commit: some 1,100 events, below what a proposal takes.
 NODES_A_COMMIT = 150
@@ -37,48 +30,6 @@ NODES_A_COMMIT = 150
 READ_BYTES = 4 * 1024 * 1024
 
 _OPERATOR = "user:operator"
-
-
-class NodeFacts(NamedTuple):
-    """What is written of one node, by aspect."""
-
-    node: str
-    zone: str
-    bodies: dict[str, Any]
-
-
-def fleet(count: int, seed: int = 1) -> Iterator[NodeFacts]:
-    """So many nodes in zones of `NODES_A_ZONE`, the same for the same seed. All are away: none is waited for."""
-    chance = random.Random(seed)
-    reports = [actual_state(chance, number) for number in range(VARIANTS)]
-    declarations = [declared_state(chance) for _ in range(VARIANTS)]
-    since = {"seconds": 1_700_000_000}
-    for number in range(count):
-        zone = f"zone-{number // NODES_A_ZONE:04}"
-        node = f"{zone}-n{number % NODES_A_ZONE:04}"
-        spec = node_pb2.NodeSpec(
-            display_name=f"Access edge {number}",
-            kind=node_pb2.NODE_KIND_EDGE,
-            tags=["access", f"rack-{number % 40}", f"site-{number % 700}"],
-        )
-        bodies = {
-            "placement": node_pb2.Placement(domain=zone, epoch=1),
-            "existence": domain_pb2.Existence(exists=True, time=since),
-            "node_spec": spec,
-            "desired_state": chance.choice(declarations),
-            "actual_state": chance.choice(reports),
-            "lifecycle": lifecycle_pb2.LifecycleState(
-                phase=lifecycle_pb2.LIFECYCLE_PHASE_ACTIVE, last_transition_time=since
-            ),
-            "link_state": connectivity_pb2.LinkState(
-                mode=connectivity_pb2.CONNECTIVITY_MODE_DISCONNECTED,
-                previous_mode=connectivity_pb2.CONNECTIVITY_MODE_AUTONOMOUS,
-                reason="silent_too_long",
-                evidence="nothing heard for 86400 s, limit 86400 s",
-                since=since,
-            ),
-        }
-        yield NodeFacts(node, zone, bodies)
 
 
 class _Forgotten:
@@ -112,12 +63,11 @@ class FleetLogWriter:
                 self._state.apply(offset, event_pb2.Commit.FromString(data))
         self._lease = await self._log.campaign("fleet-log", 10.0)
 
-    async def declare(self, zone: str) -> None:
-        """Declares a zone below the controller's domain, without a controller of its own."""
-        parent = self._identity.domain
+    async def declare(self, domain: str, parent: str) -> None:
+        """Declares a domain below another, without a controller of its own."""
         proposal = self._proposal()
         declaration = DomainDeclaration(
-            zone,
+            domain,
             domain_pb2.DomainSpec(parent=parent),
             self._identity.controller,
             authority_pb2.AUTHORITY_LEVEL_LOCAL,
@@ -128,6 +78,17 @@ class FleetLogWriter:
             self._state.authority.term_of(parent),
             proposal.wall_ms,
         )
+        await self._append(proposal)
+
+    async def declare_policies(self) -> None:
+        """Declares the fleet's policies in the controller's domain."""
+        proposal = self._proposal()
+        domain = self._identity.domain
+        for policy, spec in policies():
+            there = domain_pb2.Existence(exists=True)
+            subject = f"policies/{policy}"
+            proposal.write(domain, subject, "existence", there, principal=_OPERATOR)
+            proposal.write(domain, subject, "policy", spec, principal=_OPERATOR)
         await self._append(proposal)
 
     async def write(self, nodes: Sequence[NodeFacts]) -> None:
@@ -173,12 +134,15 @@ async def write_fleet_log(
     writer = FleetLogWriter(state, identity, signer, SqliteLog(path, "fleet-log"))
     await writer.take()
     try:
-        zone = ""
+        await writer.declare_policies()
+        declared = set[str]()
         while batch := list(islice(nodes, NODES_A_COMMIT)):
-            for each in batch:
-                if each.zone != zone:
-                    zone = each.zone
-                    await writer.declare(zone)
+            for zone in dict.fromkeys(each.zone for each in batch):
+                region = region_of(zone)
+                for domain, parent in ((region, identity.domain), (zone, region)):
+                    if domain not in declared:
+                        declared.add(domain)
+                        await writer.declare(domain, parent)
             await writer.write(batch)
     finally:
         await writer.close()

@@ -18,16 +18,16 @@ from souverix.fleet.v1 import fleet_service_pb2_grpc
 FILTERS = (
     "mode = AUTONOMOUS",
     "phase = ACTIVE AND drift.state = DRIFTING",
-    "version < 1.4.7 AND mode = LIVE",
+    "version < 1.4.7 AND mode = EDGE_CACHED",
     "tags:lab AND health = DEGRADED",
-    "stale_by > 15m AND NOT conflicted",
-    "id = a1-* AND severity >= MEDIUM",
+    "stale_by > 20s AND NOT conflicted",
+    "id = zone-00* AND severity >= MEDIUM",
 )
 
 PAGE_SIZE = 100
 
 #: Largest reply: a page of nodes with their inventories.
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+CHANNEL_OPTIONS = [("grpc.max_receive_message_length", 16 * 1024 * 1024)]
 
 #: Calls before the measured ones: the first build channels and caches.
 WARM_UP = 3
@@ -59,8 +59,7 @@ def node_latencies(address: str, node_ids: Sequence[str], calls: int) -> list[fl
 
 
 async def _latencies(address: str, method: str, requests: Sequence[Any], calls: int) -> list[float]:
-    options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
+    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         stub: Any = fleet_service_pb2_grpc.FleetServiceStub(channel)
         call: Callable[[Any], Awaitable[Any]] = getattr(stub, method)
         for number in range(WARM_UP):

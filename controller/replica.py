@@ -33,7 +33,7 @@ from controller.query.live import LiveColumns
 from controller.signing import Ed25519Signer, Ed25519Verifier
 from controller.signing_keys import SigningKeys
 from controller.store.store import Store
-from controller.tasks import end
+from controller.tasks import end, finish
 from controller.twin.history import Histories
 from controller.twin.sight import Sight
 from controller.writes import Forwarder, Writer
@@ -113,6 +113,7 @@ class Replica:
         self.store = Store(config.controller.data_dir / "store.sqlite", self.state, self.histories)
         #: All nodes in columns, for lists, filters and counts; follow the log.
         self.nodes = LiveColumns(self.state, self.changes)
+        self.store.summarise(self.nodes)
         self._forwarder = forwarder
         self.durability = Durability()
         self.log = log
@@ -232,7 +233,7 @@ class Replica:
             await self._open()
             await self._live()
         finally:
-            await self.store.close()
+            await finish(self.store.close())
 
     async def _live(self) -> None:
         witness = asyncio.create_task(self._keep_witness(), name="witness")
@@ -258,6 +259,7 @@ class Replica:
         cut = await self.store.open(self.log_nonce, self.log.hash_before, anew=self._folds_anew)
         if cut is not None:
             self._log_hash = cut.log_hash
+            await self.nodes.restore(self.store.summaries())
         await self._replay()
         if not self.state.grounds.stand:
             raise StateOutdated(self.state.grounds.to_foreknow())

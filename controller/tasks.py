@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Coroutine
 from typing import Any
 
 #: Time a task is given before it is told again. A cancellation can be lost where it meets the completion of what the
@@ -20,3 +22,14 @@ async def end(*tasks: asyncio.Future[Any]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.exception()
+
+
+async def finish(work: Coroutine[Any, Any, None]) -> None:
+    """Waits until work has ended that must not be broken off, however often its caller is told to end. The work must
+    be bounded. Raises what the work raised.
+    """
+    task = asyncio.create_task(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    task.result()

@@ -8,6 +8,7 @@ and fifty. New ids wait in a small dictionary until enough of them are sorted in
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -59,8 +60,21 @@ class IdIndex:
         self._count += 1
         self._recent[key] = row
         if len(self._recent) >= LOT:
-            self._sort_in()
+            self.order()
         return row
+
+    def extend(self, node_ids: Sequence[str]) -> None:
+        """New rows for many ids that have none, in their order."""
+        keys = np.array([node_id.encode() for node_id in node_ids])
+        if keys.dtype.itemsize > self._ids.itemsize:
+            self._ids = self._ids.astype(keys.dtype)
+        end = self._count + len(keys)
+        if end > len(self._ids):
+            self.reserve(max(end, len(self._ids) + int(len(self._ids) * GROWTH)))
+        self.order()
+        self._ids[self._count : end] = keys
+        self._sort_in(np.arange(self._count, end, dtype=np.int32))
+        self._count = end
 
     def row_of(self, node_id: str) -> int | None:
         """The row of an id; None when it has none."""
@@ -82,7 +96,8 @@ class IdIndex:
     def order(self) -> _Order:
         """All rows, ordered by id."""
         if self._recent:
-            self._sort_in()
+            self._sort_in(np.fromiter(self._recent.values(), np.int32, len(self._recent)))
+            self._recent.clear()
         return self._order
 
     def position_after(self, node_id: str) -> int:
@@ -104,10 +119,9 @@ class IdIndex:
         search = bisect_left if side == "left" else bisect_right
         return search(self._order, key, key=self._ids.__getitem__)
 
-    def _sort_in(self) -> None:
-        keys = sorted(self._recent)
-        rows = np.array([self._recent[key] for key in keys], np.int32)
+    def _sort_in(self, rows: _Order) -> None:
+        """Takes rows into the order; rows that are in it are the first ones."""
+        rows = rows[np.argsort(self._ids[rows], kind="stable")]
         held = self._ids[: len(self._order)]
-        places = np.searchsorted(held, np.array(keys, self._ids.dtype), sorter=self._order)
+        places = np.searchsorted(held, self._ids[rows], sorter=self._order)
         self._order = np.insert(self._order, places, rows)
-        self._recent.clear()

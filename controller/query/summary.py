@@ -2,27 +2,38 @@
 facts; keeps nothing.
 
 Nothing in it depends on when it was made, but for the drift: a waiver that ends changes it, and `valid_until_ms` says
-when. How old a report is, and whether a mode still holds, is left to who reads it.
+when. How old a report is, and whether a mode still holds, is left to who reads it. A summary must say the same of the
+same facts in every release of one `SUMMARY_VERSION`, since those that are stored are taken back at a start.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from controller.query.likeness import (
+    ALONE,
+    Basis,
+    Comparison,
+    Comparisons,
+    DomainGrounds,
+    comparison_of,
+    inputs_of,
+)
 from controller.twin.drift import DriftAnalyzer
-from controller.twin.drift_waivers import CONFIGURATION_FIELD, POLICY_FIELD, VERSION_FIELD
 from controller.twin.facts import Facts, conflicted, effective_ms, held_of, winners_of
 from controller.twin.node import NODE_ASPECTS, NodeAt
 from federation.clock import wall_ms_of
 from federation.codec import Write
 from federation.identifiers import Key
+from federation.state import State
+
+#: To be raised whenever a summary says something else of the same facts, by a rule of the drift's, say.
+SUMMARY_VERSION = 1
 
 #: Stands for a time that is not known.
 NEVER = -(2**63)
-
-#: What may be unknown of a drift, in the order of the bits of `NodeSummary.drift_unknown`.
-UNKNOWN_FIELDS = (VERSION_FIELD, CONFIGURATION_FIELD, POLICY_FIELD)
 
 #: Version, hash of the configuration, version of the policy: what a node runs.
 Release = tuple[str, str, str]
@@ -50,7 +61,7 @@ class NodeSummary(NamedTuple):
     #: Declared for this one node.
     policy_bundle: str = ""
     target_version: str = ""
-    #: Once joined with the policies along the path.
+    #: As in `Comparison`, with its fields' names.
     effective_version: str = ""
     governing_policy: str = ""
     drift_state: int = 0
@@ -58,7 +69,6 @@ class NodeSummary(NamedTuple):
     drift_severity: int = 0
     drift_objects: int = 0
     drift_waived: int = 0
-    #: A bit for each of `UNKNOWN_FIELDS`.
     drift_unknown: int = 0
     report_ms: int = NEVER
     #: When the newest report was made, by the node's own clock.
@@ -73,33 +83,60 @@ class NodeSummary(NamedTuple):
     valid_until_ms: int = sys.maxsize
 
 
-def summarise(facts: Facts, analyzer: DriftAnalyzer, at: NodeAt) -> NodeSummary:
-    """The summary of a node that exists."""
+def summarise(
+    facts: Facts,
+    analyzer: DriftAnalyzer,
+    at: NodeAt,
+    compare: Callable[[dict[str, Any]], Comparison] | None = None,
+) -> NodeSummary:
+    """The summary of a node that exists; `compare` may know its comparison by the values of its aspects."""
     domain, subject = at.home.domain, at.subject
     held = held_of(facts, domain, subject, NODE_ASPECTS)
     winners = winners_of(facts, held)
     bodies = {aspect: write.body() for aspect, write in winners.items() if aspect in _READ_ASPECTS}
+    compared = compare(bodies) if compare is not None else comparison_of(analyzer.drift_of(at))
     fields = _declared(bodies) | _reported(bodies) | _times(facts, domain, subject, winners, bodies)
-    drift = analyzer.drift_of(at)
-    unknown = sum(1 << bit for bit, name in enumerate(UNKNOWN_FIELDS) if name in drift.unknown)
     waivers = bodies.get("drift_waiver")
     ends = (w.expire_time.ToMilliseconds() for w in waivers.waivers) if waivers is not None else ()
     return NodeSummary(
         domain=domain,
-        effective_version=drift.target_version,
-        governing_policy=drift.policy.policy_bundle,
-        drift_state=drift.state,
-        drift_score=drift.score,
-        drift_severity=drift.severity,
-        drift_objects=len(drift.objects),
-        drift_waived=len(drift.waived),
-        drift_unknown=unknown,
-        report_ms=NEVER if drift.report_ms is None else drift.report_ms,
         optimistic=any(w.optimistic for a, w in winners.items() if a in _OPTIMISTIC_ASPECTS),
         conflicted=at.home.disputed or bool(conflicted(facts, held)),
-        valid_until_ms=min((end for end in ends if end > drift.now_ms), default=sys.maxsize),
+        valid_until_ms=min((end for end in ends if end > analyzer.now_ms), default=sys.maxsize),
         **fields,
+        **compared._asdict(),
     )
+
+
+class Summariser:
+    """Makes summaries of nodes as they are now, and compares those that are alike once."""
+
+    def __init__(self, state: State) -> None:
+        self.grounds = DomainGrounds(state)
+        self.comparisons = Comparisons()
+
+    def summarise(
+        self, facts: Facts, analyzer: DriftAnalyzer, at: NodeAt
+    ) -> tuple[NodeSummary, Basis]:
+        """The summary of a node that exists, and what it was made from."""
+        grounds = self.grounds.of(at.home.domain)
+        inputs = ALONE
+
+        def compare(bodies: dict[str, Any]) -> Comparison:
+            nonlocal inputs
+            inputs = ALONE if grounds.is_gated else inputs_of(bodies)
+            spec = bodies.get("node_spec")
+            alike = self.grounds.alike(
+                grounds, inputs, sorted(set(spec.tags)) if spec is not None else ()
+            )
+            made = self.comparisons.get(alike)
+            if made is None:
+                made = comparison_of(analyzer.drift_of(at))
+                self.comparisons.put(alike, made)
+            return made
+
+        summary = summarise(facts, analyzer, at, compare)
+        return summary, Basis(grounds, inputs)
 
 
 _READ_ASPECTS = frozenset(
@@ -161,6 +198,9 @@ def _times(
 ) -> dict[str, int]:
     times: dict[str, int] = {}
     link, existence = bodies.get("link_state"), bodies.get("existence")
+    report = winners.get("actual_state")
+    if report is not None:
+        times["report_ms"] = effective_ms(facts, Key(domain, subject, "actual_state"), report)
     if link is not None:
         key = Key(domain, subject, "link_state")
         times["mode_since_ms"] = (

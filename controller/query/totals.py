@@ -8,7 +8,7 @@ What is one of few is counted in one matrix, so that the sum over a thousand dom
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -82,10 +82,7 @@ class Totals:
     def count(self, domain: int, node: NodeSummary, by: int) -> None:
         """Adds a node (`by` 1) or takes it away (-1)."""
         self.changes += 1
-        if domain >= len(self._matrix):
-            more = np.zeros((max(domain + 1, 2 * len(self._matrix)), _WIDTH), np.float64)
-            more[: len(self._matrix)] = self._matrix
-            self._matrix = more
+        self._make_room(domain)
         row = self._matrix[domain]
         row[0] += by
         for name, size in ENUMS.items():
@@ -95,16 +92,65 @@ class Totals:
             value = getattr(node, name)
             if value:
                 row[_STARTS[name]] += by * value
+        for name, counter in self._distributions_of(domain).items():
+            _add(counter, getattr(node, name), by)
+
+    def count_many(
+        self,
+        domains: npt.NDArray[np.int32],
+        values: Mapping[str, npt.NDArray[Any]],
+        spelled: Mapping[str, Sequence[Any]],
+        by: int,
+        *,
+        whole: bool,
+    ) -> None:
+        """Adds some values of many nodes, or takes them away: of each node its domain's code and, by field, its value,
+        or the code of the value in `spelled`. `whole`: all values of the nodes are given, so that the nodes count, too.
+        """
+        if not len(domains):
+            return
+        self.changes += 1
+        self._make_room(int(domains.max()))
+        matrix, rows = self._matrix.reshape(-1), domains.astype(np.int64) * _WIDTH
+        if whole:
+            np.add.at(matrix, rows, by)
+        for name, held in values.items():
+            if name in ENUMS:
+                shown = np.where(held < ENUMS[name], held, 0).astype(np.int64)
+                np.add.at(matrix, rows + _STARTS[name] + shown, by)
+            if name in SUMMED:
+                np.add.at(matrix, rows + _STARTS[name], by * held.astype(np.float64))
+            if name in DISTRIBUTIONS:
+                self._distribute(name, domains, held, spelled.get(name), by)
+
+    def _distribute(
+        self,
+        name: str,
+        domains: npt.NDArray[np.int32],
+        held: npt.NDArray[Any],
+        spelled: Sequence[Any] | None,
+        by: int,
+    ) -> None:
+        codes = held
+        if spelled is None:
+            numbers, codes = np.unique(held, return_inverse=True)
+            spelled = numbers.tolist()
+        pairs, counts = np.unique(domains * np.int64(len(spelled)) + codes, return_counts=True)
+        for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+            domain, code = divmod(pair, len(spelled))
+            _add(self._distributions_of(domain)[name], spelled[code], by * count)
+
+    def _make_room(self, domain: int) -> None:
+        if domain >= len(self._matrix):
+            more = np.zeros((max(domain + 1, 2 * len(self._matrix)), _WIDTH), np.float64)
+            more[: len(self._matrix)] = self._matrix
+            self._matrix = more
+
+    def _distributions_of(self, domain: int) -> dict[str, Counter[Any]]:
         held = self._distributions.get(domain)
         if held is None:
             held = self._distributions[domain] = {name: Counter() for name in DISTRIBUTIONS}
-        for name, counter in held.items():
-            value = getattr(node, name)
-            left = counter[value] + by
-            if left:
-                counter[value] = left
-            else:
-                del counter[value]
+        return held
 
     def of(self, domains: Sequence[int]) -> Sums:
         """The sums over some domains, by code."""
@@ -114,3 +160,11 @@ class Totals:
             for name, counter in self._distributions.get(code, {}).items():
                 distributions[name].update(counter)
         return Sums(self._matrix[codes].sum(axis=0), distributions)
+
+
+def _add(counter: Counter[Any], value: Any, by: int) -> None:
+    left = counter[value] + by
+    if left:
+        counter[value] = left
+    else:
+        del counter[value]

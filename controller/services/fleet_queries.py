@@ -22,10 +22,11 @@ from controller.query.conditions import (
     within,
 )
 from controller.query.filter import compile_filter
+from controller.query.likeness import UNKNOWN_FIELDS
 from controller.query.live import ViewFreshness
 from controller.query.moment import ALL_ROWS, Moment
 from controller.query.ordering import next_rows, parse_order, place_of, read_place
-from controller.query.summary import NEVER, UNKNOWN_FIELDS, NodeSummary
+from controller.query.summary import NEVER, NodeSummary
 from controller.replica import Replica
 from controller.services.fleet_fields import check_id, check_time
 from controller.services.fleet_masks import apply_read_mask, check_mask

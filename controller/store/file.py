@@ -11,9 +11,9 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from federation.stored_writes import pack_aspects, pack_history, unpack_history
 from federation.table import Aspects
 
 #: Of the tables below, and of what their blobs and marks mean.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: Kinds of subjects that need not be in memory: those there may be a million of.
 COOLED_KINDS = frozenset({"nodes"})
@@ -54,19 +54,36 @@ CREATE TABLE subjects (
     subject TEXT NOT NULL,
     pinned INTEGER NOT NULL,
     mark INTEGER NOT NULL,
-    summary BLOB,
     link BLOB,
     aspects BLOB NOT NULL,
     history BLOB,
     UNIQUE (domain, subject)
 ) STRICT;
+CREATE TABLE summaries (subject INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
 """
 
 _PUT_SUBJECT = """
-INSERT INTO subjects (domain, subject, pinned, mark, summary, link, aspects) VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO subjects (domain, subject, pinned, mark, link, aspects) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (domain, subject) DO UPDATE SET pinned = excluded.pinned, mark = excluded.mark,
-    summary = excluded.summary, link = excluded.link, aspects = excluded.aspects
+    link = excluded.link, aspects = excluded.aspects
 """
+
+_DROP_SUMMARY = """
+DELETE FROM summaries WHERE subject = (SELECT id FROM subjects WHERE domain = ? AND subject = ?)
+"""
+
+#: Summaries put by one statement: each statement lets go of the interpreter's lock, and a busy event loop gives it back
+#: milliseconds later.
+SUMMARIES_AT_ONCE = 500
+
+
+def _put_summaries(count: int) -> str:
+    """The statement that puts so many summaries: domain, subject and bytes of each."""
+    return (
+        "INSERT OR REPLACE INTO summaries SELECT id, column3"  # noqa: S608
+        f" FROM (VALUES {', '.join(['(?, ?, ?)'] * count)})"
+        " JOIN subjects ON domain = column1 AND subject = column2 WHERE NOT pinned"
+    )
 
 
 class Grounds(NamedTuple):
@@ -87,8 +104,11 @@ class Cut(NamedTuple):
     log_hash: bytes
 
 
-#: What is to be written of one subject: domain, subject, what stands of it, its summary.
-SubjectRow = tuple[str, str, Aspects, bytes | None]
+#: What is to be written of one subject: domain, subject, what stands of it.
+SubjectRow = tuple[str, str, Aspects]
+
+#: What was made of subjects beside their aspects, when it is asked for: domain, subject, summary.
+Summaries = Callable[[], Iterator[tuple[str, str, bytes]]]
 
 
 class Batch(NamedTuple):
@@ -98,6 +118,8 @@ class Batch(NamedTuple):
     rows: Sequence[SubjectRow]
     histories: Transitions
     parts: Parts
+    #: Of subjects as they stand once `rows` are written.
+    summaries: Summaries
 
 
 class IndexRow(NamedTuple):
@@ -218,26 +240,47 @@ class StoreFile:
             for number, domain, subject, mark, aspects in rows
         ]
 
-    def column(
-        self, column: str, after_id: int, limit: int
-    ) -> list[tuple[int, str, str, bytes | None]]:
-        """One of the columns `summary` and `link` of subjects that are not kept in memory, with id, domain, subject."""
-        if column not in ("summary", "link"):
-            raise ValueError(column)
-        names = {number: name for name, number in self._domains.items()}
-        rows = self._write_connection.execute(
-            f"SELECT id, domain, subject, {column} FROM subjects WHERE id > ? AND NOT pinned"  # noqa: S608
+    def links(self, after_id: int, limit: int) -> list[tuple[int, str, str, bytes | None]]:
+        """The events of links of subjects that need not be in memory, with id, domain, subject."""
+        return self._page(
+            "SELECT id, domain, subject, link FROM subjects WHERE id > ? AND NOT pinned"
             " ORDER BY id LIMIT ?",
-            (after_id, limit),
+            after_id,
+            limit,
         )
+
+    def summaries(self, after_id: int, limit: int) -> list[tuple[int, str, str, bytes | None]]:
+        """The summaries of all subjects, None where there is none, with id, domain, subject."""
+        return self._page(
+            "SELECT id, domain, subjects.subject, data FROM subjects"
+            " LEFT JOIN summaries ON summaries.subject = id WHERE id > ? ORDER BY id LIMIT ?",
+            after_id,
+            limit,
+        )
+
+    def _page(
+        self, query: str, after_id: int, limit: int
+    ) -> list[tuple[int, str, str, bytes | None]]:
+        names = {number: name for name, number in self._domains.items()}
+        rows = self._write_connection.execute(query, (after_id, limit))
         return [(number, names[domain], subject, data) for number, domain, subject, data in rows]
+
+    def expect_summaries(self, form: str) -> None:
+        """Drops all summaries, unless they were stored under the same name of their form."""
+        connection = self._write_connection
+        held = connection.execute("SELECT value FROM meta WHERE name = 'summaries'").fetchone()
+        if held != (form.encode(),):
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("DELETE FROM summaries")
+            self._put_meta(summaries=form.encode())
+            connection.execute("COMMIT")
 
     # Writing.
 
     def write(self, batch: Batch) -> dict[tuple[str, str], int]:
         """Writes a batch; returns the marks of its subjects. Raises `sqlite3.Error`: nothing was written."""
         connection = self._write_connection
-        packed = [pack_aspects(aspects) for _, _, aspects, _ in batch.rows]
+        packed = [pack_aspects(aspects) for _, _, aspects in batch.rows]
         marks = {}
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -245,6 +288,24 @@ class StoreFile:
                 self._learn(packed[:MAX_SAMPLES])
             for row, data in zip(batch.rows, packed, strict=True):
                 marks[row[0], row[1]] = self._put(row, data)
+            connection.executemany(
+                _DROP_SUMMARY,
+                (
+                    (self._domain(domain), subject)
+                    for domain, subject, _ in batch.rows
+                    if subject.partition("/")[0] in COOLED_KINDS
+                ),
+            )
+            summaries = batch.summaries()
+            while some := list(islice(summaries, SUMMARIES_AT_ONCE)):
+                connection.execute(
+                    _put_summaries(len(some)),
+                    [
+                        each
+                        for d, subject, data in some
+                        for each in (self._domain(d), subject, data)
+                    ],
+                )
             for (domain, subject), fresh in batch.histories.items():
                 self._put_history(domain, subject, fresh)
             encoded = ((name, encode()) for name, encode in batch.parts.encode.items())
@@ -266,7 +327,7 @@ class StoreFile:
         return marks
 
     def _put(self, row: SubjectRow, data: bytes) -> int:
-        domain, subject, aspects, summary = row
+        domain, subject, aspects = row
         contested = any(len(siblings) > 1 for siblings in aspects.values())
         pinned = contested or subject.partition("/")[0] not in COOLED_KINDS
         mark = 0 if pinned else mark_of(domain, aspects)
@@ -278,7 +339,6 @@ class StoreFile:
                 subject,
                 pinned,
                 mark,
-                summary,
                 link[0].raw if link else None,
                 self._writing.pack(data),
             ),

@@ -13,7 +13,7 @@ import logging
 import sqlite3
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -43,6 +43,10 @@ WRITE_INTERVAL_S = 5.0
 #: Changed subjects that are written before the interval is over: cutting a batch of them holds the loop for 5 to 8 ms.
 BATCH_SUBJECTS = 5_000
 
+#: Summaries written with one batch, before the interval is over where there are as many: copying them holds the loop
+#: for some four milliseconds.
+BATCH_SUMMARIES = 2_000
+
 #: Changed subjects above which a replay waits for the file. Each takes some 5 KB of memory until it is written.
 MAX_CHANGED_SUBJECTS = 20_000
 
@@ -51,6 +55,9 @@ MAX_HOT_SUBJECTS = 20_000
 
 #: Rows read at once at a start, and in passes over all nodes: some ten milliseconds.
 PAGE_ROWS = 5_000
+
+#: Longest that a close goes on writing summaries: what is not stored is made anew at the next start.
+MAX_CLOSE_S = 5.0
 
 #: After a write that failed, a full disk say.
 RETRY_S = 5.0
@@ -70,6 +77,21 @@ class Fold(Protocol):
 
     def restore(self, data: bytes) -> None:
         """Takes back what `stored` gave. Raises `DecodeError`: nothing was taken."""
+
+
+class Summaries(Protocol):
+    """What a read model makes of subjects, stored beside their aspects so that a start need not make it anew."""
+
+    #: Names what the stored bytes mean; those of another form are dropped.
+    form: str
+
+    def unsaved(self) -> int:
+        """How many are not stored."""
+
+    def leaving(self, most: int) -> Callable[[], Iterator[tuple[str, str, bytes]]]:
+        """Some of those that are not stored, as they stand between two commits: domain, subject, and the bytes once a
+        worker thread asks for them. Never one of a subject that was written of since it was made.
+        """
 
 
 class Store:
@@ -103,12 +125,15 @@ class Store:
         self._relieved = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
-        #: Makes what is kept of a subject beside its aspects, at the cut of a batch; quick, and never raises.
-        self.summarise: Callable[[str, str], bytes | None] | None = None
+        self._summaries: Summaries | None = None
 
     def keep(self, name: str, fold: Fold) -> None:
         """Stores a fold with the state, at the same cut; to be said before the store is opened."""
         self._folds[name] = fold
+
+    def summarise(self, summaries: Summaries) -> None:
+        """Stores summaries beside the subjects; to be said before the store is opened."""
+        self._summaries = summaries
 
     @property
     def durable_to(self) -> int:
@@ -143,6 +168,9 @@ class Store:
         if why:
             await self._blocking(lambda: self._file.begin_anew(grounds))
             cut = None
+        if self._summaries is not None:
+            form = self._summaries.form
+            await self._blocking(lambda: self._file.expect_summaries(form))
         self._state.table.attach(self)
         self._histories.attach(self)
         if cut is not None:
@@ -225,24 +253,26 @@ class Store:
     # Passes over all nodes.
 
     async def summaries(self) -> AsyncIterator[list[tuple[str, str, bytes | None]]]:
-        """Pages of (domain, subject, summary) as they stand in the file: at a start, before the tail is replayed, of
-        all subjects that are not in memory.
+        """Pages of (domain, subject, summary) of all subjects as they stand in the file; to be read at a start, before
+        the tail is replayed.
         """
-        async for page in self._column("summary"):
+        async for page in self._pages(self._file.summaries):
             yield page
 
     async def links(self) -> AsyncIterator[list[tuple[str, str, bytes | None]]]:
         """Pages of (domain, subject, event of its link's state) of the subjects in the file; what changed since must be
         read from memory.
         """
-        async for page in self._column("link"):
+        async for page in self._pages(self._file.links):
             yield page
 
-    async def _column(self, name: str) -> AsyncIterator[list[tuple[str, str, bytes | None]]]:
+    async def _pages(
+        self, read: Callable[[int, int], list[tuple[int, str, str, bytes | None]]]
+    ) -> AsyncIterator[list[tuple[str, str, bytes | None]]]:
         after = 0
         while True:
             rows = await self._blocking(
-                lambda after=after: self._file.column(name, after, PAGE_ROWS)  # type: ignore[misc]
+                lambda after=after: read(after, PAGE_ROWS)  # type: ignore[misc]
             )
             if not rows:
                 return
@@ -259,22 +289,32 @@ class Store:
             except TimeoutError:
                 pass
             self._wake.clear()
-            if self._cut.next_offset == self._written:
+            if self._is_level():
                 continue
             if not await self._write(self._gather()):
                 return
             self._relieved.set()
-        if self._cut.next_offset != self._written:
-            await self._write(self._gather())
+            if self._unsaved() >= BATCH_SUMMARIES:
+                self._wake.set()
+        end_s = time.monotonic() + MAX_CLOSE_S
+        while not self._is_level() and await self._write(self._gather()):
+            if self._cut.next_offset == self._written and time.monotonic() > end_s:
+                return
+
+    def _is_level(self) -> bool:
+        """Tells whether there is nothing to write."""
+        return self._cut.next_offset == self._written and not self._unsaved()
+
+    def _unsaved(self) -> int:
+        return self._summaries.unsaved() if self._summaries is not None else 0
 
     def _gather(self) -> Batch:
-        table, summarise = self._state.table, self.summarise
+        table = self._state.table
         rows = []
         for domain, subject in self._changed:
             aspects = table.hot(domain, subject)
             if aspects is not None:
-                summary = summarise(domain, subject) if summarise is not None else None
-                rows.append((domain, subject, dict(aspects), summary))
+                rows.append((domain, subject, dict(aspects)))
         self._writing = frozenset(self._changed)
         self._changed = {}
         parts = self._recorder.changed()
@@ -282,7 +322,10 @@ class Store:
             data = fold.stored()
             if data != self._fold_parts.get(name):
                 self._fold_parts[name] = parts.put[f"{FOLD}/{name}"] = data
-        return Batch(self._cut, rows, self._histories.leaving(), parts)
+        summaries = _none
+        if self._summaries is not None:
+            summaries = self._summaries.leaving(BATCH_SUMMARIES)
+        return Batch(self._cut, rows, self._histories.leaving(), parts, summaries)
 
     async def _write(self, batch: Batch) -> bool:
         """Writes a batch, again and again while the disk refuses; tells whether it was."""
@@ -360,6 +403,10 @@ class Store:
 
     async def _blocking(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _none() -> Iterator[tuple[str, str, bytes]]:
+    return iter(())
 
 
 async def _is_in_log(cut: Cut, hash_before: Callable[[int], Awaitable[bytes]]) -> bool:

@@ -166,8 +166,8 @@ class DriftAnalyzer:
     """
 
     def __init__(self, facts: Facts, now_ms: int) -> None:
+        self.now_ms = now_ms
         self._facts = facts
-        self._now_ms = now_ms
         self._along: dict[str, list[PolicyAt]] = {}
         self._gate = Gate(facts, now_ms)
         self._policy_fields: dict[str, dict[Path, Leaf]] = {}
@@ -211,7 +211,7 @@ class DriftAnalyzer:
             unknown.append(POLICY_FIELD)
         elif actual is not None:
             found.extend(_policy_object(policy, actual))
-        waivers = Waivers(body_of(facts, Key(domain, subject, "drift_waiver")), self._now_ms)
+        waivers = Waivers(body_of(facts, Key(domain, subject, "drift_waiver")), self.now_ms)
         objects, waived = [], []
         for each in found:
             waiver = waivers.accepting(each.field, each.actual)
@@ -220,7 +220,7 @@ class DriftAnalyzer:
             else:
                 waived.append((each, waiver))
         return NodeDrift(
-            self._now_ms,
+            self.now_ms,
             report_ms,
             tuple(objects),
             tuple(waived),
@@ -260,7 +260,7 @@ class DriftAnalyzer:
             written = self._facts.winner(key)
             if written is not None:
                 since_ms = effective_time(self._facts, key, written).ToMilliseconds()
-                drift.stale_by.CopyFrom(duration(max(0, self._now_ms - since_ms)))
+                drift.stale_by.CopyFrom(duration(max(0, self.now_ms - since_ms)))
         return drift
 
     def _compliance(

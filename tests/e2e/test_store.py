@@ -65,11 +65,11 @@ def holds(store: Path, subjects: int) -> bool:
         return bool(count >= subjects)
 
 
-def openings(federation: LocalFederation) -> list[dict[str, Any]]:
-    """The lines of each start that tell of the store."""
+def told(federation: LocalFederation, message: str) -> list[dict[str, Any]]:
+    """The lines of a log message, of all starts."""
     lines = federation.processes[f"{DOMAIN}/r1"].log_path.read_text().splitlines()
     said = [json.loads(line) for line in lines if line.startswith("{")]
-    return [line for line in said if line["message"] == "store is open"]
+    return [line for line in said if line["message"] == message]
 
 
 def test_killed_controller_comes_back_with_all_it_acknowledged(
@@ -92,8 +92,14 @@ def test_killed_controller_comes_back_with_all_it_acknowledged(
     federation.processes[f"{DOMAIN}/r1"].stop()
     federation.start_controller(DOMAIN)
     federation.wait_for_master(DOMAIN)
-    last = openings(federation)[-1]
+    last = told(federation, "store is open")[-1]
     assert last["anew"] == ""
     assert last["subjects"] > KILLS * NODES_A_LIFE
     with Clients(federation.address(DOMAIN)) as client:
         assert names(client, ids) == [f"the node {node}" for node in ids]
+        everywhere = fleet_service_pb2.ListNodesRequest(filter="id = n0-*", include_subtree=True)
+        reply = client.fleet.ListNodes(everywhere, timeout=DEADLINE_S)
+        assert reply.total_size == NODES_A_LIFE
+        assert reply.read_model.pending_node_count == 0
+    restored = told(federation, "rows of nodes are restored")[-1]
+    assert (restored["rows"], restored["pending"]) == (KILLS * NODES_A_LIFE, 0)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 
-from controller.tasks import TELL_AGAIN_S, end
+import pytest
+
+from controller.tasks import TELL_AGAIN_S, end, finish
 
 
 async def test_tasks_are_cancelled_and_waited_for() -> None:
@@ -51,3 +53,33 @@ async def test_what_tasks_raised_is_taken_and_not_raised() -> None:
     await end(done, asyncio.create_task(failing()))
     await end()
     assert isinstance(done.exception(), ValueError)
+
+
+async def test_work_that_must_not_be_broken_off_is_finished_however_often_its_caller_is_told() -> (
+    None
+):
+    done = []
+
+    async def write() -> None:
+        await asyncio.sleep(3 * TELL_AGAIN_S)
+        done.append(1)
+
+    async def live() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await finish(write())
+
+    task = asyncio.create_task(live())
+    await asyncio.sleep(0)
+    await end(task)
+    assert done == [1]
+    assert task.cancelled()
+
+
+async def test_what_finished_work_raised_is_raised() -> None:
+    async def fail() -> None:
+        raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        await finish(fail())

@@ -45,6 +45,7 @@ class RandomFleet:
         self.controller = tree()
         self.nodes = nodes
         self.homes: dict[str, str] = {}
+        self.epochs: dict[str, int] = {}
 
     @property
     def state(self) -> State:
@@ -54,7 +55,7 @@ class RandomFleet:
         """One commit of some kind."""
         self.controller.now_ms += self.chance.randrange(1, 100_000)
         kinds = ["spec", "desired", "report", "report", "link", "link", "lifecycle", "policy"]
-        kinds += ["waiver", "delete"] if self.chance.random() < 0.3 else []
+        kinds += ["waiver", "delete", "move"] if self.chance.random() < 0.3 else []
         kind = self.chance.choice(kinds)
         if kind == "policy":
             self._policy()
@@ -62,6 +63,8 @@ class RandomFleet:
         subject = f"nodes/n{self.chance.randrange(self.nodes):03}"
         if subject not in self.homes:
             self._create(subject)
+        elif kind == "move":
+            self._move(subject)
         elif kind == "delete":
             self._write(subject, "existence", domain_pb2.Existence(exists=False))
         else:
@@ -82,6 +85,16 @@ class RandomFleet:
         placement = node_pb2.Placement(domain=domain, epoch=1)
         self._write(subject, "placement", placement)
         self._write(subject, *self._spec())
+
+    def _move(self, subject: str) -> None:
+        epoch = self.epochs[subject] = self.epochs.get(subject, 1) + 1
+        time = timestamp(self.controller.now_ms)
+        placement = node_pb2.Placement(domain=self.chance.choice(DOMAINS), epoch=epoch)
+        if self.chance.random() < 0.5:
+            self._write(subject, "placement", placement)
+        self.homes[subject] = placement.domain
+        self._write(subject, "placement", placement)
+        self._write(subject, "existence", domain_pb2.Existence(exists=True, time=time))
 
     def _spec(self) -> tuple[str, Any]:
         chance = self.chance

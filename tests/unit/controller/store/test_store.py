@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -97,6 +97,7 @@ class Opened:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(under_test, "WRITE_INTERVAL_S", 0.05)
+    monkeypatch.setattr(under_test, "BATCH_SUMMARIES", 2)
 
 
 @pytest.fixture
@@ -340,17 +341,78 @@ async def test_marks_say_what_passes_over_all_nodes_look_for(path: Path, log: Lo
     await again.store.close()
 
 
-async def test_summaries_are_made_at_the_cut_and_read_at_a_start(path: Path, log: Log) -> None:
-    log.add_nodes(7)
-    one = Opened(path, log)
-    one.store.summarise = lambda domain, subject: f"{domain}:{subject}".encode()
-    await one.open()
-    await one.store.close()
+class Made:
+    """Summaries as a read model makes them, handed over to the store few at a time."""
+
+    def __init__(self, form: str = "one") -> None:
+        self.form = form
+        self.left: dict[str, bytes] = {}
+
+    def unsaved(self) -> int:
+        return len(self.left)
+
+    def leaving(self, most: int) -> Callable[[], Iterator[tuple[str, str, bytes]]]:
+        some = [(ROOT, subject, self.left.pop(subject)) for subject in list(self.left)[:most]]
+        return lambda: iter(some)
+
+
+async def summaries(path: Path, log: Log, form: str = "one") -> dict[str, bytes | None]:
+    """The summaries of nodes that a start finds."""
     again = Opened(path, log)
+    again.store.summarise(Made(form))
     await again.open()
     found = [row async for page in again.store.summaries() for row in page]
-    assert found == [(ROOT, f"nodes/n{n}", f"{ROOT}:nodes/n{n}".encode()) for n in range(7)]
     await again.store.close()
+    return {subject: data for _, subject, data in found if subject.startswith("nodes/")}
+
+
+async def test_summaries_are_stored_though_nothing_is_committed_and_read_at_a_start(
+    path: Path, log: Log
+) -> None:
+    log.add_nodes(7)
+    one, made = Opened(path, log), Made()
+    one.store.summarise(made)
+    await one.open()
+    await until(lambda: one.store._is_level(), "a level store")
+    made.left = {f"nodes/n{n}": b"s%d" % n for n in range(5)}
+    await until(lambda: not made.left, "the writing of all summaries")
+    made.left = {"nodes/n5": b"", "nodes/none-such": b"?"}
+    await one.store.close()
+    found = await summaries(path, log)
+    assert found == {f"nodes/n{n}": b"s%d" % n for n in range(5)} | {
+        "nodes/n5": b"",
+        "nodes/n6": None,
+    }
+
+
+async def test_summary_goes_with_the_facts_it_was_made_from(path: Path, log: Log) -> None:
+    log.add_nodes(3)
+    one, made = Opened(path, log), Made()
+    one.store.summarise(made)
+    await one.open()
+    made.left = {f"nodes/n{n}": b"old" for n in range(3)}
+    await until(lambda: one.store._is_level(), "a level store")
+    for number in range(2):
+        log.write(f"nodes/n{number}", "node_spec", node_pb2.NodeSpec(display_name="new"))
+    made.left = {"nodes/n1": b"new"}
+    one.follow()
+    await one.store.close()
+    assert await summaries(path, log) == {
+        "nodes/n0": None,
+        "nodes/n1": b"new",
+        "nodes/n2": b"old",
+    }
+
+
+async def test_summaries_of_another_form_are_dropped(path: Path, log: Log) -> None:
+    log.add_nodes(2)
+    one, made = Opened(path, log), Made()
+    one.store.summarise(made)
+    await one.open()
+    made.left = {"nodes/n0": b"one", "nodes/n1": b"one"}
+    await one.store.close()
+    assert set((await summaries(path, log, "another")).values()) == {None}
+    assert set((await summaries(path, log)).values()) == {None}
 
 
 async def test_links_are_read_apart_from_the_rest(path: Path, log: Log) -> None:
