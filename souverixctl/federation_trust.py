@@ -110,11 +110,13 @@ def expel(
 
 @group.command("grant-key", short_help="Grant a controller below a signing key.")
 @click.argument("controller", metavar="CONTROLLER")
-@click.argument("key", metavar="HEX")
+@click.argument("signing_key", metavar="HEX")
 @click.option("--reason", default="", metavar="TEXT", help="Why; the audit log will say it.")
 @options.write_options
 @pass_session
-def grant_key(session: Session, controller: str, key: str, reason: str, **given: Any) -> None:
+def grant_key(
+    session: Session, controller: str, signing_key: str, reason: str, **given: Any
+) -> None:
     """Grant a controller below a public key; after it was expelled, for its next incarnation.
 
     \b
@@ -123,7 +125,7 @@ def grant_key(session: Session, controller: str, key: str, reason: str, **given:
     write = options.read_write_options(given)
     request = service.GrantKeyRequest(
         controller=controller,
-        public_key=public_key(key),
+        public_key=public_key(signing_key),
         reason=reason,
         request_id=write.request_id,
         validate_only=write.validate_only,
@@ -170,8 +172,7 @@ def accept_run(session: Session, name: str, reason: str, **given: Any) -> None:
     """Vouch for who wrote events that are held for want of a good key: they take effect everywhere.
 
     \b
-    souverixctl federation accept-run held/edge-zone-a1/edge-zone-a1-control/1/state/7/9f2c... \\
-        --reason "restored from a backup, checked by hand"
+    souverixctl federation accept-run held/edge-zone-a1/edge-zone-a1-control/1/state/7/9f2c... --reason "checked by hand"
     """
     _decide(session, name, authority.RULING_ACCEPT, reason, given, "are accepted")
 
@@ -185,8 +186,7 @@ def discard_run(session: Session, name: str, reason: str, **given: Any) -> None:
     """Give events that are held up: they never take effect anywhere, and what follows them in their stream may.
 
     \b
-    souverixctl federation discard-run held/edge-zone-a1/edge-zone-a1-control/1/state/7/9f2c... \\
-        --reason "forged"
+    souverixctl federation discard-run held/edge-zone-a1/edge-zone-a1-control/1/state/7/9f2c... --reason forged
     """
     _decide(session, name, authority.RULING_DISCARD, reason, given, "are discarded")
 

@@ -18,6 +18,7 @@ from controller.attention_feed import AttentionFeed
 from controller.attention_links import SeenLinks
 from controller.local_calls import ForwardedContext
 from controller.services.attention import AttentionService
+from controller.signing import Ed25519Signer
 from controller.twin.facts import timestamp
 from controller.writes import Caller
 from federation.domains import DomainDeclaration, declare_domain
@@ -204,7 +205,7 @@ async def test_a_backlog_that_a_linked_node_keeps_is_an_item(root: Served) -> No
 async def test_a_mark_that_another_controller_passes_on_is_written_as_it_saw_the_item(
     root: Served,
 ) -> None:
-    zone = MemoryController(f"{ZONE}-control", ZONE, root.replica.signer)
+    zone = MemoryController(f"{ZONE}-control", ZONE, Ed25519Signer.generate())
     await declare_zone(root, zone)
     cause = Cause(Kind.NODE_SYNC_DEBT, ZONE, "nodes/z1")
     seen = attention_pb2.AttentionItem(
