@@ -172,7 +172,7 @@ def accept_run(session: Session, name: str, reason: str, **given: Any) -> None:
     """Vouch for who wrote events that are held for want of a good key: they take effect everywhere.
 
     \b
-    souverixctl federation accept-run held/edge-zone-a1/edge-zone-a1-control/1/state/7/9f2c... --reason "checked by hand"
+    souverixctl federation accept-run held/edge-zone-a1/edge-zone-a1-control/1/state/7/9f2c... --reason checked
     """
     _decide(session, name, authority.RULING_ACCEPT, reason, given, "are accepted")
 
