@@ -78,7 +78,7 @@ def parse_pem(data: bytes, most: int = MAX_CHAIN) -> tuple[x509.Certificate, ...
         )
     try:
         found = tuple(x509.load_pem_x509_certificate(block) for block in blocks)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise CertificateRefused(Reason.MALFORMED, f"no certificate in PEM: {error}") from error
     for certificate in found:
         _check_sound(certificate)
@@ -90,7 +90,7 @@ def parse_der(data: bytes) -> x509.Certificate:
     _check_size(data)
     try:
         found = x509.load_der_x509_certificate(data)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise CertificateRefused(Reason.MALFORMED, f"no certificate in DER: {error}") from error
     _check_sound(found)
     return found

@@ -109,7 +109,7 @@ def _parse(document: bytes) -> x509.Certificate:
         raise BadChain(f"a certificate is larger than {MAX_CERTIFICATE_BYTES} bytes")
     try:
         return x509.load_der_x509_certificate(document)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise BadChain("a certificate is no X.509 in DER") from error
 
 

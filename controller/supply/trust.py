@@ -155,7 +155,7 @@ def _read_root(pem: str) -> x509.Certificate:
     try:
         root = x509.load_pem_x509_certificate(pem.encode())
         accepted_key(root.public_key())
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         told = str(error) if isinstance(error, BadChain) else "it is no certificate in PEM"
         raise BadAnchor(told) from error
     return root

@@ -270,6 +270,17 @@ def test_pem_and_der_read_back_and_bounds_hold(zone: Authority) -> None:
         assert refused.value.reason is reason
 
 
+def test_a_version_that_there_is_not_is_refused(
+    certificate_tree: CertificateTree, zone: Authority
+) -> None:
+    leaf, *_ = presented(zone, certificate_tree.made_at)
+    version_3, version_67 = b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x42"
+    assert version_3 in to_der(leaf)
+    with pytest.raises(CertificateRefused) as refused:
+        parse_der(to_der(leaf).replace(version_3, version_67, 1))
+    assert refused.value.reason is Reason.MALFORMED
+
+
 def test_a_mutated_certificate_is_refused_and_never_crashes(
     certificate_tree: CertificateTree, zone: Authority
 ) -> None:
