@@ -334,7 +334,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Who calls, from here on also for the refusal that may follow. Raises `BearerRefused`."""
         if self._bearers is None:
             return None
-        bearer = self._bearers.of_call(context)
+        try:
+            bearer = self._bearers.of_call(context)
+        except BearerRefused as refusal:
+            if refusal.bearer is not None:
+                now_serving(refusal.bearer)
+            raise
         now_serving(bearer)
         return bearer
 
