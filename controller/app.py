@@ -294,7 +294,7 @@ class Application:
         commands = CommandService(replica)
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(commands, server)
         self._name(command_service_pb2.DESCRIPTOR, commands)
-        nodes = NodeLinkService(replica, self.values)
+        nodes = NodeLinkService(replica, self.values, self.bearers)
         nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(nodes, server)
         self._name(nodelink_pb2.DESCRIPTOR)
         self._nodes = nodes

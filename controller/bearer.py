@@ -22,7 +22,14 @@ from cryptography import x509
 from controller.errors import ServiceError
 from federation.identifiers import Key
 from federation.state import Applied, State
-from trust.certificates import check_issued, fingerprint, identity_of, parse_der, parse_pem
+from trust.certificates import (
+    check_issued,
+    fingerprint,
+    identity_of,
+    parse_der,
+    parse_pem,
+    to_pem,
+)
 from trust.errors import CertificateRefused, Reason
 from trust.files import ReloadedCredentials
 from trust.identity import Identity, Kind
@@ -113,6 +120,8 @@ class Bearers:
         self._standing: set[Standing] = set()
         #: Further judgements of a bearer, made as often as this one's; each raises `BearerRefused`.
         self.checks: list[Callable[[Bearer], None]] = []
+        #: Called when what is known has changed, after calls that go on were judged anew.
+        self.on_recheck: list[Callable[[], None]] = []
 
     def of_call(self, context: Any) -> Bearer:
         """The bearer at the other end of a call. Raises `BearerRefused`."""
@@ -124,6 +133,30 @@ class Bearers:
                 "no certificate was shown, and this listener demands one",
             )
         return self._of_leaf(shown[0])
+
+    def of_certificate(self, der: bytes) -> Bearer:
+        """Whom a certificate names that was shown otherwise than by TLS, judged as the one of a call. That who shows it
+        holds its key is not known by this. Raises `BearerRefused`.
+        """
+        try:
+            leaf = to_pem([parse_der(der)])
+        except CertificateRefused as error:
+            raise BearerRefused(
+                grpc.StatusCode.UNAUTHENTICATED, error.reason.value, str(error)
+            ) from error
+        return self._of_leaf(leaf)
+
+    def has_ended(self, bearer: Bearer) -> bool:
+        """Tells whether a bearer's certificate has ended since it was judged."""
+        return self._now() > bearer.not_after
+
+    def still_holds(self, bearer: Bearer) -> bool:
+        """Tells whether a bearer who was judged before would be let in now."""
+        try:
+            self._of_leaf(bearer.leaf)
+        except BearerRefused:
+            return False
+        return True
 
     def _of_leaf(self, leaf: bytes) -> Bearer:
         bearer = self._judged.get(leaf)
@@ -191,6 +224,8 @@ class Bearers:
                 self._of_leaf(call.bearer.leaf)
             except BearerRefused as refusal:
                 call.end(refusal)
+        for listener in self.on_recheck:
+            listener()
 
     def note(self, applied: Applied) -> None:
         """Rechecks when a commit brought facts that name authorities."""

@@ -106,6 +106,7 @@ class Relay:
             self._describe,
             dialler=secured_dialler(certificate) if certificate else dial,
             telemetry=telemetry,
+            vouch=certificate.vouch if certificate else None,
         )
         add_relay_gauges(
             telemetry.meter,
