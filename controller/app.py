@@ -307,7 +307,7 @@ class Application:
         attention = AttentionService(replica, self.attention)
         attention_service_pb2_grpc.add_AttentionServiceServicer_to_server(attention, server)
         self._name(attention_service_pb2.DESCRIPTOR, attention)
-        self._relays = RelayLinkService(replica, self.values, nodes)
+        self._relays = RelayLinkService(replica, nodes)
         relay_pb2_grpc.add_RelayLinkServiceServicer_to_server(self._relays, server)
         self._name(relay_pb2.DESCRIPTOR)
         federation = FederationService(replica, self._links, lambda: len(nodes.links))

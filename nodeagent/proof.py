@@ -11,6 +11,7 @@ PROOF_TAG = b"souverix.proof.v1\0"
 VOUCHER_TAG = b"souverix.voucher.v1\0"
 CHAIN_TAG = b"souverix.replay.v1\0"
 END_TAG = b"souverix.replay-end.v1\0"
+CUSTODY_TAG = b"souverix.custody.v1\0"
 
 
 def proof_message(controller: str, node: str, source: str, run: str, nonce: bytes) -> bytes:
@@ -41,6 +42,13 @@ def chain_next(head: bytes, report: bytes) -> bytes:
 def end_message(token: bytes, last: int, remaining: int, head: bytes) -> bytes:
     """What ends a replay: the session, the last report's number, what still waits, and the chain."""
     return END_TAG + _part(token) + _part(b"%d" % last) + _part(b"%d" % remaining) + head
+
+
+def custody_message(last: int, head: bytes) -> bytes:
+    """What an agent signs when it hands reports to a relay that keeps them: the last number and the chain, which begins
+    with node, source and first number.
+    """
+    return CUSTODY_TAG + _part(b"%d" % last) + head
 
 
 def _part(value: bytes) -> bytes:

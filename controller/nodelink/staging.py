@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from google.protobuf.message import DecodeError
 
-from controller.nodelink.proof import chain_next, chain_start, end_message
+from controller.nodelink.proof import chain_next, chain_start, custody_message, end_message
 from controller.nodelink.reports import ProtocolBroken, check_report
 from souverix.nodelink.v1 import nodelink_pb2
 
@@ -105,6 +105,14 @@ class Staging:
             raise Violation(
                 "SIGNATURE_INVALID",
                 f"the end at report {self.last} is not signed with the node's key over this session",
+            )
+
+    def check_custody(self, signature: bytes, is_signed: Callable[[bytes, bytes], bool]) -> None:
+        """Checks the signature with which an agent handed this batch to a relay. Raises `Violation`."""
+        if not is_signed(custody_message(self.last, self.head), signature):
+            raise Violation(
+                "SIGNATURE_INVALID",
+                f"the batch of reports {self.first} to {self.last} is not signed with the node's key",
             )
 
     def _check_bounds(self, chunk: nodelink_pb2.ReplayChunk, size: int) -> None:

@@ -21,6 +21,7 @@ from controller.log.sqlite_log import SqliteLog
 from controller.nodelink.proof import (
     chain_next,
     chain_start,
+    custody_message,
     end_message,
     proof_message,
     voucher_message,
@@ -180,7 +181,7 @@ class Directory:
             held = ReloadedCredentials(self.certificates.controller(ROOT))
             bearers = Bearers(held, replica.state, lambda: datetime.now(UTC) + self.later)
         service = NodeLinkService(replica, values, bearers)
-        relays = RelayLinkService(replica, values, service)
+        relays = RelayLinkService(replica, service)
         server = grpc.aio.server(
             interceptors=[CallInterceptor(RefusalAudit(replica), bearers=bearers)]
         )
@@ -353,6 +354,29 @@ def proof_of(
         message = voucher_message(*words, key.public_key, nonce)
         proof.voucher.signature = sign_as_bearer(vouching.key, message)
     return proof
+
+
+def batch_of(
+    node: str,
+    source: str,
+    *reports: nodelink_pb2.Report,
+    key: Ed25519Signer | None = None,
+    first: int | None = None,
+) -> nodelink_pb2.ReplayChunk:
+    """Reports as a node's agent hands them to a relay that keeps them."""
+    first = reports[0].sequence if first is None else first
+    head = chain_start(node, source, first)
+    raws = [report.SerializeToString(deterministic=True) for report in reports]
+    for raw in raws:
+        head = chain_next(head, raw)
+    signed = custody_message(first + len(raws) - 1, head)
+    return nodelink_pb2.ReplayChunk(
+        number=1,
+        first_sequence=first,
+        reports=raws,
+        chain_hash=head,
+        signature=(key or key_of(node)).sign(signed),
+    )
 
 
 class ScriptedRelay:
