@@ -9,6 +9,7 @@ import time
 from typing import NoReturn
 
 from controller.bearer import Bearer, current_bearer
+from controller.command.targets import delivering_controller
 from controller.journal import Journal
 from controller.nodelink.agent_keys import pinned_key
 from controller.nodelink.greeting import (
@@ -24,6 +25,7 @@ from controller.nodelink.proof import proof_message, voucher_message
 from controller.nodelink.reception import Reception
 from controller.nodelink.reports import highest_report
 from controller.nodelink.voucher import VoucherRefused, check_voucher
+from controller.services.fleet_rules import freshness_of
 from controller.twin.facts import Home, home_of
 from federation.chain import key_id_of
 from souverix.fleet.v1 import return_pb2
@@ -54,7 +56,12 @@ class Identification:
         desk, hello, now_s = self._desk, self._hello, time.monotonic()
         await self._check_bearer()
         facts = desk.replica.state
-        home = find_home(facts, desk.controller, hello.node)
+        try:
+            home = find_home(facts, desk.controller, hello.node)
+        except NotWelcome as refusal:
+            if refusal.reason == nodelink_pb2.LINK_END_MOVED:
+                await self._note_elsewhere(now_s)
+            raise
         if home is None:
             self._is_known = False
             return desk.enrolment.check(self._journal, hello, now_s)
@@ -146,6 +153,31 @@ class Identification:
             named.name,
             vouched=bearer,
         )
+
+    async def _note_elsewhere(self, now_s: float) -> None:
+        """The node lives elsewhere, and its certificate is shown here: raised when it is linked there meanwhile."""
+        desk, node, bearer = self._desk, self._hello.node, current_bearer()
+        home = home_of(desk.replica.state, f"nodes/{node}")
+        if bearer is None or home is None or bearer.identity.kind is not Kind.NODE:
+            return
+        if freshness_of(desk.replica).reachable(home.domain) is not True:
+            return
+        facts, run = desk.replica.state, self._hello.run
+        if not desk.elsewhere.is_at_two_places(facts, home.domain, node, run, now_s):
+            return
+        there = delivering_controller(desk.replica.state.authority, home.domain)
+        incident = Incident(
+            home.domain,
+            node,
+            return_pb2.INCIDENT_KIND_CERTIFICATE_COPIED,
+            f"an agent with the node's certificate calls {desk.controller} from {self._peer}, while another run of "
+            f"the node's agent is linked at {there}",
+            self._peer,
+            "ANOTHER_CONTROLLER",
+            key_id_of(self._hello.public_key),
+            certificate=bearer.fingerprint,
+        )
+        await desk.note(incident, self._journal)
 
     def _is_of(self, named: Identity, kinds: tuple[Kind, ...], domain: str) -> bool:
         """Tells whether an identity is of one of these kinds, and its domain is this one or lies above it."""

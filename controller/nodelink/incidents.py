@@ -49,6 +49,7 @@ class Incident:
     relay: str = ""
     linked_source: str = ""
     certificate: str = ""
+    backlog: return_pb2.BacklogEvidence | None = None
 
 
 class Incidents:
@@ -137,9 +138,19 @@ def _draft(proposal: Proposal, incident: Incident) -> None:
         relay=incident.relay,
         linked_source=incident.linked_source,
         certificate=incident.certificate,
+        backlog=incident.backlog,
     )
     principal = f"controller:{proposal.identity.controller}"
-    proposal.write(incident.domain, subject, "return_incident", fact, principal=principal)
+    record = proposal.state.authority.records.get(incident.domain)
+    optimistic = record is None or record.master_of_record != proposal.identity.controller
+    proposal.write(
+        incident.domain,
+        subject,
+        "return_incident",
+        fact,
+        principal=principal,
+        optimistic=optimistic,
+    )
     kind = return_pb2.IncidentKind.Name(incident.kind).removeprefix("INCIDENT_KIND_")
     write_audit(
         proposal,
@@ -165,6 +176,17 @@ def _told(incident: Incident) -> dict[str, str]:
         "linked_source": incident.linked_source,
         "certificate": incident.certificate,
     }
+    if incident.backlog is not None:
+        seen = incident.backlog
+        told |= {
+            "key_id": seen.key_id,
+            "agent_source": seen.agent_source,
+            "run": seen.run,
+            "chunk": str(seen.chunk),
+            "chunk_digest": seen.chunk_digest.hex(),
+            "chain_computed": seen.chain_computed.hex(),
+            "chain_claimed": seen.chain_claimed.hex(),
+        }
     return {name: value for name, value in told.items() if value}
 
 

@@ -19,6 +19,7 @@ from controller.log.errors import LogError
 from controller.nodelink.admission import Admission
 from controller.nodelink.connectivity import ConnectivityRecorder
 from controller.nodelink.dispatch import Dispatcher
+from controller.nodelink.elsewhere import Elsewhere
 from controller.nodelink.greeting import (
     ENROLMENTS_BURST,
     ENROLMENTS_PER_S,
@@ -75,6 +76,7 @@ class Reception:
         self.parked = Parked()
         self.replays = Replays()
         self.incidents = Incidents(time.monotonic())
+        self.elsewhere = Elsewhere()
         self.verifier = Ed25519Verifier()
         self.journal: Journal | None = None
         self._kept: set[asyncio.Task[None]] = set()

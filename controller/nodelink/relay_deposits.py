@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from controller.journal import Journal
 from controller.nodelink.agent_keys import is_vouched, pinned_key
+from controller.nodelink.evidence import evidence_of
 from controller.nodelink.greeting import NotWelcome, check_names, find_home
 from controller.nodelink.incidents import Incident, is_held
 from controller.nodelink.link import Link
@@ -78,18 +79,21 @@ class Deposits:
         try:
             home = self._home(relay, deposit)
             key = self._key(home, deposit)
-            staging = Staging(deposit.node, deposit.source, batch.first_sequence)
+        except _NotTaken as refusal:
+            ack.problem = str(refusal)
+            return ack
+        staging = Staging(deposit.node, deposit.source, batch.first_sequence)
+        before = staging.staged
+        try:
             staging.take(batch)
             staging.check_custody(
                 batch.signature,
                 lambda message, signature: self._desk.verifier.verify(key, message, signature),
             )
-        except _NotTaken as refusal:
-            ack.problem = str(refusal)
-            return ack
         except Violation as violation:
             ack.problem = str(violation)
-            await self._note(home, relay, peer, deposit, violation, journal)
+            evidence = evidence_of(before, batch, key)
+            await self._note((home.domain, deposit.node), relay, peer, violation, evidence, journal)
             return ack
         await self._commit(home, staging, journal, ack, now_s)
         return ack
@@ -157,21 +161,23 @@ class Deposits:
 
     async def _note(
         self,
-        home: Home,
+        at: tuple[str, str],
         relay: str,
         peer: str,
-        deposit: relay_pb2.Deposit,
         violation: Violation,
+        evidence: return_pb2.BacklogEvidence,
         journal: Journal,
     ) -> None:
+        domain, node = at
         incident = Incident(
-            home.domain,
-            deposit.node,
+            domain,
+            node,
             return_pb2.INCIDENT_KIND_DEPOSIT_REFUSED,
             f"what relay {relay} kept is not what the agent signed: {violation.evidence}",
             peer,
             violation.reason,
             relay=relay,
+            backlog=evidence,
         )
         await self._desk.note(incident, journal)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -42,6 +43,17 @@ class Violation(Exception):
         self.evidence = evidence
 
 
+class Staged(NamedTuple):
+    """How far a staging has come: so many reports of an agent (its source) from the one numbered `first`, and where
+    their chain leads.
+    """
+
+    source: str
+    first: int
+    reports: int
+    head: bytes
+
+
 class Staging:
     """One replay of one node, from the report numbered `first`."""
 
@@ -53,6 +65,11 @@ class Staging:
         self.head = chain_start(node, source, first)
         self.size = 0
         self._chunk_heads: list[bytes] = []
+
+    @property
+    def staged(self) -> Staged:
+        """How far it has come."""
+        return Staged(self.source, self.first, len(self.reports), self.head)
 
     @property
     def last(self) -> int:

@@ -47,6 +47,7 @@ from souverix.nodelink.v1 import (
     relay_pb2_grpc,
     replay_service_pb2_grpc,
 )
+from souverix.trust.v1 import certificate_authority_pb2
 from tests.certificates import CertificateTree
 from tests.federation_fixture import ROOT, genesis_of
 from tests.unit.controller.services.served import ScriptedForwarder
@@ -77,6 +78,7 @@ class Served:
     #: None in clear.
     bearers: Bearers | None
     certificates: CertificateTree | None
+    forwarder: ScriptedForwarder
     #: Channels of others than the operator, closed at the end.
     opened: list[grpc.aio.Channel] = field(default_factory=list)
 
@@ -128,6 +130,17 @@ class Served:
             )
         )
 
+    async def state_authority(self, domain: str) -> None:
+        """Says which authority of the tree may name a domain's members."""
+        assert self.certificates is not None
+        known = to_der(self.certificates.authorities[domain].certificate)
+        fact = certificate_authority_pb2.CertificateAuthority(domain=domain, certificates=[known])
+        await self.submit(
+            lambda proposal: proposal.write(
+                domain, f"domains/{domain}", "certificate_authority", fact, principal="user:test"
+            )
+        )
+
     def body(self, domain: str, subject: str, aspect: str) -> Any:
         winner = self.replica.state.winner(Key(domain, subject, aspect))
         return winner.body() if winner is not None else None
@@ -174,7 +187,8 @@ class Directory:
             connectivity=CONNECTIVITY,
         )
         log = SqliteLog(self.path / "log.sqlite", str(uuid.uuid4()))
-        replica = Replica(config, log, self.signer, ScriptedForwarder())
+        forwarder = ScriptedForwarder()
+        replica = Replica(config, log, self.signer, forwarder)
         values = ValueStore(self.path / "values")
         held = bearers = None
         if self.certificates is not None:
@@ -219,6 +233,7 @@ class Directory:
             port,
             bearers,
             self.certificates,
+            forwarder,
         )
         try:
             if wait:
