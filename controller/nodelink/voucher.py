@@ -7,7 +7,8 @@ the voucher can withhold it and cannot make one.
 
 from __future__ import annotations
 
-from controller.bearer import Bearer, BearerRefused, Bearers
+from controller.bearer import Bearer, Bearers
+from controller.standing import BearerRefused
 from souverix.nodelink.v1 import nodelink_pb2
 from trust.certificates import parse_pem
 from trust.keys import is_signed_by_bearer

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from controller.bearer import BearerRefused
+from controller.standing import BearerRefused
 from federation.chain import key_id_of
 from souverix.fleet.v1 import node_pb2, return_pb2
 from souverix.nodelink.v1 import nodelink_pb2
