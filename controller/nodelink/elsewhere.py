@@ -45,8 +45,7 @@ class Elsewhere:
         That controller must be in reach, so that what is known of the link holds.
         """
         write = facts.winner(Key(domain, f"nodes/{node}", "link_state"))
-        link = write.body() if write is not None else None
-        if write is None or link.mode not in _LINKED or link.run in ("", run):
+        if write is None or not _has_another(write.body(), run):
             self._seen.pop(node, None)
             return False
         first = self._seen.get(node)
@@ -56,3 +55,7 @@ class Elsewhere:
                 self._seen.popitem(last=False)
             return False
         return now_s - first.at_s >= APART_S
+
+
+def _has_another(link: connectivity_pb2.LinkState, run: str) -> bool:
+    return link.mode in _LINKED and link.run not in ("", run)

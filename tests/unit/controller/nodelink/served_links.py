@@ -197,7 +197,7 @@ class Directory:
         service = NodeLinkService(replica, values, bearers)
         relays = RelayLinkService(replica, service)
         server = grpc.aio.server(
-            interceptors=[CallInterceptor(RefusalAudit(replica), bearers=bearers)]
+            interceptors=[CallInterceptor(RefusalAudit(replica), proving=bearers)]
         )
         nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(service, server)
         relay_pb2_grpc.add_RelayLinkServiceServicer_to_server(relays, server)
