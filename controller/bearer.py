@@ -22,14 +22,7 @@ from cryptography import x509
 from controller.standing import BearerRefused, StandingCalls
 from federation.identifiers import Key
 from federation.state import Applied, State
-from trust.certificates import (
-    check_issued,
-    fingerprint,
-    identity_of,
-    parse_der,
-    parse_pem,
-    to_pem,
-)
+from trust.certificates import check_issued, fingerprint, identity_of, parse_der, parse_pem
 from trust.errors import CertificateRefused, Reason
 from trust.files import ReloadedCredentials
 from trust.identity import Identity, Kind
@@ -189,16 +182,10 @@ class Bearers:
             )
         return self._of_leaf(shown[0])
 
-    def of_certificate(self, der: bytes) -> Bearer:
-        """Whom a certificate names that was shown otherwise than by TLS, judged as the one of a call. That who shows it
-        holds its key is not known by this. Raises `BearerRefused`.
+    def of_certificate(self, leaf: bytes) -> Bearer:
+        """The bearer of a leaf, in PEM, that was shown otherwise than by TLS. Whether who shows it holds its key is not
+        known by this. Raises `BearerRefused`.
         """
-        try:
-            leaf = to_pem([parse_der(der)])
-        except CertificateRefused as error:
-            raise BearerRefused(
-                grpc.StatusCode.UNAUTHENTICATED, error.reason.value, str(error)
-            ) from error
         return self._of_leaf(leaf)
 
     def has_ended(self, bearer: Bearer) -> bool:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from controller.bearer import Bearer, Bearers
 from controller.standing import BearerRefused
 from souverix.nodelink.v1 import nodelink_pb2
-from trust.certificates import parse_pem
+from trust.certificates import parse_der, to_pem
+from trust.errors import CertificateRefused
 from trust.keys import is_signed_by_bearer
 
 #: Longest signature that is looked at: of ECDSA P-256 in DER, 72 bytes.
@@ -38,10 +39,13 @@ def check_voucher(bearers: Bearers, voucher: nodelink_pb2.KeyVoucher, message: b
             "the node's certificate (--tls), or update it",
         )
     try:
-        bearer = bearers.of_certificate(voucher.certificate)
+        certificate = parse_der(voucher.certificate)
+        bearer = bearers.of_certificate(to_pem([certificate]))
+    except CertificateRefused as error:
+        raise VoucherRefused(error.reason.value, str(error)) from error
     except BearerRefused as error:
         raise VoucherRefused(error.reason, str(error)) from error
-    key = parse_pem(bearer.leaf)[0].public_key()
+    key = certificate.public_key()
     signature = voucher.signature
     if len(signature) > MAX_SIGNATURE_BYTES or not is_signed_by_bearer(key, message, signature):
         raise VoucherRefused(

@@ -13,7 +13,7 @@ import pytest
 from controller.standing import BearerRefused
 from federation.chain import key_id_of
 from souverix.fleet.v1 import node_pb2, return_pb2
-from souverix.nodelink.v1 import nodelink_pb2
+from souverix.nodelink.v1 import nodelink_pb2, relay_pb2
 from tests.certificates import CertificateTree
 from tests.federation_fixture import ROOT
 from tests.unit.controller.nodelink.served_links import (
@@ -21,6 +21,7 @@ from tests.unit.controller.nodelink.served_links import (
     ScriptedAgent,
     ScriptedRelay,
     Served,
+    batch_of,
     key_of,
     until,
 )
@@ -186,6 +187,53 @@ async def test_a_renewed_certificate_vouches_for_the_same_key(
     assert (await renewed.hear("lock_released")) is not None
     assert served.body(ROOT, "nodes/n1", "actual_state").reported_version == "v1"
     assert pinned(served) == before
+
+
+async def test_a_backlog_waits_for_a_renewed_certificate_and_loses_nothing(
+    served: Served, relay: ScriptedRelay, directory: Directory
+) -> None:
+    short = served.leaf(Kind.NODE, "n1", life=timedelta(hours=1))
+    assert (await relay.bring(0, "n1", vouching=short)).HasField("welcome")
+    await relay.close(0)
+    directory.later = timedelta(hours=2)
+    away = await relay.bring(1, "n1", vouching=short, backlog_reports=2, oldest_report=1)
+    assert away.goodbye.reason == IDENTITY
+    renewed = ScriptedAgent(served, source="s-n1", shown=served.leaf(Kind.NODE, "n1"))
+    assert (await renewed.greet(backlog_reports=2, oldest_report=1)).welcome.locked
+    reports = (
+        nodelink_pb2.Report(actual_state=node_pb2.ActualState(reported_version=f"v{number}"))
+        for number in (1, 2)
+    )
+    await renewed.replay(1, *reports)
+    assert (await renewed.hear("lock_released")) is not None
+    assert served.body(ROOT, "nodes/n1", "actual_state").reported_version == "v2"
+    assert incident(served).HasField("resolve_time") or await until(
+        lambda: incident(served).HasField("resolve_time")
+    )
+
+
+def deposit(version: str) -> relay_pb2.Deposit:
+    state = node_pb2.ActualState(reported_version=version)
+    report = nodelink_pb2.Report(sequence=1, actual_state=state)
+    return relay_pb2.Deposit(node="n1", source="s-n1", batch=batch_of("n1", "s-n1", report))
+
+
+async def test_what_a_relay_kept_is_taken_when_a_vouched_key_has_signed_it(
+    served: Served, relay: ScriptedRelay, own: Credentials
+) -> None:
+    assert (await relay.bring(0, "n1", vouching=own)).HasField("welcome")
+    await until(lambda: served.body(ROOT, "nodes/n1", "link_state"))
+    await relay.close(0)
+    await relay.say(deposit=deposit("v1"))
+    ack = await relay.hear_kind("deposit")
+    assert (ack.sequence, ack.problem) == (1, "")
+    # As if the key had been pinned in clear, and the node had not come by TLS since.
+    first_use = return_pb2.AgentKey(public_key=key_of("n1").public_key)
+    await served.submit(
+        lambda p: p.write(ROOT, "nodes/n1", "agent_key", first_use, principal="user:test")
+    )
+    await relay.say(deposit=deposit("v1"))
+    assert "no certificate has vouched" in (await relay.hear_kind("deposit")).problem
 
 
 async def test_a_key_that_was_pinned_in_clear_is_vouched_for_once_there_is_tls(
