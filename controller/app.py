@@ -40,7 +40,6 @@ from controller.log.sqlite_log import SqliteLog
 from controller.maintenance import MaintenanceExpiry
 from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
-from controller.nodelink.vouched import VouchedBearers
 from controller.outdated import StateOutdated
 from controller.own_files import load_bundle_key, load_signer, read_credentials, read_people
 from controller.people import People
@@ -312,7 +311,7 @@ class Application:
         commands = CommandService(replica)
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(commands, server)
         self._name(command_service_pb2.DESCRIPTOR, commands)
-        nodes = NodeLinkService(replica, self.values)
+        nodes = NodeLinkService(replica, self.values, self.bearers)
         nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(nodes, machines)
         self._name(nodelink_pb2.DESCRIPTOR)
         self._nodes = nodes
@@ -325,8 +324,7 @@ class Application:
         attention = AttentionService(replica, self.attention)
         attention_service_pb2_grpc.add_AttentionServiceServicer_to_server(attention, server)
         self._name(attention_service_pb2.DESCRIPTOR, attention)
-        vouched = VouchedBearers(self.bearers, self._refusals)
-        self._relays = RelayLinkService(replica, self.values, nodes, vouched)
+        self._relays = RelayLinkService(replica, nodes)
         relay_pb2_grpc.add_RelayLinkServiceServicer_to_server(self._relays, machines)
         self._name(relay_pb2.DESCRIPTOR)
         federation = FederationService(replica, self._links, lambda: len(nodes.links))

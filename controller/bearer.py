@@ -182,6 +182,8 @@ class Bearers:
         self.checks: list[Callable[[Bearer], None]] = []
         #: Told of every bearer that wants in: why a check refused it, or None when it was let in.
         self.judgements: list[Callable[[Bearer, BearerRefused | None], None]] = []
+        #: Called when what is known has changed, after calls that go on were judged anew.
+        self.on_recheck: list[Callable[[], None]] = []
 
     def of_call(self, context: Any) -> Bearer:
         """The bearer at the other end of a call. Raises `BearerRefused`."""
@@ -202,7 +204,9 @@ class Bearers:
         return self._admit(shown[0])
 
     def of_certificate(self, leaf: bytes) -> Bearer:
-        """The bearer of a leaf, in PEM, that was shown to somebody who vouches for it. Raises `BearerRefused`."""
+        """The bearer of a leaf, in PEM, that was shown otherwise than by TLS. Whether who shows it holds its key is not
+        known by this. Raises `BearerRefused`.
+        """
         try:
             # As it is kept: text around it must not make many of one.
             leaf = to_pem(parse_pem(leaf, most=1))
@@ -224,6 +228,18 @@ class Bearers:
     def _tell(self, bearer: Bearer, refusal: BearerRefused | None) -> None:
         for listener in self.judgements:
             listener(bearer, refusal)
+
+    def has_ended(self, bearer: Bearer) -> bool:
+        """Tells whether a bearer's certificate has ended since it was judged."""
+        return self._now() > bearer.not_after
+
+    def still_holds(self, bearer: Bearer) -> bool:
+        """Tells whether a bearer who was judged before would be let in now."""
+        try:
+            self._check(self._of_leaf(bearer.leaf))
+        except BearerRefused:
+            return False
+        return True
 
     def _of_leaf(self, leaf: bytes) -> Bearer:
         bearer = self._judged.get(leaf)
@@ -291,6 +307,7 @@ class Bearers:
         """Judges the bearers of all calls that go on, because what is known has changed; ends those refused."""
         self._judged.clear()
         self._calls.recheck(lambda bearer: self._check(self._of_leaf(bearer.leaf)))
+        self._tell_rechecked()
 
     def note(self, applied: Applied) -> None:
         """Rechecks when a commit brought facts that name authorities, or that revoke certificates: then no signature is
@@ -301,6 +318,11 @@ class Bearers:
             self.recheck()
         elif REVOCATION in aspects:
             self._calls.recheck(self._check)
+            self._tell_rechecked()
+
+    def _tell_rechecked(self) -> None:
+        for listener in self.on_recheck:
+            listener()
 
 
 def _refused(error: CertificateRefused) -> BearerRefused:

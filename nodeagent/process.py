@@ -46,8 +46,10 @@ async def run_node(
                 f"{settings.node}: a node's backlog and ledger are its own; name another --state-dir"
             )
         dialler: Dialler = dial
+        vouch = None
         if files is not None:
-            dialler = secured_dialler(certificate_of(files, settings.node, (Kind.NODE, Kind.RELAY)))
+            certificate = certificate_of(files, settings.node, (Kind.NODE, Kind.RELAY))
+            dialler, vouch = secured_dialler(certificate), certificate.vouch
         telemetry = telemetry_of(settings.node)
         agent = Agent(
             settings,
@@ -58,6 +60,7 @@ async def run_node(
             SystemRandom().random,
             dialler=dialler,
             telemetry=telemetry,
+            vouch=vouch,
         )
         await agent.run(stop_on_signals())
     finally:
