@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from trust.authority import Authority, ServerNames, new_root
+from trust.certificates import fingerprint
 from trust.channels import ClientTls
 from trust.files import AUTHORITY_FILE, TrustFiles, write_authority, write_identity, write_roots
 from trust.identity import Kind, dns_name_of
@@ -42,6 +43,11 @@ class LocalCertificates:
     def authority(self, domain: str) -> Path:
         """Directory of a domain's authority, as `souverixctl pki issue --authority` takes it."""
         return self._directory / f"ca-{domain}"
+
+    @property
+    def root_fingerprint(self) -> str:
+        """What an installer is told of the root."""
+        return fingerprint(next(iter(self._authorities.values())).certificates[-1])
 
     def authority_file(self, domain: str) -> Path:
         """The certificates of a domain's authority, as its parent is told."""

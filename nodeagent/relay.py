@@ -28,6 +28,7 @@ from nodeagent.process import stop_on_signals
 from nodeagent.relay_server import RelayServer, Settled
 from nodeagent.relay_store import RelayStore, open_database
 from nodeagent.relay_upstream import Upstream
+from nodeagent.renewing import Renewer
 from nodeagent.statedir import StateDir
 from nodeagent.telemetry import add_relay_gauges
 from souverix.fleet.v1 import node_pb2
@@ -107,6 +108,11 @@ class Relay:
             dialler=secured_dialler(certificate) if certificate else dial,
             telemetry=telemetry,
         )
+        self._renewer = None
+        if certificate is not None:
+            self._renewer = Renewer(
+                certificate, certificate.to_controller, own.controllers, own.enrolment, chance
+            )
         add_relay_gauges(
             telemetry.meter,
             lambda: self._carried,
@@ -132,6 +138,8 @@ class Relay:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.upstream.run(stop))
                 tasks.create_task(self._agent.run(stop))
+                if self._renewer is not None:
+                    tasks.create_task(self._renewer.run(stop))
         finally:
             writing.cancel()
             if self._bringing is not None:

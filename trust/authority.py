@@ -302,10 +302,10 @@ def requested_key(request: bytes) -> EllipticCurvePublicKey:
     return key
 
 
-def renewal_time(certificate: x509.Certificate) -> datetime:
-    """When a leaf is to be renewed."""
+def renewal_time(certificate: x509.Certificate, share: float = RENEWED_AT) -> datetime:
+    """When a leaf is to be renewed, or when another share of its life is over."""
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    return begins + (ends - begins) * RENEWED_AT
+    return begins + (ends - begins) * share
 
 
 def describe(certificate: x509.Certificate) -> dict[str, object]:

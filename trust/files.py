@@ -177,6 +177,29 @@ class ReloadedCredentials:
         return True
 
 
+class ReloadedAuthority:
+    """An authority that follows its files. The passphrase of its key, if it has one, is a file's first line."""
+
+    def __init__(self, directory: Path, passphrase_file: Path | None) -> None:
+        self.directory = directory
+        self._passphrase_file = passphrase_file
+        self._stamp: object = None
+        self._read: Authority | None = None
+
+    def current(self, at: datetime) -> Authority:
+        """The authority as its files are now. Raises `FilesUnusable`, `KeyUnreadable`."""
+        stamp = tuple(
+            _stamp(self.directory / name) for name in (AUTHORITY_FILE, AUTHORITY_KEY_FILE)
+        )
+        if self._read is None or stamp != self._stamp:
+            passphrase = None
+            if self._passphrase_file is not None:
+                passphrase = _bytes(self._passphrase_file, MAX_KEY_BYTES).split(b"\n")[0]
+            self._read = read_authority(self.directory, passphrase, at)
+            self._stamp = stamp
+        return self._read
+
+
 def read_authority(directory: Path, passphrase: bytes | None, at: datetime) -> Authority:
     """The authority whose key and certificates lie in a directory. Raises `FilesUnusable`, `KeyUnreadable`."""
     certificates = _certificates(directory / AUTHORITY_FILE)
