@@ -22,13 +22,17 @@ TRUST_DOMAIN = "souverix.local"
 ON_LOOPBACK = ServerNames(ip=("127.0.0.1",))
 
 
+#: How long ago the authorities were made: so that there can be leaves that have ended.
+AGE = timedelta(days=180)
+
+
 class LocalCertificates:
     """The certificates of a tree of domains, given as (domain, parent), parents first."""
 
     def __init__(self, directory: Path, domains: Sequence[tuple[str, str]]) -> None:
         self._directory = directory
         self._authorities: dict[str, Authority] = {}
-        now = datetime.now(UTC)
+        now = datetime.now(UTC) - AGE
         root_domain = next(domain for domain, parent in domains if not parent)
         root = new_root(new_tls_key(), TRUST_DOMAIN, root_domain, now)
         for domain, parent in domains:

@@ -100,8 +100,9 @@ async def enrol_into(
             break
         if not told:
             told = True
+            shown = public_key_hash(key.public_key()).hex()
             tell(
-                f"{node} waits for approval; its key is {public_key_hash(key).hex()}. Whoever may approves it by:\n"
+                f"{node} waits for approval; its key is {shown}. Whoever may approves it by:\n"
                 f"  souverixctl enrolment approve {domain}/{node}"
             )
         if time.monotonic() + outcome.retry_after_s > deadline_s:

@@ -63,7 +63,7 @@ MAX_NONCES = 4096
 NONCE_LIFE_S = 60.0
 
 #: When a machine that waits for approval should ask again.
-PENDING_RETRY_S = 10
+PENDING_RETRY_S = 5
 
 
 class JoinService(join_service_pb2_grpc.JoinServiceServicer):
