@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -26,11 +25,11 @@ from controller.enrolment.attempts import Attempts
 from controller.enrolment.enrolments import Newcomer, Outcome, admit
 from controller.enrolment.errors import (
     EnrolmentRefused,
-    NonceUnknown,
     RecoveryTooLate,
     RequestRefused,
     TokenUsed,
 )
+from controller.enrolment.nonces import CHANCE_BYTES, Nonces
 from controller.enrolment.queue import Waiting
 from controller.enrolment.stages import Stage
 from controller.errors import ServiceError
@@ -58,10 +57,6 @@ T = TypeVar("T")
 FAILURES_BURST = 10
 FAILURES_PER_S = 0.2
 
-#: Nonces given out and not used, and how long one is good: a round trip of the worst link, and a signature.
-MAX_NONCES = 4096
-NONCE_LIFE_S = 60.0
-
 #: When a machine that waits for approval should ask again.
 PENDING_RETRY_S = 5
 
@@ -84,7 +79,7 @@ class JoinService(join_service_pb2_grpc.JoinServiceServicer):
         self._waiting = waiting
         self._own_domain = replica.config.controller.domain
         self._failures = Attempts(FAILURES_PER_S, FAILURES_BURST)
-        self._nonces: OrderedDict[bytes, float] = OrderedDict()
+        self._nonces = Nonces(os.urandom(NONCE_BYTES))
 
     async def GetTrustAnchors(self, request: Any, context: Any) -> service.GetTrustAnchorsResponse:
         """Shows chain and roots, which are no secret."""
@@ -101,13 +96,8 @@ class JoinService(join_service_pb2_grpc.JoinServiceServicer):
     async def BeginRecovery(self, request: Any, context: Any) -> service.BeginRecoveryResponse:
         """Gives a nonce."""
         self._replica.journal()  # Only the master can make use of it.
-        nonce, now_s = os.urandom(NONCE_BYTES), time.monotonic()
-        while self._nonces and (
-            len(self._nonces) >= MAX_NONCES or next(iter(self._nonces.values())) <= now_s
-        ):
-            self._nonces.popitem(last=False)
-        self._nonces[nonce] = now_s + NONCE_LIFE_S
-        return service.BeginRecoveryResponse(nonce=nonce)
+        chance = os.urandom(CHANCE_BYTES)
+        return service.BeginRecoveryResponse(nonce=self._nonces.give(chance, _now_ms()))
 
     async def RecoverCertificate(
         self, request: Any, context: Any
@@ -170,11 +160,8 @@ class JoinService(join_service_pb2_grpc.JoinServiceServicer):
             ) from error
 
     async def _recover(self, request: Any, source: str) -> service.RecoverCertificateResponse:
-        good_until_s = self._nonces.pop(request.nonce, 0.0)
-        if good_until_s <= time.monotonic():
-            raise NonceUnknown(
-                "the nonce was not given out here, was used, or is too old; begin the recovery anew"
-            )
+        self._nonces.check(request.nonce, _now_ms())
+        self._nonces.use(request.nonce, _now_ms())
         try:
             bearer = self._bearers.of_shown(request.certificate, self._issuer.recovery)
         except BearerRefused as error:
@@ -237,3 +224,7 @@ def _audit_of(newcomer: Newcomer, outcome: Outcome) -> audit_pb2.AuditRecord:
         outcome=audit_pb2.AUDIT_OUTCOME_ALLOWED,
         details=details,
     )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -86,13 +86,18 @@ class Enrolling:
         ]
 
 
-@contextlib.asynccontextmanager
-async def enrolling(directory: Path) -> AsyncIterator[Enrolling]:
-    """A root's controller that enrols machines."""
+def laid_out(directory: Path) -> LocalFederation:
+    """The files of a root's controller that enrols machines."""
     federation = LocalFederation(
         directory, [PLAN], secured=True, admins=["user:operator"], enrolling=[DOMAIN]
     )
     federation.lay_out()
+    return federation
+
+
+@contextlib.asynccontextmanager
+async def enrolling(federation: LocalFederation) -> AsyncIterator[Enrolling]:
+    """The controller, as it runs."""
     async with (
         running(load_config(federation.config_path(DOMAIN))) as replica,
         open_channel(federation.address(DOMAIN), (), federation.client_tls(DOMAIN)) as channel,

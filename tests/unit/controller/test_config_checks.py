@@ -119,7 +119,7 @@ def test_roles_are_enforced_by_tls_unless_it_is_said_otherwise(
 )
 def test_an_authority_needs_files_bounds_and_tls(tmp_path: Path, authority: str, says: str) -> None:
     tls = "" if "[tls]" in says else '[tls]\ndirectory = "tls"\n'
-    with pytest.raises(ConfigError, match="authority|tls") as refused:
+    with pytest.raises(ConfigError, match=r"authority|tls") as refused:
         loaded(tmp_path, f"{ZONE}\n{tls}[authority]\n{authority}\n")
     assert says in str(refused.value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import subprocess
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -12,11 +13,12 @@ from typing import Any
 import grpc
 import pytest
 
+from controller.enrolment.attempts import Attempts
 from nodeagent.joining import Issued, JoiningRefused, Pinned, Waiting, believe, enrol, recover
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc
 from souverix.trust.v1 import enrolment_pb2, join_service_pb2, join_service_pb2_grpc
 from souverix.trust.v1 import enrolment_service_pb2 as people
-from tests.unit.controller.enrolling import DOMAIN, RELAY, Enrolling, enrolling, kept
+from tests.unit.controller.enrolling import DOMAIN, RELAY, Enrolling, enrolling, kept, laid_out
 from tests.unit.controller.live_controllers import until
 from tests.unit.controller.services.served import refusal
 from trust.authority import new_request
@@ -30,7 +32,7 @@ from trust.renewal import sign
 
 @pytest.fixture
 async def zone(tmp_path: Path) -> AsyncIterator[Enrolling]:
-    async with enrolling(tmp_path / "federation") as running:
+    async with enrolling(laid_out(tmp_path / "federation")) as running:
         yield running
 
 
@@ -119,6 +121,18 @@ async def test_of_many_that_come_with_one_token_at_once_one_is_let_in(zone: Enro
     let_in = [each for each in outcomes if not isinstance(each, BaseException)]
     assert len(let_in) == 1
     assert len(zone.audited("certificate.enrolled")) == 1
+
+
+async def test_the_log_knows_what_was_used_up_when_another_master_reads_it(tmp_path: Path) -> None:
+    federation, key = laid_out(tmp_path / "federation"), new_tls_key()
+    async with enrolling(federation) as first:
+        used, left = await first.token(), await first.token()
+        issued = await first.enrol(used, "edge-7", key)
+    async with enrolling(federation) as second:
+        assert await second.enrol(used, "edge-7", key) == issued
+        reason = await refused(second.enrol(used, "edge-8", new_tls_key()))
+        assert reason == (grpc.StatusCode.PERMISSION_DENIED, "ENROLMENT_TOKEN_USED")
+        assert (await second.enrol(left, "edge-8", new_tls_key())).HasField("issued")
 
 
 async def test_a_token_for_any_node_lets_nobody_be_one_that_is_there(zone: Enrolling) -> None:
@@ -269,3 +283,62 @@ async def test_a_nonce_is_good_once(zone: Enrolling) -> None:
     )
     await zone.join.RecoverCertificate(recovery)
     assert (await refused(zone.join.RecoverCertificate(recovery)))[1] == "RECOVERY_NONCE_UNKNOWN"
+
+
+# Whatever is sent.
+
+CLEAN = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+}
+MUTATIONS = 300
+
+
+def mutated(chance: random.Random, data: bytes) -> bytes:
+    """Bytes flipped, cut off, repeated or put in."""
+    changed = bytearray(data)
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(changed) or 1)
+        match chance.randrange(4):
+            case 0 if changed:
+                changed[at] ^= 1 << chance.randrange(8)
+            case 1:
+                del changed[at : at + chance.randint(1, 40)]
+            case 2:
+                changed[at:at] = changed[at : at + chance.randint(1, 400)]
+            case _:
+                changed[at:at] = chance.randbytes(chance.randint(1, 40))
+    return bytes(changed) if changed != data else data + b"\0"
+
+
+async def test_whatever_is_sent_a_clean_status_comes_back(
+    zone: Enrolling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests near to good ones: nothing takes effect, and the good one does afterwards."""
+    monkeypatch.setattr(Attempts, "wait_s", lambda *_: 0.0)
+    chance, token, key = random.Random(1), await zone.token(node="edge-7"), new_tls_key()
+    old = expired(zone, "edge-8", days=1)
+    for _ in range(MUTATIONS):
+        begun = await zone.join.BeginRecovery(join_service_pb2.BeginRecoveryRequest())
+        request = new_request(new_tls_key())
+        recovery: dict[str, Any] = {
+            "certificate": to_der(old.leaf),
+            "request": request,
+            "nonce": begun.nonce,
+            "signature": sign(old.key, begun.nonce, request),
+        }
+        spoilt = chance.choice(sorted(recovery))
+        recovery[spoilt] = mutated(chance, recovery[spoilt])
+        damaged = mutated(chance, new_request(key))
+        for call in (
+            zone.join.RecoverCertificate(join_service_pb2.RecoverCertificateRequest(**recovery)),
+            zone.join.Enrol(
+                join_service_pb2.EnrolRequest(token=token, node="edge-7", request=damaged)
+            ),
+        ):
+            code, _, text = await refusal(call)
+            assert code in CLEAN, text
+    assert not zone.audited("certificate.recovered")
+    assert not zone.audited("certificate.enrolled")
+    assert (await zone.enrol(token, "edge-7", key)).HasField("issued")

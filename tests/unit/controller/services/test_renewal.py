@@ -19,7 +19,7 @@ from nodeagent.certificates import certificate_of
 from nodeagent.renewing import Renewer
 from souverix.trust.v1 import join_service_pb2, join_service_pb2_grpc
 from tests.e2e.clients import wait_until
-from tests.unit.controller.enrolling import DOMAIN, Enrolling, enrolling
+from tests.unit.controller.enrolling import DOMAIN, Enrolling, enrolling, laid_out
 from tests.unit.controller.live_controllers import until
 from tests.unit.controller.services.served import refusal
 from trust.authority import new_request
@@ -35,7 +35,7 @@ DAY = timedelta(days=1)
 
 @pytest.fixture
 async def zone(tmp_path: Path) -> AsyncIterator[Enrolling]:
-    async with enrolling(tmp_path / "federation") as running:
+    async with enrolling(laid_out(tmp_path / "federation")) as running:
         yield running
 
 
@@ -132,7 +132,7 @@ async def test_a_controller_renews_its_own_and_follows_a_replaced_authority(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(own_renewal, "LOOK_S", 0.1)
-    async with enrolling(tmp_path / "federation") as zone:
+    async with enrolling(laid_out(tmp_path / "federation")) as zone:
         certificates = zone.federation.certificates
         address = zone.federation.address(DOMAIN)
         own = certificates.issue(
