@@ -125,8 +125,11 @@ class TrustFiles:
 
     def read(self) -> Credentials:
         """What the files hold. Raises `FilesUnusable` naming the file and the next step."""
-        certificates = _certificates(self.certificate)
-        key_pem = _bytes(self.key, MAX_PEM_BYTES + MAX_KEY_BYTES)
+        shown = _bytes(self.certificate, MAX_PEM_BYTES + MAX_KEY_BYTES)
+        certificates = _parsed(self.certificate, shown)
+        # Of one file that holds both, one look: it may be replaced between two.
+        one = self.key == self.certificate
+        key_pem = shown if one else _bytes(self.key, MAX_PEM_BYTES + MAX_KEY_BYTES)
         _check_private(self.key)
         block = _KEY_BLOCK.search(key_pem)
         try:
@@ -289,7 +292,10 @@ def _with_root(
 
 
 def _certificates(path: Path, most: int | None = None) -> tuple[x509.Certificate, ...]:
-    data = _bytes(path, MAX_PEM_BYTES)
+    return _parsed(path, _bytes(path, MAX_PEM_BYTES), most)
+
+
+def _parsed(path: Path, data: bytes, most: int | None = None) -> tuple[x509.Certificate, ...]:
     try:
         return parse_pem(data) if most is None else parse_pem(data, most)
     except CertificateRefused as error:

@@ -25,7 +25,6 @@ from trust.files import TrustFiles
 from trust.identity import Kind, dns_name_of
 
 ROOT, ZONE = "global", "edge-zone-a1"
-#: The root is never started: the zone is cut off from everything above, and goes on.
 TREE = [
     DomainPlan(ROOT, kind="global", level="global", log="sqlite"),
     DomainPlan(ZONE, ROOT, log="sqlite"),
@@ -88,8 +87,9 @@ def zone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zone]:
         enrolling=[ZONE],
     )
     with federation:
-        federation.start_controller(ZONE)
-        federation.wait_for_master(ZONE)
+        federation.start_all()
+        # From here on the zone is cut off from everything above, and goes on.
+        federation.processes.pop(f"{ROOT}/r1").stop()
         with Clients(federation.address(ZONE), federation.client_tls(ZONE)) as clients:
             yield Zone(federation, clients)
 
