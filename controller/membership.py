@@ -59,10 +59,10 @@ class Membership:
         self.enrolment = EnrolmentService(replica, issuer, self._count)
         self._renewal = RenewalService(domain, issuer, bearers, renewals)
 
-    def add_services(self, server: Any) -> list[str]:
-        """Adds those of the main listener to its server; their names."""
-        enrolment_service_pb2_grpc.add_EnrolmentServiceServicer_to_server(self.enrolment, server)
-        join_service_pb2_grpc.add_RenewalServiceServicer_to_server(self._renewal, server)
+    def add_services(self, people: Any, machines: Any) -> list[str]:
+        """Adds those that people call and those of machines with a certificate; the names of the latter."""
+        enrolment_service_pb2_grpc.add_EnrolmentServiceServicer_to_server(self.enrolment, people)
+        join_service_pb2_grpc.add_RenewalServiceServicer_to_server(self._renewal, machines)
         services = join_service_pb2.DESCRIPTOR.services_by_name
         return [services["RenewalService"].full_name]
 

@@ -125,11 +125,11 @@ class TrustFiles:
 
     def read(self) -> Credentials:
         """What the files hold. Raises `FilesUnusable` naming the file and the next step."""
-        shown = _bytes(self.certificate, MAX_PEM_BYTES + MAX_KEY_BYTES)
+        shown = read_bounded(self.certificate, MAX_PEM_BYTES + MAX_KEY_BYTES)
         certificates = _parsed(self.certificate, shown)
         # Of one file that holds both, one look: it may be replaced between two.
         one = self.key == self.certificate
-        key_pem = shown if one else _bytes(self.key, MAX_PEM_BYTES + MAX_KEY_BYTES)
+        key_pem = shown if one else read_bounded(self.key, MAX_PEM_BYTES + MAX_KEY_BYTES)
         _check_private(self.key)
         block = _KEY_BLOCK.search(key_pem)
         try:
@@ -149,7 +149,7 @@ class TrustFiles:
 
     def stamp(self) -> tuple[object, ...]:
         """Differs after any of the files was replaced or written to."""
-        return tuple(_stamp(path) for path in (self.certificate, self.key, self.roots))
+        return tuple(stamp_of(path) for path in (self.certificate, self.key, self.roots))
 
 
 class ReloadedCredentials:
@@ -192,12 +192,12 @@ class ReloadedAuthority:
     def current(self, at: datetime) -> Authority:
         """The authority as its files are now. Raises `FilesUnusable`, `KeyUnreadable`."""
         stamp = tuple(
-            _stamp(self.directory / name) for name in (AUTHORITY_FILE, AUTHORITY_KEY_FILE)
+            stamp_of(self.directory / name) for name in (AUTHORITY_FILE, AUTHORITY_KEY_FILE)
         )
         if self._read is None or stamp != self._stamp:
             passphrase = None
             if self._passphrase_file is not None:
-                passphrase = _bytes(self._passphrase_file, MAX_KEY_BYTES).split(b"\n")[0]
+                passphrase = read_bounded(self._passphrase_file, MAX_KEY_BYTES).split(b"\n")[0]
             self._read = read_authority(self.directory, passphrase, at)
             self._stamp = stamp
         return self._read
@@ -207,7 +207,7 @@ def read_authority(directory: Path, passphrase: bytes | None, at: datetime) -> A
     """The authority whose key and certificates lie in a directory. Raises `FilesUnusable`, `KeyUnreadable`."""
     certificates = _certificates(directory / AUTHORITY_FILE)
     path = directory / AUTHORITY_KEY_FILE
-    key_pem = _bytes(path, MAX_KEY_BYTES)
+    key_pem = read_bounded(path, MAX_KEY_BYTES)
     _check_private(path)
     key = read_tls_key(key_pem, passphrase)
     try:
@@ -218,7 +218,7 @@ def read_authority(directory: Path, passphrase: bytes | None, at: datetime) -> A
 
 def authority_key_is_encrypted(directory: Path) -> bool:
     """Tells whether `read_authority` needs a passphrase. Raises `FilesUnusable`."""
-    return is_encrypted(_bytes(directory / AUTHORITY_KEY_FILE, MAX_KEY_BYTES))
+    return is_encrypted(read_bounded(directory / AUTHORITY_KEY_FILE, MAX_KEY_BYTES))
 
 
 def write_authority(
@@ -292,7 +292,7 @@ def _with_root(
 
 
 def _certificates(path: Path, most: int | None = None) -> tuple[x509.Certificate, ...]:
-    return _parsed(path, _bytes(path, MAX_PEM_BYTES), most)
+    return _parsed(path, read_bounded(path, MAX_PEM_BYTES), most)
 
 
 def _parsed(path: Path, data: bytes, most: int | None = None) -> tuple[x509.Certificate, ...]:
@@ -302,7 +302,8 @@ def _parsed(path: Path, data: bytes, most: int | None = None) -> tuple[x509.Cert
         raise FilesUnusable(f"{path}: {error}") from error
 
 
-def _bytes(path: Path, most: int) -> bytes:
+def read_bounded(path: Path, most: int) -> bytes:
+    """A file of at most so many bytes. Raises `FilesUnusable`."""
     try:
         with path.open("rb") as file:
             data = file.read(most + 1)
@@ -318,7 +319,8 @@ def _check_private(path: Path) -> None:
         raise FilesUnusable(f"{path} holds a private key and is open to everybody: chmod 600 it")
 
 
-def _stamp(path: Path) -> object:
+def stamp_of(path: Path) -> object:
+    """Differs after a file was replaced or written to; None: there is none."""
     try:
         found = path.stat()
     except OSError:

@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from google.protobuf.duration_pb2 import Duration
 
-from controller.bearer import BearerRefused, Bearers, bearer_of
+from controller.bearer import Bearers, bearer_of
 from controller.enrolment import enrolments, tokens
 from controller.enrolment.attempts import Attempts
 from controller.enrolment.enrolments import Newcomer, Outcome, admit
@@ -37,6 +37,7 @@ from controller.issuing import Issuer
 from controller.renewing import Renewals
 from controller.replica import Replica
 from controller.services.fleet_fields import check_id
+from controller.standing import BearerRefused
 from controller.writes import write_audit
 from federation.errors import InvalidWrite
 from federation.identifiers import Key

@@ -11,10 +11,11 @@ from typing import Any
 
 import grpc
 
-from controller.bearer import Bearer, BearerRefused, Bearers, current_bearer
+from controller.bearer import Bearer, Bearers, current_bearer
 from controller.enrolment.errors import AuthorityNotHeld, RenewalTooEarly
 from controller.issuing import Issuer
 from controller.renewing import Renewals
+from controller.standing import BearerRefused
 from souverix.trust.v1 import join_service_pb2 as service
 from souverix.trust.v1 import join_service_pb2_grpc
 from trust.authority import renewal_time
