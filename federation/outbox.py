@@ -33,9 +33,9 @@ MAX_RUNS_A_FRAME = 512
 #: while the next part of the log is read, and what an urgent fact waits for on a slow line.
 LEAD_BYTES = 1024 * 1024
 
-#: Size at which joined runs may be cut again. After control was sent in the midst of a backlog facts are being stated, and
-#: each waits for what is under way: the backlog goes out in parts then, one at a time. A part is some ten milliseconds
-#: of a receiver's work.
+#: Size at which joined runs may be cut again. After control was sent in the midst of a backlog facts are being stated,
+#: and each waits for what is under way: the backlog goes out in parts then, one at a time. A part is some ten
+#: milliseconds of a receiver's work.
 PART_BYTES = 32 * 1024
 
 #: Commits between the next control fact and what is read next from which on it is fetched by itself: many more than lie
