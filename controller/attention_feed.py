@@ -375,7 +375,7 @@ class AttentionFeed:
         if kind == "hop":
             return judge_hop(self._state, self._replica.config.controller.domain, name, now_ms)
         if kind == "enrolment":
-            return judge_enrolment(self._state, *name.split("/", 1), now_ms)
+            return judge_enrolment(self._state, name, now_ms)
         if kind == "command":
             at = CommandAt(*name.split("/", 1))
             return self._outcomes.judge(at, self.limits, now_ms)

@@ -12,8 +12,9 @@ from federation.identifiers import Key
 from federation.state import State
 
 
-def judge_enrolment(state: State, domain: str, subject: str, now_ms: int) -> Judgement:
-    """Whether an enrolment waits for a decision; until its time is over."""
+def judge_enrolment(state: State, name: str, now_ms: int) -> Judgement:
+    """Whether an enrolment, "{domain}/enrolments/{node}", waits for a decision; until its time is over."""
+    domain, _, subject = name.partition("/")
     record: Record | None = body_of(state, Key(domain, subject, ASPECT))
     if record is None or stage_at(record, now_ms) is not Stage.PENDING:
         return Judgement()
