@@ -271,6 +271,14 @@ async def test_a_recovery_must_be_proven_and_in_time(zone: Enrolling) -> None:
     await until(lambda: "RECOVERY_TOO_LATE" in zone.refused(), "the refusals in the audit log")
 
 
+async def test_a_machine_that_was_replaced_gets_nothing_for_its_old_key(zone: Enrolling) -> None:
+    old = expired(zone, "edge-7", days=1)
+    key = new_tls_key()
+    assert (await zone.enrol(await zone.token(node="edge-7"), "edge-7", key)).HasField("issued")
+    with pytest.raises(JoiningRefused, match="RENEWAL_SUPERSEDED"):
+        await recover(await zone.believed(), old, new_tls_key())
+
+
 async def test_a_nonce_is_good_once(zone: Enrolling) -> None:
     old = expired(zone, "edge-7", days=1)
     begun = await zone.join.BeginRecovery(join_service_pb2.BeginRecoveryRequest())
