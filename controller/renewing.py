@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 
-from controller.bearer import Bearer, Bearers, bearer_of
+from controller.bearer import Bearer, Bearers
 from controller.enrolment.attempts import Attempts
 from controller.enrolment.enrolments import certificate_of
 from controller.enrolment.errors import (
@@ -22,7 +22,7 @@ from controller.writes import write_audit
 from souverix.audit.v1 import audit_pb2
 from souverix.trust.v1 import join_service_pb2
 from trust.authority import requested_key
-from trust.certificates import fingerprint, parse_der, parse_pem
+from trust.certificates import fingerprint, parse_der, parse_pem, to_der
 from trust.errors import CertificateRefused
 from trust.identity import Kind
 from trust.renewal import is_proven
@@ -71,7 +71,7 @@ class Renewals:
         self._check_not_superseded(bearer)
         self._check_pace(identity.principal)
         leaf = self._issuer.issue(key, identity.kind, identity.name)
-        self._bearers.check(bearer_of(leaf))
+        self._bearers.of_shown(to_der(leaf))
         record = audit_pb2.AuditRecord(
             principal=identity.principal,
             action=action,
