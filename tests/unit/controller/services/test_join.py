@@ -296,7 +296,8 @@ async def test_what_was_revoked_is_not_recovered_and_a_token_brings_its_node_bac
     )
     with pytest.raises(JoiningRefused, match="CERTIFICATE_REVOKED"):
         await recover(await zone.believed(), old, new_tls_key())
-    await asyncio.sleep(1.1)  # What was issued in the very second of the revocation is revoked, too.
+    # What was issued in the very second of the revocation is revoked, too.
+    await asyncio.sleep(1.1)
     token = await zone.token(node="edge-7")
     assert (await zone.enrol(token, "edge-7", new_tls_key())).HasField("issued")
 
