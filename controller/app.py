@@ -38,6 +38,7 @@ from controller.log.etcd_log import EtcdLog
 from controller.log.port import StoredLog
 from controller.log.sqlite_log import SqliteLog
 from controller.maintenance import MaintenanceExpiry
+from controller.membership import Membership
 from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
 from controller.outdated import StateOutdated
@@ -89,6 +90,7 @@ from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
 from souverix.trust.v1 import (
     access_service_pb2,
     access_service_pb2_grpc,
+    enrolment_service_pb2,
     revocation_service_pb2,
     revocation_service_pb2_grpc,
 )
@@ -170,6 +172,9 @@ async def running(
         tasks = [life, serving, attention, sboms, compaction]
         if application.certificates is not None:
             tasks.append(asyncio.create_task(application.certificates.run(), name="certificates"))
+        renewal = application.membership.own_renewal
+        if renewal is not None:
+            tasks.append(asyncio.create_task(renewal.run(), name="own renewal"))
         if application.people is not None:
             tasks.append(asyncio.create_task(application.people.run(), name="people"))
         for task in tasks:
@@ -236,6 +241,7 @@ class Application:
             else None
         )
         self._admin: grpc.aio.Server | None = None
+        self.membership = Membership(config, replica, bearers)
         self._sync = SyncService(replica, links)
         replica.add_duty(self._prepare)
         if config.parent is not None:
@@ -268,6 +274,7 @@ class Application:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if self._admin is not None:
             await self._admin.start()
+        await self.membership.start()
         _log.info("serving", extra={"address": self._config.listen.address})
 
     async def stop(self) -> None:
@@ -275,6 +282,7 @@ class Application:
         await self._sync.end_sessions(sync_pb2.GOODBYE_REASON_SHUTDOWN, "the controller stops")
         self._relays.stop()
         self._nodes.stop()
+        await self.membership.stop(STOP_GRACE_S)
         await asyncio.gather(*(server.stop(STOP_GRACE_S) for server in self._servers))
         if self._admin is not None:
             await self._admin.stop(STOP_GRACE_S)
@@ -305,6 +313,8 @@ class Application:
         access = AccessService(replica)
         access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, server)
         self._name(access_service_pb2.DESCRIPTOR, access)
+        self._names += self.membership.add_services(server, machines)
+        self._name(enrolment_service_pb2.DESCRIPTOR, self.membership.enrolment)
         revocation = RevocationService(replica)
         revocation_service_pb2_grpc.add_RevocationServiceServicer_to_server(revocation, server)
         self._name(revocation_service_pb2.DESCRIPTOR, revocation)
@@ -343,6 +353,7 @@ class Application:
         )
         credentials = ListenerTls(self._held).credentials() if self._held else None
         _bind(self._server, "listen.address", self._config.listen.address, credentials)
+        self.membership.bind(_bind)
         if self._people_server is not None and self._held is not None:
             shown = ListenerTls(self._held, demand_certificates=False).credentials()
             address = self._config.listen.people_address

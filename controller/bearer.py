@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
@@ -173,7 +173,7 @@ class Bearers:
         state: State,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._held = held
+        self.held = held
         self._state = state
         self._now = now
         self._judged: dict[bytes, Bearer] = {}
@@ -215,7 +215,9 @@ class Bearers:
         return self._admit(leaf)
 
     def _admit(self, leaf: bytes) -> Bearer:
-        bearer = self._of_leaf(leaf)
+        return self._let_in(self._of_leaf(leaf))
+
+    def _let_in(self, bearer: Bearer) -> Bearer:
         try:
             self._check(bearer)
         except BearerRefused as refusal:
@@ -251,6 +253,21 @@ class Bearers:
         for check in self.checks:
             check(bearer)
 
+    def of_shown(self, der: bytes, ended_within: timedelta = timedelta(0)) -> Bearer:
+        """The bearer that a certificate names which was sent rather than shown to TLS; it may have ended so long ago.
+
+        Raises `BearerRefused`.
+        """
+        try:
+            certificate = parse_der(der)
+            identity = identity_of(certificate)
+            now, ends = self._now(), certificate.not_valid_after_utc
+            at = ends if ends < now <= ends + ended_within else now
+            issuer = check_issued(certificate, self.authorities_of(identity.domain), at)
+        except CertificateRefused as error:
+            raise _refused(error) from error
+        return self._let_in(self._bearer(certificate, to_pem([certificate]), issuer))
+
     def _judge(self, leaf: bytes) -> Bearer:
         try:
             certificate = parse_pem(leaf)[0]
@@ -258,14 +275,7 @@ class Bearers:
             issuer = check_issued(certificate, self.authorities_of(identity.domain), self._now())
         except CertificateRefused as error:
             raise _refused(error) from error
-        bearer = Bearer(
-            identity,
-            fingerprint(certificate),
-            leaf,
-            certificate.not_valid_before_utc,
-            certificate.not_valid_after_utc,
-            tuple(self._lineage(certificate, issuer)),
-        )
+        bearer = self._bearer(certificate, leaf, issuer)
         if len(self._judged) >= MAX_JUDGED:
             self._judged.clear()
         self._judged[leaf] = bearer
@@ -273,8 +283,20 @@ class Bearers:
 
     def authorities_of(self, domain: str) -> list[x509.Certificate]:
         """The authorities that may name members of a domain."""
-        known = [c for c in self._held.current.authorities if identity_of(c).domain == domain]
+        known = [c for c in self.held.current.authorities if identity_of(c).domain == domain]
         return known + stated_authorities(self._state, domain)
+
+    def _bearer(
+        self, certificate: x509.Certificate, leaf: bytes, issuer: x509.Certificate
+    ) -> Bearer:
+        return Bearer(
+            identity_of(certificate),
+            fingerprint(certificate),
+            leaf,
+            certificate.not_valid_before_utc,
+            certificate.not_valid_after_utc,
+            tuple(self._lineage(certificate, issuer)),
+        )
 
     def _lineage(
         self, certificate: x509.Certificate, issuer: x509.Certificate | None

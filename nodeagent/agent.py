@@ -66,7 +66,9 @@ RUN_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """What an operator says of one node. `controllers` are addresses "HOST:PORT", tried in turn."""
+    """What an operator says of one node. `controllers` are addresses "HOST:PORT", tried in turn, and so are
+    `enrolment`: listeners where an expired certificate is recovered.
+    """
 
     node: str
     controllers: tuple[str, ...]
@@ -74,6 +76,7 @@ class NodeSettings:
     heartbeat_s: float
     report_interval_s: float
     software_version: str
+    enrolment: tuple[str, ...] = ()
 
 
 class Agent:

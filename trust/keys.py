@@ -6,6 +6,8 @@ Ed25519 leaves fail the TLS handshake of gRPC; that is why there are two kinds.
 
 from __future__ import annotations
 
+import hashlib
+
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -60,6 +62,14 @@ def is_signed_by_bearer(key: object, message: bytes, signature: bytes) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def public_key_hash(key: EllipticCurvePublicKey) -> bytes:
+    """SHA-256 of a public key (its SubjectPublicKeyInfo in DER): what people compare."""
+    spki = key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(spki).digest()
 
 
 def to_pem(key: TlsKey | SigningKey, passphrase: bytes | None = None) -> bytes:

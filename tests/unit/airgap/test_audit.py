@@ -19,7 +19,7 @@ from controller.bundle.peers import AUDITING
 from controller.signing import Ed25519Signer
 from controller.writes import write_audit
 from federation.chain import chain_start, extend, seal
-from federation.codec import stream_from_message
+from federation.codec import stream_from_message, stream_to_message
 from federation.expulsion import position_now, streams_below
 from federation.identifiers import Lane, Origin, StreamId
 from souverix.audit.v1 import audit_pb2
