@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from google.protobuf.duration_pb2 import Duration
 
+from controller.bearer import current_bearer
 from controller.journal import Journal
 from controller.nodelink.agent_keys import draft_pin, is_vouched, pinned_key
 from controller.nodelink.commits import commit
@@ -188,6 +189,10 @@ class Conversation:
             desk.replica.lease_valid,
         )
         link.peer, link.relay, link.vouched = self._peer, relay, agent.vouched
+        bearer = current_bearer()
+        if agent.vouched is not None and bearer is not None:
+            is_own = bearer.fingerprint == agent.vouched.fingerprint
+            link.watched = None if is_own else agent.vouched
         link.backlog_reports = left
         desk.links.add(link)
         intake = ReportIntake(link, highest, desk.values, _wall_ms, self._durable)

@@ -7,7 +7,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ from controller.nodelink.proof import (
 )
 from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
+from controller.nodelink.vouched import VouchedBearers
 from controller.replica import Replica
+from controller.revoked_bearers import RevokedBearers
 from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.command import CommandService
 from controller.services.replays import ReplayService
@@ -37,6 +39,7 @@ from controller.values import ValueStore
 from federation.domains import DomainDeclaration, declare_domain
 from federation.identifiers import Key
 from federation.proposal import Proposal
+from federation.state import Applied
 from souverix.command.v1 import command_service_pb2_grpc
 from souverix.federation.v1 import authority_pb2
 from souverix.fleet.v1 import domain_pb2, node_pb2
@@ -54,7 +57,7 @@ from tests.unit.controller.services.served import ScriptedForwarder
 from trust.certificates import to_der
 from trust.channels import ClientTls, ListenerTls, open_channel
 from trust.files import Credentials, ReloadedCredentials
-from trust.identity import Kind, dns_name_of
+from trust.identity import Kind, dns_name_of, nodes_name_of
 from trust.keys import sign_as_bearer
 
 DEADLINE_S = 20.0
@@ -93,6 +96,13 @@ class Served:
             return self.channel
         self.opened.append(open_channel(self.address, (), client_tls(shown)))
         return self.opened[-1]
+
+    @contextlib.asynccontextmanager
+    async def as_seen_by(self, shown: Credentials) -> AsyncIterator[Served]:
+        """The same, over a connection by somebody's certificate."""
+        tls = ClientTls.of(shown, nodes_name_of(shown.controller_name()))
+        async with open_channel(self.address, (), tls) as channel:
+            yield replace(self, channel=channel)
 
     @property
     def address(self) -> str:
@@ -178,8 +188,16 @@ class Directory:
         path.mkdir(parents=True, exist_ok=True)
 
     @contextlib.asynccontextmanager
-    async def served(self, replica_name: str = "r1", *, wait: bool = True) -> AsyncIterator[Served]:
-        """A replica that serves; with `wait`, once it is master and its genesis stands."""
+    async def served(
+        self,
+        replica_name: str = "r1",
+        *,
+        wait: bool = True,
+        credentials: ReloadedCredentials | None = None,
+    ) -> AsyncIterator[Served]:
+        """A replica that serves; with `wait`, once it is master and its genesis stands. With credentials by mutual TLS,
+        and its channel is none's: see `Served.as_seen_by`.
+        """
         config = ControllerConfig(
             ControllerSection(CONTROLLER, ROOT, self.path / replica_name, replica_name),
             TrustSection(self.path / "key.pem", self.root_signer.public_key.hex()),
@@ -190,15 +208,16 @@ class Directory:
         forwarder = ScriptedForwarder()
         replica = Replica(config, log, self.signer, forwarder)
         values = ValueStore(self.path / "values")
-        held = bearers = None
         if self.certificates is not None:
-            held = ReloadedCredentials(self.certificates.controller(ROOT))
-            bearers = Bearers(held, replica.state, lambda: datetime.now(UTC) + self.later)
+            credentials = ReloadedCredentials(self.certificates.controller(ROOT))
+        refusals = RefusalAudit(replica)
+        bearers = None
+        if credentials is not None:
+            bearers = Bearers(credentials, replica.state, lambda: datetime.now(UTC) + self.later)
+            RevokedBearers(replica.revocations, replica.knocks).watch(bearers)
         service = NodeLinkService(replica, values, bearers)
-        relays = RelayLinkService(replica, service)
-        server = grpc.aio.server(
-            interceptors=[CallInterceptor(RefusalAudit(replica), proving=bearers)]
-        )
+        relays = RelayLinkService(replica, service, VouchedBearers(bearers, refusals))
+        server = grpc.aio.server(interceptors=[CallInterceptor(refusals, proving=bearers)])
         nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(service, server)
         relay_pb2_grpc.add_RelayLinkServiceServicer_to_server(relays, server)
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(
@@ -207,11 +226,10 @@ class Directory:
         replay_service_pb2_grpc.add_ReplayServiceServicer_to_server(
             ReplayService(replica, service.desk), server
         )
-        port = (
-            server.add_insecure_port("127.0.0.1:0")
-            if held is None
-            else server.add_secure_port("127.0.0.1:0", ListenerTls(held).credentials())
-        )
+        if credentials is None:
+            port = server.add_insecure_port("127.0.0.1:0")
+        else:
+            port = server.add_secure_port("127.0.0.1:0", ListenerTls(credentials).credentials())
         life = asyncio.create_task(replica.run())
         await server.start()
         operator = None
@@ -220,9 +238,6 @@ class Directory:
         channel = open_channel(f"127.0.0.1:{port}", (), operator)
         commands = command_service_pb2_grpc.CommandServiceStub(channel)
         replays = replay_service_pb2_grpc.ReplayServiceStub(channel)
-        listening = contextlib.ExitStack()
-        if bearers is not None:
-            listening.enter_context(replica.changes.listen(bearers.note))
         controller = Served(
             replica,
             service,
@@ -236,14 +251,14 @@ class Directory:
             forwarder,
         )
         try:
-            if wait:
-                await until(lambda: replica.is_master and service.is_serving)
-                await self._begin(controller)
-            yield controller
+            with replica.changes.listen(bearers.note if bearers else _passed_over):
+                if wait:
+                    await until(lambda: replica.is_master and service.is_serving)
+                    await self._begin(controller)
+                yield controller
         finally:
             relays.stop()
             service.stop()
-            listening.close()
             for each in (channel, *controller.opened):
                 await each.close()
             await server.stop(None)
@@ -259,6 +274,10 @@ class Directory:
                     ROOT, f"domains/{ROOT}", "genesis", genesis, principal="controller:test"
                 )
             )
+
+
+def _passed_over(applied: Applied) -> None:
+    """Without TLS nobody bears a certificate."""
 
 
 class ScriptedAgent:
@@ -435,15 +454,19 @@ class ScriptedRelay:
         node: str,
         source: str = "",
         *,
+        certificate: bytes = b"",
         key: Ed25519Signer | None = None,
         vouching: Credentials | None = None,
         **fields: Any,
     ) -> Any:
-        """Greets for a node, and proves it when asked to; the answer to it."""
+        """Greets for a node, and proves it when asked to; the answer to it. `certificate` is what the node showed."""
         key = key or key_of(node)
         fields = {"run": uuid.uuid4().hex, "source": source or f"s-{node}", **fields}
         hello = nodelink_pb2.AgentHello(node=node, public_key=key.public_key, **fields)
-        await self.request(index, hello=hello)
+        batch = relay_pb2.RequestBatch()
+        greeting = nodelink_pb2.ConnectRequest(hello=hello)
+        batch.requests.add(node=index, request=greeting, certificate=certificate)
+        await self.say(requests=batch)
         answer = (await self.hear_node(index)).response
         if not answer.HasField("challenge"):
             return answer
