@@ -235,13 +235,13 @@ class Bearers:
         """Tells whether a bearer's certificate has ended since it was judged."""
         return self._now() > bearer.not_after
 
-    def still_holds(self, bearer: Bearer) -> bool:
-        """Tells whether a bearer who was judged before would be let in now."""
+    def why_refused(self, bearer: Bearer) -> str:
+        """Why a bearer who was judged before would not be let in now; empty: it would."""
         try:
             self._check(self._of_leaf(bearer.leaf))
-        except BearerRefused:
-            return False
-        return True
+        except BearerRefused as refusal:
+            return str(refusal)
+        return ""
 
     def _of_leaf(self, leaf: bytes) -> Bearer:
         bearer = self._judged.get(leaf)

@@ -51,7 +51,7 @@ from nodeagent.link_effects import (
     Welcomed,
 )
 from nodeagent.logs import EventLog
-from nodeagent.proof import proof_message, voucher_message
+from nodeagent.proof import proof_message, said_message, voucher_message
 from nodeagent.replay import Replay
 from nodeagent.reporter import Reporter
 from nodeagent.statedir import Database
@@ -98,6 +98,8 @@ class Agent:
         """`vouch` is the word of the node's certificate; None where it has none."""
         node = settings.node
         self._vouch = vouch
+        #: What frames are signed over on this link; None: they are not.
+        self._sign_over: bytes | None = None
         self._settings = settings
         self._clock = clock
         self._log = EventLog(node)
@@ -233,6 +235,16 @@ class Agent:
                 request.goodbye.reason = "the agent stops"
         return request
 
+    def sealed(self, frame: nodelink_pb2.ConnectRequest) -> nodelink_pb2.ConnectRequest:
+        """The frame as it is sent: reports and results signed, where the link passes through a relay."""
+        if self._sign_over is None or frame.WhichOneof("kind") not in ("report", "result"):
+            return frame
+        raw = frame.SerializeToString(deterministic=True)
+        signature = self._identity.sign(said_message(self._sign_over, raw))
+        return nodelink_pb2.ConnectRequest(
+            signed=nodelink_pb2.SignedFrame(frame=raw, signature=signature)
+        )
+
     def _proof(self, send: SendProof) -> nodelink_pb2.AgentProof:
         identity = self._identity
         words = (send.controller, self._settings.node, identity.source, self._run)
@@ -259,6 +271,7 @@ class Agent:
         return hello
 
     def _welcomed(self, welcome: Welcomed) -> None:
+        self._sign_over = welcome.sign_over
         durable = welcome.reports_acknowledged
         if not self._backlog.acknowledged <= durable <= self._backlog.numbered:
             held = f"{self._backlog.acknowledged} to {self._backlog.numbered}"

@@ -285,7 +285,8 @@ class Link:
         self._has_turn = False
         self._results.clear()
         self._wanted.clear()
-        return [Welcomed(welcome.domain, welcome.reports_acknowledged)]
+        sign_over = welcome.session_token if welcome.signed else None
+        return [Welcomed(welcome.domain, welcome.reports_acknowledged, sign_over)]
 
     def _reports_durable(self, sequence: int, now_s: float) -> list[Effect]:
         if sequence > self._reports_sent:

@@ -46,10 +46,13 @@ class KeepFence:
 
 @dataclass(frozen=True, slots=True)
 class Welcomed:
-    """Effect: the link stands. Reports up to `reports_acknowledged` are durable at the controller."""
+    """Effect: the link stands. Reports up to `reports_acknowledged` are durable at the controller. What is said must be
+    signed over `sign_over`; None: need not be signed.
+    """
 
     domain: str
     reports_acknowledged: int
+    sign_over: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

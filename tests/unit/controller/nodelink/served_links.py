@@ -222,9 +222,6 @@ class Directory:
         channel = open_channel(f"127.0.0.1:{port}", (), operator)
         commands = command_service_pb2_grpc.CommandServiceStub(channel)
         replays = replay_service_pb2_grpc.ReplayServiceStub(channel)
-        listening = contextlib.ExitStack()
-        if bearers is not None:
-            listening.enter_context(replica.changes.listen(bearers.note))
         controller = Served(
             replica,
             service,
@@ -245,7 +242,6 @@ class Directory:
         finally:
             relays.stop()
             service.stop()
-            listening.close()
             for each in (channel, *controller.opened):
                 await each.close()
             await server.stop(None)
@@ -437,6 +433,7 @@ class ScriptedRelay:
         node: str,
         source: str = "",
         *,
+        certificate: bytes = b"",
         key: Ed25519Signer | None = None,
         vouching: Credentials | None = None,
         **fields: Any,
