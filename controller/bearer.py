@@ -137,8 +137,8 @@ class Bearers:
         self._standing: set[Standing] = set()
         #: Further judgements of a bearer, made as often as this one's; each raises `BearerRefused`.
         self.checks: list[Callable[[Bearer], None]] = []
-        #: Told of every bearer that wants in: why a check refused it, or None when it was let in.
-        self.judgements: list[Callable[[Bearer, BearerRefused | None], None]] = []
+        #: Told of every bearer that wants in and that a check refused.
+        self.on_refusal: list[Callable[[Bearer, BearerRefused], None]] = []
 
     def of_call(self, context: Any) -> Bearer:
         """The bearer at the other end of a call. Raises `BearerRefused`."""
@@ -166,14 +166,10 @@ class Bearers:
             self._check(bearer)
         except BearerRefused as refusal:
             refusal.bearer = bearer
-            self._tell(bearer, refusal)
+            for listener in self.on_refusal:
+                listener(bearer, refusal)
             raise
-        self._tell(bearer, None)
         return bearer
-
-    def _tell(self, bearer: Bearer, refusal: BearerRefused | None) -> None:
-        for listener in self.judgements:
-            listener(bearer, refusal)
 
     def _of_leaf(self, leaf: bytes) -> Bearer:
         bearer = self._judged.get(leaf)
