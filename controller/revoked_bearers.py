@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 
 import grpc
 
-from controller.bearer import Bearer, BearerRefused, Bearers
+from controller.bearer import Bearer, Bearers
 from controller.revocation.entries import Entry, Revocations
 from controller.revocation.knocks import Knocks
+from controller.standing import BearerRefused
 from trust.errors import Reason
 
 

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
-from controller.bearer import BearerRefused
 from controller.nodelink.greeting import UNWELCOME_RETRY_S
 from controller.nodelink.link import Link, goodbye
 from controller.nodelink.relay_call import RelayedCall
@@ -18,6 +17,7 @@ from controller.nodelink.relay_heartbeats import RelayHeartbeats
 from controller.nodelink.reports import ProtocolBroken
 from controller.nodelink.service import NodeLinkService
 from controller.nodelink.vouched import VouchedBearers
+from controller.standing import BearerRefused
 from souverix.nodelink.v1 import nodelink_pb2, relay_pb2
 
 Response = relay_pb2.RelayLinkServiceConnectResponse

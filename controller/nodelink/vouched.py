@@ -7,8 +7,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from controller.bearer import BearerRefused, Bearers, now_serving
+from controller.bearer import Bearers, now_serving
 from controller.services.calls import RefusalAudit
+from controller.standing import BearerRefused
 from controller.writes import Caller
 
 #: What a refusal is of in the audit log.

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from controller.bearer import BearerRefused
 from controller.revocation.entries import Revocations
 from controller.revocation.knocks import SILENT_AFTER_MS, Knocks
 from controller.revocation.targets import ASPECT, subject_of
 from controller.revoked_bearers import RevokedBearers
+from controller.standing import BearerRefused
 from souverix.trust.v1 import revocation_pb2
 from tests.certificates import CertificateTree
 from tests.federation_fixture import MemoryController, controller_below

@@ -159,7 +159,7 @@ class Directory:
         if bearers is not None:
             RevokedBearers(replica.revocations, replica.knocks).watch(bearers)
         relays = RelayLinkService(replica, values, service, VouchedBearers(bearers, refusals))
-        server = grpc.aio.server(interceptors=[CallInterceptor(refusals, bearers=bearers)])
+        server = grpc.aio.server(interceptors=[CallInterceptor(refusals, proving=bearers)])
         nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(service, server)
         relay_pb2_grpc.add_RelayLinkServiceServicer_to_server(relays, server)
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(
