@@ -24,7 +24,8 @@ OPERATOR = "user:operator"
 
 def run() -> dict[str, Any]:
     """Events a second with certificates and roles, beside those without."""
-    verified, plain = [], []
+    verified: list[float] = []
+    plain: list[float] = []
     with (
         tempfile.TemporaryDirectory(prefix="souverix-verified-catchup-") as path,
         ExitStack() as stack,

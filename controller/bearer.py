@@ -260,8 +260,10 @@ class Bearers:
         self, certificate: x509.Certificate, issuer: x509.Certificate | None
     ) -> Iterator[Issued]:
         """The certificates from a leaf up to below the root, each with the domain of its issuer."""
-        path = self._state.authority.path_of(identity_of(certificate).domain) or ()
-        known = [each for domain in reversed(path) for each in self.authorities_of(domain)]
+        # The own ones whatever is known of the tree yet; those below from the facts, which come with the tree.
+        known = list(self._held.current.authorities)
+        for domain in self._state.authority.path_of(identity_of(certificate).domain) or ():
+            known += stated_authorities(self._state, domain)
         for _ in range(MAX_CHAIN):
             if issuer is None or issuer == certificate:
                 return
