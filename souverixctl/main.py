@@ -31,6 +31,7 @@ from souverixctl import (
     components,
     conflicts,
     drift,
+    enrolment,
     federation,
     graph,
     lifecycle,
@@ -101,7 +102,7 @@ for group in (
     drift.group, graph.group, conflicts.group,
     audit.group, federation.group, bundle.group, authority.group, observations.values,
     artifacts.group, artifacts.policy_group, components.who_runs, components.sbom_group, components.hardware,
-    access.group, certificates.group, pki.group,
+    access.group, enrolment.group, certificates.group, pki.group,
 ):  # fmt: skip
     program.add_command(group)
 
