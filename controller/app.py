@@ -46,6 +46,7 @@ from controller.replica import Replica
 from controller.sboms.live import LiveSboms
 from controller.services.access import AccessService
 from controller.services.attention import AttentionService
+from controller.services.attestation import AttestationService
 from controller.services.audit import AuditService
 from controller.services.bundles import BundleService
 from controller.services.calls import CallInterceptor, RefusalAudit
@@ -84,7 +85,12 @@ from souverix.nodelink.v1 import (
 from souverix.policy.v1 import policy_service_pb2, policy_service_pb2_grpc
 from souverix.supply.v1 import supply_service_pb2, supply_service_pb2_grpc
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
-from souverix.trust.v1 import access_service_pb2, access_service_pb2_grpc
+from souverix.trust.v1 import (
+    access_service_pb2,
+    access_service_pb2_grpc,
+    attestation_service_pb2,
+    attestation_service_pb2_grpc,
+)
 from telemetry.started import Telemetry, TelemetryUnavailable, start
 from trust.channels import ListenerTls
 from trust.encryption_keys import EncryptionKey, read_encryption_key
@@ -291,6 +297,9 @@ class Application:
         access = AccessService(replica)
         access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, server)
         self._name(access_service_pb2.DESCRIPTOR, access)
+        attestation = AttestationService(replica)
+        attestation_service_pb2_grpc.add_AttestationServiceServicer_to_server(attestation, server)
+        self._name(attestation_service_pb2.DESCRIPTOR, attestation)
         commands = CommandService(replica)
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(commands, server)
         self._name(command_service_pb2.DESCRIPTOR, commands)

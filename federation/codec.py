@@ -68,6 +68,10 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "role_binding": AspectRule(Lane.CONTROL, True, "policy"),
     "node_sbom": AspectRule(Lane.STATE, False, "message"),
     "supply_policy": AspectRule(Lane.CONTROL, True, "policy"),
+    "attestation_policy": AspectRule(Lane.CONTROL, True, "policy"),
+    "attestation": AspectRule(Lane.STATE, False, "message"),
+    "attestation_baseline": AspectRule(Lane.STATE, True, "config"),
+    "attestation_demand": AspectRule(Lane.STATE, False, "message"),
 }
 
 BACKLOG_KINDS: Final = ("message", "config", "policy", "version")

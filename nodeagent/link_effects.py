@@ -102,6 +102,14 @@ class ResultAcknowledged:
 
 
 @dataclass(frozen=True, slots=True)
+class AttestationAsked:
+    """Effect: this controller wants a statement of what the node measures, bound to this nonce."""
+
+    controller: str
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class FrameRefused:
     """Effect: count and log a frame under a lower fence. Nothing else of it takes effect."""
 
@@ -130,6 +138,7 @@ Effect = (
     | CommandArrived
     | CancelArrived
     | ResultAcknowledged
+    | AttestationAsked
     | FrameRefused
     | LinkLeft
 )
@@ -169,6 +178,13 @@ class SendResult:
 
 
 @dataclass(frozen=True, slots=True)
+class SendAttestation:
+    """Permission: the statement for the challenge with this nonce."""
+
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class SendReport:
     """Permission: the first report numbered above `after`."""
 
@@ -193,6 +209,7 @@ Send = (
     | SendHeartbeat
     | SendReplayChunk
     | SendResult
+    | SendAttestation
     | SendReport
     | SendChunk
     | SendGoodbye

@@ -16,6 +16,7 @@ from controller.background import Turns
 from controller.journal import Journal
 from controller.log.errors import LogError
 from controller.nodelink.admission import Admission
+from controller.nodelink.attesting import Attesting
 from controller.nodelink.connectivity import ConnectivityRecorder
 from controller.nodelink.dispatch import Dispatcher
 from controller.nodelink.greeting import (
@@ -70,6 +71,7 @@ class Reception:
         self.replays = Replays()
         self.incidents = Incidents(time.monotonic())
         self.verifier = Ed25519Verifier()
+        self.attesting = Attesting(replica, self.links, self.verifier)
         self.journal: Journal | None = None
         self._kept: set[asyncio.Task[None]] = set()
         self._master: tuple[float, str] = (float("-inf"), "")
@@ -142,6 +144,7 @@ class Reception:
                 )
             self.links.remove(held)
             self.dispatcher.link_closed(held)
+            self.attesting.link_closed(held)
         if self.links.is_full:
             raise NotWelcome(
                 nodelink_pb2.LINK_END_UNSPECIFIED,

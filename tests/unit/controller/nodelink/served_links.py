@@ -20,6 +20,7 @@ from controller.nodelink.proof import chain_next, chain_start, end_message, proo
 from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
+from controller.services.attestation import AttestationService
 from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.command import CommandService
 from controller.services.replays import ReplayService
@@ -38,6 +39,7 @@ from souverix.nodelink.v1 import (
     relay_pb2_grpc,
     replay_service_pb2_grpc,
 )
+from souverix.trust.v1 import attestation_service_pb2_grpc
 from tests.federation_fixture import ROOT, genesis_of
 from tests.unit.controller.services.served import ScriptedForwarder
 
@@ -57,6 +59,7 @@ class Served:
     relays: RelayLinkService
     commands: Any
     replays: Any
+    attestation: Any
     channel: grpc.aio.Channel
     port: int
 
@@ -142,13 +145,17 @@ class Directory:
         replay_service_pb2_grpc.add_ReplayServiceServicer_to_server(
             ReplayService(replica, service.desk), server
         )
+        attestation_service_pb2_grpc.add_AttestationServiceServicer_to_server(
+            AttestationService(replica), server
+        )
         port = server.add_insecure_port("127.0.0.1:0")
         life = asyncio.create_task(replica.run())
         await server.start()
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         commands = command_service_pb2_grpc.CommandServiceStub(channel)
         replays = replay_service_pb2_grpc.ReplayServiceStub(channel)
-        controller = Served(replica, service, relays, commands, replays, channel, port)
+        attestation = attestation_service_pb2_grpc.AttestationServiceStub(channel)
+        controller = Served(replica, service, relays, commands, replays, attestation, channel, port)
         try:
             if wait:
                 await until(lambda: replica.is_master and service.is_serving)
