@@ -82,7 +82,8 @@ def signed_form(
     parts = [word.encode() for word in words]
     parts += [public_key, binding.nonce, b"%d.%d" % (binding.seconds, binding.nanos)]
     for register in registers:
-        parts += [register.name.encode(), register.value]
+        parts += [register.name.encode(), register.value, b"%d" % len(register.parts)]
+        parts += [part.name.encode() for part in register.parts]
     return STATEMENT_TAG + b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 

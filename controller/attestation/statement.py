@@ -113,7 +113,8 @@ def signed_form(statement: nodelink_pb2.AttestationStatement, speaker: Speaker) 
     parts += [statement.public_key, statement.nonce]
     parts.append(b"%d.%d" % (statement.time.seconds, statement.time.nanos))
     for register in statement.registers:
-        parts += [register.name.encode(), register.value]
+        parts += [register.name.encode(), register.value, b"%d" % len(register.events)]
+        parts += [event.name.encode() for event in register.events]
     return STATEMENT_TAG + b"".join(len(each).to_bytes(4, "big") + each for each in parts)
 
 
