@@ -43,6 +43,8 @@ class Kind(enum.IntEnum):
     STREAM_QUARANTINED = 23
     STREAM_WAITING = 24
     SUPPLY_CHAIN_VIOLATION = 30
+    ATTESTATION_FAILED = 40
+    ATTESTATION_MISSING = 41
 
     @property
     def word(self) -> str:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from controller.attestation.record import state_in
 from controller.query.likeness import (
     ALONE,
     Basis,
@@ -196,7 +197,7 @@ def _reported(bodies: dict[str, Any]) -> dict[str, Any]:
         fields.update(incident=not incident.HasField("resolve_time"))
     attested = bodies.get("attestation")
     if attested is not None:
-        fields.update(integrity=attested.state)
+        fields.update(integrity=int(state_in(attested)))
         if attested.HasField("expire_time"):
             fields["attested_until_ms"] = attested.expire_time.ToMilliseconds()
     return fields

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from controller.attestation.policy import Expected
 from controller.attestation.statement import Measurements
 from souverix.trust.v1 import attestation_pb2
@@ -15,18 +17,20 @@ def value(number: int) -> str:
     return f"sha256:{number:064x}"
 
 
-def said(key: bytes = KEY, **registers: int) -> Measurements:
+def said(key: bytes = KEY, /, **registers: int) -> Measurements:
     """A statement whose registers hold values by number."""
     values = {name: value(number) for name, number in registers.items()}
-    parts = {name: ((f"{name}.file", held),) for name, held in values.items()}
+    parts: dict[str, tuple[tuple[str, str], ...]] = {
+        name: ((f"{name}.file", held),) for name, held in values.items()
+    }
     return Measurements(values, parts, "ed25519", key, "run-1", NOW_MS)
 
 
 def expected(
     *pinned: str,
     on_failure: int = attestation_pb2.FAILURE_ACTION_ATTENTION,
-    **rules: set[int],
+    rules: Mapping[str, set[int]] | None = None,
 ) -> Expected:
     """What is expected: registers that are pinned, and rules by register."""
-    made = tuple((name, frozenset(map(value, allowed))) for name, allowed in rules.items())
+    made = tuple((name, frozenset(map(value, allowed))) for name, allowed in (rules or {}).items())
     return Expected(made, frozenset(pinned), 3_600_000, MAX_AGE_MS, on_failure)

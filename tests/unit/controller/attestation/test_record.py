@@ -12,12 +12,13 @@ from controller.attestation.record import (
     next_record,
     quarantine,
     state_at,
+    state_in,
     verified_ms,
 )
 from controller.attestation.states import Evidence, Integrity
 from controller.attestation.verdict import Baseline, judge
-from controller.lifecycle.stages import Stage
-from controller.lifecycle.transitions import Asked, Transition, transit
+from controller.lifecycle.stages import Stage, Transition
+from controller.lifecycle.transitions import Asked, transit
 from federation.errors import InvalidWrite, WrongState
 from souverix.fleet.v1 import lifecycle_pb2
 from souverix.trust.v1 import attestation_pb2
@@ -54,7 +55,8 @@ def verified(now_ms: int = NOW_MS) -> attestation_pb2.NodeAttestation:
 
 def test_a_success_is_recorded_at_first_and_then_when_half_its_time_is_over() -> None:
     entry = verified()
-    assert (entry.state, entry.reason) == (Integrity.VERIFIED, "AS_EXPECTED")
+    assert state_in(entry) is Integrity.VERIFIED
+    assert entry.reason == "AS_EXPECTED"
     assert entry.expire_time.ToMilliseconds() == NOW_MS + MAX_AGE_MS
     half_ms = NOW_MS + MAX_AGE_MS // 2
     assert record(entry, came(1), half_ms - 1) is None

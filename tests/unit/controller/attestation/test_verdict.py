@@ -42,9 +42,10 @@ def wrong_by_definition(
 def test_one_register_is_judged_as_defined(
     measured: int | None, allowed: set[int] | None, pinned: bool, baseline: int | None
 ) -> None:
-    statement = said(**({"r": measured} if measured is not None else {}))
+    registers = {"r": measured} if measured is not None else {}
+    statement = said(KEY, **registers)
     demands = expected(
-        *(["r"] if pinned else []), **({"r": allowed} if allowed is not None else {})
+        *(["r"] if pinned else []), rules={"r": allowed} if allowed is not None else {}
     )
     held = Baseline({"r": value(baseline)} if baseline is not None else {}, KEY)
     verdict = judge(statement, demands, held)
@@ -68,14 +69,14 @@ def test_a_chance_fleet_fails_by_exactly_the_registers_that_differ() -> None:
         pinned = {name: chance.randrange(4) for name in names}
         measured = {name: chance.randrange(4) for name in names if chance.random() < 0.9}
         baseline = Baseline({name: value(number) for name, number in pinned.items()}, KEY)
-        verdict = judge(said(**measured), expected(*names), baseline)
+        verdict = judge(said(KEY, **measured), expected(*names), baseline)
         differing = sorted(n for n in names if measured.get(n) != pinned[n])
         assert [finding.register for finding in verdict.findings] == differing
         assert (verdict.evidence is Evidence.HOLDS) == (not differing)
 
 
 def test_every_level_of_rules_must_hold() -> None:
-    demands = expected(r={1, 2})
+    demands = expected(rules={"r": {1, 2}})
     stricter = demands.__class__(
         (*demands.rules, ("r", frozenset({value(2)}))),
         demands.pinned,
@@ -91,7 +92,7 @@ def test_every_level_of_rules_must_hold() -> None:
 def test_the_first_key_is_believed_where_all_holds_and_another_contradicts() -> None:
     first = judge(said(r=1), expected("r"), Baseline())
     assert first.believed == Baseline({"r": value(1)}, KEY)
-    failed = judge(said(r=2), expected(r={1}), Baseline())
+    failed = judge(said(r=2), expected(rules={"r": {1}}), Baseline())
     assert failed.believed is None
     other = judge(said(OTHER_KEY, r=1), expected("r"), Baseline({"r": value(1)}, KEY))
     assert [finding.words for finding in other.findings] == ["key OTHER_KEY"]
@@ -118,6 +119,6 @@ def test_what_is_accepted_is_what_is_pinned_and_no_rule_is_got_around() -> None:
     assert accepted(registers, OTHER_KEY, expected("r"), held) == Baseline(
         {"old": value(3), "r": value(2)}, OTHER_KEY
     )
-    assert forbidden(registers, expected("r", s={1})) == ["s"]
+    assert forbidden(registers, expected("r", rules={"s": {1}})) == ["s"]
     assert forbidden(registers, expected("absent")) == ["absent"]
     assert forbidden(registers, expected("r")) == []

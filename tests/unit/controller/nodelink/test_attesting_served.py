@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from tests.unit.controller.nodelink.served_links import (
     Served,
     until,
 )
+from tests.unit.nodeagent.made_up import NODE, running_agent
 
 VERIFIED = supply_chain_pb2.INTEGRITY_STATE_VERIFIED
 FAILED = supply_chain_pb2.INTEGRITY_STATE_FAILED
@@ -282,7 +284,7 @@ async def test_a_locked_node_is_challenged_once_it_is_reconciled(served: Served)
     report = nodelink_pb2.Report()
     report.actual_state.reported_version = "1.0"
     await agent.replay(1, report)
-    kinds = []
+    kinds: list[str] = []
     while not kinds or kinds[-1] != "attestation_challenge":
         frame = await agent.hear()
         kinds.append(frame.WhichOneof("kind"))
@@ -339,3 +341,22 @@ async def test_measurements_are_accepted_by_their_digest_and_then_hold(
             service.ListAttestationHistoryRequest(name="nodes/n1")
         )
         assert [each.state for each in reply.attestations] == [VERIFIED, FAILED, VERIFIED]
+
+
+async def test_a_real_agent_attests_and_a_file_it_measures_is_missed(tmp_path: Path) -> None:
+    file = tmp_path / "policy.json"
+    file.write_text("{}")
+    directory = Directory(tmp_path / "controller", enrolment="open")
+    async with directory.served() as served:
+        await expect(served, "agent.program", "files", "packages")
+        async with running_agent(tmp_path / "agent", served.address, measured_files=(str(file),)):
+            await until(lambda: state_of(served, NODE) == VERIFIED)
+            named = {each.register for each in recorded(served, NODE).registers}
+            assert named >= {"agent.program", "boot.id", "configuration", "files", "packages"}
+            file.write_text('{"changed": true}')
+            await demand(served, NODE)
+            await until(lambda: state_of(served, NODE) == FAILED)
+            assert [each.name for each in recorded(served, NODE).findings[0].parts] == [str(file)]
+            file.write_text("{}")
+            await demand(served, NODE)
+            await until(lambda: state_of(served, NODE) == VERIFIED)
