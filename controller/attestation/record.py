@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from controller.attestation.policy import Expected
 from controller.attestation.statement import Measurements
 from controller.attestation.states import Evidence, Integrity, moved
-from controller.attestation.verdict import KEY, MAX_PARTS_SHOWN, Finding
+from controller.attestation.verdict import KEY, Finding
 from controller.lifecycle.stages import TRANSITIONS, Transition, stage_of
 from controller.lifecycle.transitions import Asked
 from souverix.fleet.v1 import lifecycle_pb2
@@ -23,6 +23,9 @@ from souverix.trust.v1 import attestation_pb2
 
 #: Part of the time a verification counts after which it is recorded anew.
 RENEWED_AFTER: Final = 0.5
+
+#: Parts shown with all findings of a node together: a fact is no listing of a host, and has a bound.
+MAX_PARTS_SHOWN: Final = 64
 
 #: Findings named in a reason.
 MAX_NAMED: Final = 3
@@ -94,8 +97,7 @@ def next_record(
         if demand_ms is not None:
             entry.demand_time.CopyFrom(_timestamp(demand_ms))
     if came.evidence in _JUDGED:
-        del entry.findings[:]
-        entry.findings.extend(_finding(each, came) for each in came.findings)
+        _fill_findings(entry, came)
     if came.evidence is Evidence.HOLDS:
         entry.last_verified_time.CopyFrom(_timestamp(now_ms))
         entry.expire_time.CopyFrom(_timestamp(now_ms + expected.max_age_ms))
@@ -199,17 +201,20 @@ def _fill_statement(entry: attestation_pb2.NodeAttestation, came: Came, now_ms: 
     entry.scheme, entry.public_key, entry.run = said.scheme, said.public_key, said.run
 
 
-def _finding(finding: Finding, came: Came) -> attestation_pb2.RegisterFinding:
-    message = attestation_pb2.RegisterFinding(
-        register=finding.register,
-        reason=finding.reason,  # type: ignore[arg-type]
-        measured=finding.measured,
-        expected=finding.expected,
-    )
-    parts = came.said.parts.get(finding.register, ()) if came.said is not None else ()
-    for name, digest in parts[:MAX_PARTS_SHOWN]:
-        message.parts.add(name=name, digest=digest)
-    return message
+def _fill_findings(entry: attestation_pb2.NodeAttestation, came: Came) -> None:
+    del entry.findings[:]
+    left = MAX_PARTS_SHOWN
+    for finding in came.findings:
+        message = entry.findings.add(
+            register=finding.register,
+            reason=finding.reason,  # type: ignore[arg-type]
+            measured=finding.measured,
+            expected=finding.expected,
+        )
+        parts = came.said.parts.get(finding.register, ()) if came.said is not None else ()
+        for name, digest in parts[:left]:
+            message.parts.add(name=name, digest=digest)
+        left -= len(message.parts)
 
 
 def _wrong(entry: attestation_pb2.NodeAttestation) -> list[tuple[str, int, str]]:

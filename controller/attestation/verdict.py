@@ -16,9 +16,6 @@ from souverix.trust.v1 import attestation_pb2
 #: Stands for the attester's key among the findings.
 KEY: Final = "key"
 
-#: Parts shown with a finding: the files of the agent, more or less; a fact is not a listing of a host.
-MAX_PARTS_SHOWN: Final = 64
-
 _R = attestation_pb2.FindingReason
 
 

@@ -105,10 +105,12 @@ def draft_decision(proposal: Proposal, given: Given, decision: Decision) -> None
     )
     if asked is not None:
         write("lifecycle", transit(lifecycle, asked, proposal.wall_ms))
-    if not decision.is_news and asked is None:
-        return
     state = state_in(entry)
     failed = state is Integrity.FAILED
+    mended = entry.previous_state == int(Integrity.FAILED)
+    if asked is None and not (decision.is_news and (failed or mended)):
+        # That most nodes are found as they should be, their events tell.
+        return
     outcome = audit_pb2.AUDIT_OUTCOME_DENIED if failed else audit_pb2.AUDIT_OUTCOME_ALLOWED
     words = f"{state.name}: {failure_words(entry) or entry.reason}"
     words += "; the node is quarantined" if asked is not None else ""

@@ -122,10 +122,9 @@ class Attesting:
                 await self._write(journal, given)
                 if refusals := self._refusals.take():
                     await commit(journal, lambda p, told=refusals: draft_refusals(p, told))  # type: ignore[misc]
-                if given:
-                    await asyncio.sleep(0)
-                else:
-                    await self._wait(next_sweep_s)
+                # A wait for what is there already lets nobody else work.
+                await asyncio.sleep(0)
+                await self._wait(next_sweep_s)
 
     async def _wait(self, until_s: float) -> None:
         if self._answers:

@@ -33,8 +33,8 @@ def test_a_changed_file_quarantines_its_node_until_it_is_verified_again(tmp_path
             return next((each for each in listed if each["id"] == NODE), {})
 
         def state(at: Ctl) -> str:
-            attested = node(at).get("trust", {}).get("runtime_attestation", {})
-            return str(attested.get("integrity_state", "")).removeprefix("INTEGRITY_STATE_")
+            attested = node(at).get("trust", {}).get("runtimeAttestation", {})
+            return str(attested.get("integrityState", "")).removeprefix("INTEGRITY_STATE_")
 
         def phase(at: Ctl) -> str:
             return str(node(at).get("lifecycle", {}).get("phase", ""))

@@ -8,6 +8,7 @@ import pytest
 
 from controller.attestation.policy import Expected
 from controller.attestation.record import (
+    MAX_PARTS_SHOWN,
     Came,
     next_record,
     quarantine,
@@ -15,6 +16,7 @@ from controller.attestation.record import (
     state_in,
     verified_ms,
 )
+from controller.attestation.statement import Measurements
 from controller.attestation.states import Evidence, Integrity
 from controller.attestation.verdict import Baseline, judge
 from controller.lifecycle.stages import Stage, Transition
@@ -202,3 +204,19 @@ def test_release_from_another_quarantine_asks_for_no_attestation() -> None:
 def test_an_override_belongs_to_a_release() -> None:
     with pytest.raises(InvalidWrite, match="override_attestation"):
         transit(None, Asked(Transition.ENROL, overrides_attestation=True), NOW_MS)
+
+
+def test_what_a_node_measured_fills_no_log() -> None:
+    parts = {f"r{n}": tuple((f"{n}-{m}", value(m)) for m in range(40)) for n in range(20)}
+    statement = Measurements(
+        {name: value(9) for name in parts}, parts, "ed25519", KEY, "run", NOW_MS
+    )
+    demands = expected(*parts)
+    baseline = Baseline({name: value(1) for name in parts}, KEY)
+    verdict = judge(statement, demands, baseline)
+    made = next_record(
+        None, Came(verdict.evidence, statement, verdict.findings), demands, NOW_MS, "c", None
+    )
+    assert made is not None
+    assert len(made.attestation.findings) == 20
+    assert sum(len(each.parts) for each in made.attestation.findings) == MAX_PARTS_SHOWN
