@@ -233,8 +233,9 @@ def set_policy(
     if max_age:
         spec.max_age.CopyFrom(parse_duration(max_age))
     if on_failure:
-        number = ACTIONS.index(on_failure) + 1
-        spec.on_failure = attestation_pb2.FailureAction.ValueType(number)
+        spec.on_failure = attestation_pb2.FailureAction.Value(
+            f"FAILURE_ACTION_{on_failure.upper()}"
+        )
     request = service.SetAttestationPolicyRequest(
         domain=domain, spec=spec, etag=etag, **write.fields()
     )

@@ -207,7 +207,7 @@ def _fill_findings(entry: attestation_pb2.NodeAttestation, came: Came) -> None:
     for finding in came.findings:
         message = entry.findings.add(
             register=finding.register,
-            reason=finding.reason,  # type: ignore[arg-type]
+            reason=finding.reason,
             measured=finding.measured,
             expected=finding.expected,
         )
