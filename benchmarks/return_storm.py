@@ -86,9 +86,7 @@ def _measured(federation: LocalFederation, count: int) -> dict[str, Any]:
         ) as live,
     ):
         absence = Absence(count / FIRST_PER_S, AT_REST_S + BEFORE_S, REPORTS, SPREAD_S, LIMIT_S)
-        with ProcessPoolExecutor(
-            1, multiprocessing.get_context("spawn"), _come_last
-        ) as others:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _come_last) as others:
             came_back = others.submit(come_and_come_back, address, ids[:count], absence)
             began_s, storm = came_back.result()
         ended_s = max(storm.live_s)

@@ -219,7 +219,10 @@ def set_policy(
         raise BadInput(
             "what is expected?", "name registers with --pin or --allow, or say --nothing-expected"
         )
-    spec = attestation_pb2.AttestationPolicySpec(pinned_registers=pinned)
+    spec = attestation_pb2.AttestationPolicySpec(
+        pinned_registers=pinned,
+        on_failure=f"FAILURE_ACTION_{(on_failure or 'unspecified').upper()}",
+    )
     rules: dict[str, list[str]] = {}
     for text in allowed:
         register, equals, digest = text.partition("=")
@@ -232,10 +235,6 @@ def set_policy(
         spec.interval.CopyFrom(parse_duration(interval))
     if max_age:
         spec.max_age.CopyFrom(parse_duration(max_age))
-    if on_failure:
-        spec.on_failure = attestation_pb2.FailureAction.Value(
-            f"FAILURE_ACTION_{on_failure.upper()}"
-        )
     request = service.SetAttestationPolicyRequest(
         domain=domain, spec=spec, etag=etag, **write.fields()
     )

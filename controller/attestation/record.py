@@ -211,7 +211,7 @@ def _fill_findings(entry: attestation_pb2.NodeAttestation, came: Came) -> None:
             measured=finding.measured,
             expected=finding.expected,
         )
-        parts = came.said.parts.get(finding.register, ()) if came.said is not None else ()
+        parts = came.said.parts_of(finding.register) if came.said is not None else []
         for name, digest in parts[:left]:
             message.parts.add(name=name, digest=digest)
         left -= len(message.parts)

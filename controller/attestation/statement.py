@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from souverix.nodelink.v1 import nodelink_pb2
@@ -69,13 +70,13 @@ class Measurements:
     """What a statement says, once it is known to be the node's. Values are "sha256:" and hex digits."""
 
     registers: dict[str, str]
-    #: Of each register, what its value is made of: (name, digest).
-    parts: dict[str, tuple[tuple[str, str], ...]]
     scheme: str
     public_key: bytes
     run: str
     #: By the node's own clock, in milliseconds since the epoch; None where it names no time there is.
     node_ms: int | None
+    #: What a register's value is made of, (name, digest), which is asked of those that are wrong only.
+    parts_of: Callable[[str], list[tuple[str, str]]] = field(compare=False)
 
     @property
     def digest(self) -> str:
@@ -95,14 +96,11 @@ def read_statement(
         )
     return Measurements(
         {each.name: digest_text(each.value) for each in statement.registers},
-        {
-            each.name: tuple((event.name, digest_text(event.digest)) for event in each.events)
-            for each in statement.registers
-        },
         statement.scheme,
         statement.public_key,
         speaker.run,
         _node_ms(statement),
+        lambda name: _parts_of(statement, name),
     )
 
 
@@ -169,6 +167,15 @@ def _check_register(register: nodelink_pb2.MeasurementRegister) -> None:
             _refuse("MALFORMED", f"a part of {register.name} has no digest of {DIGEST_BYTES} bytes")
     if register.value != extended([event.digest for event in register.events]):
         _refuse("PARTS_CONTRADICT", f"the parts of {register.name} do not lead to its value")
+
+
+def _parts_of(statement: nodelink_pb2.AttestationStatement, name: str) -> list[tuple[str, str]]:
+    return [
+        (event.name, digest_text(event.digest))
+        for register in statement.registers
+        if register.name == name
+        for event in register.events
+    ]
 
 
 def _node_ms(statement: nodelink_pb2.AttestationStatement) -> int | None:

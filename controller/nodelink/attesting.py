@@ -41,7 +41,7 @@ from souverix.nodelink.v1 import nodelink_pb2
 _log = logging.getLogger(__name__)
 
 #: Nodes challenged, and statements judged, before others have their turn: some ten milliseconds.
-AT_ONCE = 64
+AT_ONCE = 16
 
 #: Part of an interval by which a challenge may come early, so that nodes that came together drift apart.
 JITTER = 0.1

@@ -132,7 +132,7 @@ def test_the_controllers_side_reads_what_the_agents_side_signs(tmp_path: Path) -
     speaker = Speaker("zone-a1", "edge-7", "source", "run")
     said = read_statement(quoted(tmp_path / "key"), speaker, Ed25519Verifier())
     assert list(said.registers) == ["a", "b", "c"]
-    assert said.parts["b"] == (("x", "sha256:" + "01" * 32),)
+    assert said.parts_of("b") == [("x", "sha256:" + "01" * 32)]
 
 
 def test_the_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:

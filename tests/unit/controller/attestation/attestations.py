@@ -20,10 +20,9 @@ def value(number: int) -> str:
 def said(key: bytes = KEY, /, **registers: int) -> Measurements:
     """A statement whose registers hold values by number."""
     values = {name: value(number) for name, number in registers.items()}
-    parts: dict[str, tuple[tuple[str, str], ...]] = {
-        name: ((f"{name}.file", held),) for name, held in values.items()
-    }
-    return Measurements(values, parts, "ed25519", key, "run-1", NOW_MS)
+    return Measurements(
+        values, "ed25519", key, "run-1", NOW_MS, lambda name: [(f"{name}.file", values[name])]
+    )
 
 
 def expected(

@@ -207,12 +207,12 @@ def test_an_override_belongs_to_a_release() -> None:
 
 
 def test_what_a_node_measured_fills_no_log() -> None:
-    parts = {f"r{n}": tuple((f"{n}-{m}", value(m)) for m in range(40)) for n in range(20)}
-    statement = Measurements(
-        {name: value(9) for name in parts}, parts, "ed25519", KEY, "run", NOW_MS
-    )
-    demands = expected(*parts)
-    baseline = Baseline({name: value(1) for name in parts}, KEY)
+    names = [f"r{n}" for n in range(20)]
+    parts = [(f"part-{n}", value(n)) for n in range(40)]
+    registers = {name: value(9) for name in names}
+    statement = Measurements(registers, "ed25519", KEY, "run", NOW_MS, lambda name: parts)
+    demands = expected(*names)
+    baseline = Baseline({name: value(1) for name in names}, KEY)
     verdict = judge(statement, demands, baseline)
     made = next_record(
         None, Came(verdict.evidence, statement, verdict.findings), demands, NOW_MS, "c", None

@@ -51,7 +51,7 @@ def refusal(said: Statement, speaker: Speaker = SPEAKER) -> str:
 def test_a_statement_in_order_is_read() -> None:
     said = read_statement(signed(unsigned(a=[b"\x01" * 32], b=[])), SPEAKER, VERIFIER)
     assert said.registers["b"] == "sha256:" + "0" * 64
-    assert said.parts["a"] == (("f0", "sha256:" + "01" * 32),)
+    assert said.parts_of("a") == [("f0", "sha256:" + "01" * 32)]
     assert (said.run, said.node_ms) == ("r1", 1_800_000_000_000)
 
 
@@ -168,4 +168,5 @@ def test_no_mutated_statement_says_anything_else() -> None:
             continue
         # A flipped bit may lie where protobuf reads nothing.
         assert said == original
+        assert said.parts_of("b") == original.parts_of("b")
     assert refused > 1_900

@@ -15,9 +15,10 @@ from google.protobuf.duration_pb2 import Duration
 from controller.attestation.record import Came, next_record
 from controller.attestation.states import Evidence
 from controller.attestation.verdict import Baseline, judge
+from controller.config import AccessSection
 from souverix.attention.v1 import attention_pb2, attention_service_pb2
 from souverix.fleet.v1 import fleet_service_pb2, lifecycle_pb2, return_pb2, supply_chain_pb2
-from souverix.trust.v1 import attestation_pb2
+from souverix.trust.v1 import access_service_pb2, attestation_pb2, role_binding_pb2
 from souverix.trust.v1 import attestation_service_pb2 as service
 from tests.federation_fixture import ROOT
 from tests.unit.controller.attestation.attestations import KEY, expected, said, value
@@ -26,6 +27,9 @@ from tests.unit.controller.services.served import Served, refusal, root_served
 VERIFIED = supply_chain_pb2.INTEGRITY_STATE_VERIFIED
 FAILED = supply_chain_pb2.INTEGRITY_STATE_FAILED
 EXPIRED = supply_chain_pb2.INTEGRITY_STATE_EXPIRED
+
+ADMIN: Any = {"metadata": (("souverix-principal", "user:admin"),)}
+ALICE: Any = {"metadata": (("souverix-principal", "user:alice"),)}
 
 Spec = attestation_pb2.AttestationPolicySpec
 
@@ -345,3 +349,40 @@ async def test_silence_of_a_node_is_told(controller: Served) -> None:
     assert made is not None
     await write(controller, "attestation", made.attestation)
     assert await listed(controller, "attestation = UNKNOWN") == ["n1"]
+
+
+async def test_an_operator_demands_and_does_not_decide(tmp_path: Path) -> None:
+    section = AccessSection("enforce", ("user:admin",))
+    async with root_served(tmp_path, section) as controller:
+        await controller.fleet.CreateNode(
+            fleet_service_pb2.CreateNodeRequest(domain=ROOT, node_id="n1"), **ADMIN
+        )
+        binding = access_service_pb2.CreateRoleBindingRequest(
+            domain=ROOT,
+            binding_id="b1",
+            spec=role_binding_pb2.RoleBindingSpec(
+                role=role_binding_pb2.ROLE_OPERATOR, members=["user:alice"]
+            ),
+        )
+        await controller.access.CreateRoleBinding(binding, **ADMIN)
+        attestation, denied = controller.attestation, grpc.StatusCode.PERMISSION_DENIED
+        demand = service.AttestNodeRequest(name="nodes/n1")
+        assert (await attestation.AttestNode(demand, **ALICE)).HasField("demand_time")
+        policy = service.SetAttestationPolicyRequest(domain=ROOT, spec=Spec())
+        await refuses(denied, attestation.SetAttestationPolicy(policy, **ALICE))
+        acceptance = service.AcceptMeasurementsRequest(
+            name="nodes/n1", measurements_digest=value(1), reason="why not"
+        )
+        await refuses(denied, attestation.AcceptMeasurements(acceptance, **ALICE))
+        await quarantine(controller)
+        release = fleet_service_pb2.TransitionNodeRequest(
+            name="nodes/n1",
+            transition=lifecycle_pb2.LIFECYCLE_TRANSITION_RELEASE_FROM_QUARANTINE,
+            reason="it is fine",
+            override_attestation=True,
+        )
+        await refuses(
+            denied, controller.fleet.TransitionNode(release, **ALICE), role="domain-admin"
+        )
+        freed = (await controller.fleet.TransitionNode(release, **ADMIN)).node
+        assert freed.lifecycle.phase == lifecycle_pb2.LIFECYCLE_PHASE_ACTIVE
