@@ -40,10 +40,12 @@ from controller.log.sqlite_log import SqliteLog
 from controller.maintenance import MaintenanceExpiry
 from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
+from controller.nodelink.vouched import VouchedBearers
 from controller.outdated import StateOutdated
 from controller.own_files import load_bundle_key, load_signer, read_credentials, read_people
 from controller.people import People
 from controller.replica import Replica
+from controller.revoked_bearers import RevokedBearers
 from controller.sboms.live import LiveSboms
 from controller.services.access import AccessService
 from controller.services.attention import AttentionService
@@ -58,6 +60,7 @@ from controller.services.fleet_moves import LateWrites
 from controller.services.graph import GraphService
 from controller.services.policy import PolicyService
 from controller.services.replays import ReplayService
+from controller.services.revocation import RevocationService
 from controller.services.supply import SupplyService
 from controller.sync.dialer import Dialer
 from controller.sync.links import Links
@@ -90,6 +93,8 @@ from souverix.trust.v1 import (
     access_service_pb2_grpc,
     attestation_service_pb2,
     attestation_service_pb2_grpc,
+    revocation_service_pb2,
+    revocation_service_pb2_grpc,
 )
 from telemetry.started import Telemetry, TelemetryUnavailable, start
 from trust.channels import ListenerTls
@@ -203,7 +208,7 @@ class Application:
         self._config = config
         self._replica = replica
         self._links = links
-        refusals = RefusalAudit(replica)
+        self._refusals = refusals = RefusalAudit(replica)
         self._local = LocalCalls(refusals, replica.gate)
         self.values = ValueStore(
             Path(config.values_dir) if config.values_dir else config.controller.data_dir / "values"
@@ -216,6 +221,8 @@ class Application:
         self._names: list[str] = []
         self._held = replica.credentials
         bearers = Bearers(self._held, replica.state) if self._held else None
+        if bearers is not None:
+            RevokedBearers(replica.revocations, replica.knocks).watch(bearers)
         self.bearers = bearers
         self._server = _server(
             CallInterceptor(refusals, replica.telemetry, bearers, gate=replica.gate)
@@ -305,6 +312,9 @@ class Application:
         attestation = AttestationService(replica)
         attestation_service_pb2_grpc.add_AttestationServiceServicer_to_server(attestation, server)
         self._name(attestation_service_pb2.DESCRIPTOR, attestation)
+        revocation = RevocationService(replica)
+        revocation_service_pb2_grpc.add_RevocationServiceServicer_to_server(revocation, server)
+        self._name(revocation_service_pb2.DESCRIPTOR, revocation)
         commands = CommandService(replica)
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(commands, server)
         self._name(command_service_pb2.DESCRIPTOR, commands)
@@ -321,7 +331,8 @@ class Application:
         attention = AttentionService(replica, self.attention)
         attention_service_pb2_grpc.add_AttentionServiceServicer_to_server(attention, server)
         self._name(attention_service_pb2.DESCRIPTOR, attention)
-        self._relays = RelayLinkService(replica, self.values, nodes)
+        vouched = VouchedBearers(self.bearers, self._refusals)
+        self._relays = RelayLinkService(replica, self.values, nodes, vouched)
         relay_pb2_grpc.add_RelayLinkServiceServicer_to_server(self._relays, machines)
         self._name(relay_pb2.DESCRIPTOR)
         federation = FederationService(replica, self._links, lambda: len(nodes.links))

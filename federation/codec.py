@@ -66,6 +66,7 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "artifact": AspectRule(Lane.STATE, True, "version"),
     "artifact_verdict": AspectRule(Lane.STATE, False, "message"),
     "role_binding": AspectRule(Lane.CONTROL, True, "policy"),
+    "revocation": AspectRule(Lane.CONTROL, False, "policy"),
     "node_sbom": AspectRule(Lane.STATE, False, "message"),
     "supply_policy": AspectRule(Lane.CONTROL, True, "policy"),
     "attestation_policy": AspectRule(Lane.CONTROL, True, "policy"),

@@ -89,13 +89,13 @@ class AgentCertificate:
 
     def judge_agent(self, context: Any, node: str) -> str:
         """For a relay: why the agent that calls is not the one of a node of this domain; empty: it is."""
-        shown = context.auth_context().get("x509_pem_cert")
+        shown = shown_certificate(context)
         if not shown:
             return "no certificate was shown"
         own = self._held.current
         known = [c for c in own.authorities if identity_of(c).domain == self.identity.domain]
         try:
-            leaf: x509.Certificate = parse_pem(shown[0])[0]
+            leaf: x509.Certificate = parse_pem(shown)[0]
             check_issued(leaf, known, datetime.now(UTC))
             named = identity_of(leaf)
         except CertificateRefused as error:
@@ -103,6 +103,12 @@ class AgentCertificate:
         if named.kind is Kind.RELAY or (named.kind, named.name) == (Kind.NODE, node):
             return ""
         return f"the certificate is of {named.principal}, not of {node}"
+
+
+def shown_certificate(context: Any) -> bytes:
+    """The certificate that a caller showed, in PEM; empty: none."""
+    shown = context.auth_context().get("x509_pem_cert")
+    return bytes(shown[0]) if shown else b""
 
 
 def certificate_of(files: TrustFiles, name: str, kinds: Sequence[Kind]) -> AgentCertificate:

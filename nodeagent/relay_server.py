@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-from nodeagent.certificates import AgentCertificate
+from nodeagent.certificates import AgentCertificate, shown_certificate
 from nodeagent.clock import Clock, duration
 from nodeagent.errors import StateUnavailable
 from nodeagent.logs import EventLog
@@ -86,7 +86,7 @@ class RelayServer(nodelink_pb2_grpc.NodeLinkServiceServicer):
             return
         session = self._upstream.session
         frames = (
-            self._carry(session, first, request_iterator)
+            self._carry(session, first, shown_certificate(context), request_iterator)
             if session is not None
             else self._take_in_custody(first.hello, request_iterator)
         )
@@ -96,11 +96,15 @@ class RelayServer(nodelink_pb2_grpc.NodeLinkServiceServicer):
     # Carried.
 
     async def _carry(
-        self, session: RelaySession, hello: Request, requests: AsyncIterator[Request]
+        self,
+        session: RelaySession,
+        hello: Request,
+        certificate: bytes,
+        requests: AsyncIterator[Request],
     ) -> AsyncGenerator[Response, None]:
         passage = AgentPassage()
         try:
-            index = session.open(passage, hello)
+            index = session.open(passage, hello, certificate)
         except RelaySessionFull as full:
             yield _sent_away(str(full))
             return

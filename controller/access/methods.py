@@ -29,6 +29,7 @@ _REPLAY = "/souverix.nodelink.v1.ReplayService/"
 _SUPPLY = "/souverix.supply.v1.SupplyService/"
 _ACCESS = "/souverix.trust.v1.AccessService/"
 _ATTESTATION = "/souverix.trust.v1.AttestationService/"
+_REVOCATION = "/souverix.trust.v1.RevocationService/"
 
 METHODS: Final[dict[str, Rule]] = {
     _ATTENTION + "ListItems": Rule(Role.VIEWER, Place.LISTED),
@@ -147,6 +148,9 @@ METHODS: Final[dict[str, Rule]] = {
     # Both tell of the caller alone, unless AccessService finds that it may ask about others.
     _ACCESS + "CheckAccess": Rule(Role.ANYBODY, Place.ANYWHERE),
     _ACCESS + "WhoAmI": Rule(Role.ANYBODY, Place.ANYWHERE),
+    _REVOCATION + "RevokeCertificate": Rule(Role.DOMAIN_ADMIN, Place.DOMAIN),
+    _REVOCATION + "GetRevocation": Rule(Role.VIEWER, Place.NAME),
+    _REVOCATION + "ListRevocations": Rule(Role.VIEWER, Place.LISTED),
 }
 
 #: Streams of machines, by the kinds of certificates that may open them. Who exactly it is, is the service's to check.

@@ -43,6 +43,7 @@ class Kind(enum.IntEnum):
     STREAM_QUARANTINED = 23
     STREAM_WAITING = 24
     SUPPLY_CHAIN_VIOLATION = 30
+    REVOKED_CALLER = 34
     ATTESTATION_FAILED = 40
     ATTESTATION_MISSING = 41
 
@@ -73,6 +74,7 @@ UNDATED: Final = frozenset(
         Kind.CONTROLLER_CLOCK_OFF,
         Kind.STREAM_QUARANTINED,
         Kind.SUPPLY_CHAIN_VIOLATION,
+        Kind.REVOKED_CALLER,
     }
 )
 
@@ -87,13 +89,14 @@ CONNECTIVITY: Final = frozenset(
 )
 
 #: Kinds that follow from facts of the log, which every controller that has them sees alike. The others are what one
-#: controller sees of its links.
+#: controller sees of its links and callers.
 FROM_FACTS: Final = frozenset(Kind) - {
     Kind.NODE_SYNC_DEBT,
     Kind.CONTROLLER_SYNC_DEBT,
     Kind.CONTROLLER_CLOCK_OFF,
     Kind.STREAM_QUARANTINED,
     Kind.STREAM_WAITING,
+    Kind.REVOKED_CALLER,
 }
 
 

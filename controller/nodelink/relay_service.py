@@ -28,6 +28,7 @@ from controller.nodelink.relay_heartbeats import RelayHeartbeats
 from controller.nodelink.relay_stream import RelayStream
 from controller.nodelink.reports import ProtocolBroken
 from controller.nodelink.service import NodeLinkService
+from controller.nodelink.vouched import VouchedBearers
 from controller.replica import Replica
 from controller.twin.facts import body_of
 from controller.values import ValueStore
@@ -61,8 +62,15 @@ BUSY_RETRY_S = 5.0
 class RelayLinkService(relay_pb2_grpc.RelayLinkServiceServicer):
     """Serves relays beside `nodes`, which serves every node. `duty` is registered with the replica."""
 
-    def __init__(self, replica: Replica, values: ValueStore, nodes: NodeLinkService) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        values: ValueStore,
+        nodes: NodeLinkService,
+        vouched: VouchedBearers,
+    ) -> None:
         self._replica = replica
+        self._vouched = vouched
         self._nodes = nodes
         self._deposits = Deposits(replica, values, lambda: time.time_ns() // 1_000_000)
         self._heartbeat_s = replica.config.agents.heartbeat_interval_s
@@ -133,6 +141,7 @@ class RelayLinkService(relay_pb2_grpc.RelayLinkServiceServicer):
             MAX_NODES_A_RELAY,
             now_s,
             self._replica.lease_valid,
+            self._vouched,
         )
         self._streams[hello.relay] = stream
         welcome = relay_pb2.RelayWelcome(

@@ -10,11 +10,14 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
+from controller.nodelink.greeting import UNWELCOME_RETRY_S
 from controller.nodelink.link import Link, goodbye
 from controller.nodelink.relay_call import RelayedCall
 from controller.nodelink.relay_heartbeats import RelayHeartbeats
 from controller.nodelink.reports import ProtocolBroken
 from controller.nodelink.service import NodeLinkService
+from controller.nodelink.vouched import VouchedBearers
+from controller.standing import BearerRefused
 from souverix.nodelink.v1 import nodelink_pb2, relay_pb2
 
 Response = relay_pb2.RelayLinkServiceConnectResponse
@@ -60,7 +63,9 @@ class RelayStream:
         max_nodes: int,
         now_s: float,
         may_speak: Callable[[], bool],
+        vouched: VouchedBearers,
     ) -> None:
+        self._vouched = vouched
         self.relay = relay
         self.source = source
         self.heard_s = now_s
@@ -102,25 +107,27 @@ class RelayStream:
         for frame in batch.requests:
             match frame.WhichOneof("kind"):
                 case "request":
-                    await self._take_request(frame.node, frame.request)
+                    await self._take_request(frame.node, frame.request, frame.certificate)
                 case "closed":
                     self._closed_there(frame.node)
                 case _:
                     raise ProtocolBroken(f"a frame under index {frame.node} says nothing")
 
-    async def _take_request(self, index: int, request: nodelink_pb2.ConnectRequest) -> None:
+    async def _take_request(
+        self, index: int, request: nodelink_pb2.ConnectRequest, certificate: bytes
+    ) -> None:
         carried = self._carried.get(index)
         if carried is None:
             if not request.HasField("hello"):
                 raise ProtocolBroken(f"a frame came under index {index}, which no node has")
-            carried = self._begin(index)
+            carried = self._begin(index, certificate)
         elif carried.use is _Use.CLOSED_THERE:
             raise ProtocolBroken(f"a frame came under index {index} after it was closed")
         elif carried.use is _Use.CLOSED_HERE:
             return
         await carried.call.offer(request)
 
-    def _begin(self, index: int) -> _Carried:
+    def _begin(self, index: int, certificate: bytes) -> _Carried:
         if index >= self._max_nodes:
             raise ProtocolBroken(
                 f"index {index} is too high; a relay carries at most {self._max_nodes} nodes"
@@ -129,7 +136,7 @@ class RelayStream:
         carried = _Carried(call, _Use.OPEN)
         self._carried[index] = carried
         self._heartbeats.greeted(index)
-        carried.task = asyncio.create_task(self._serve(index, carried))
+        carried.task = asyncio.create_task(self._serve(index, carried, certificate))
         return carried
 
     def _closed_there(self, index: int) -> None:
@@ -151,12 +158,16 @@ class RelayStream:
     def _opened(self, index: int, link: Link) -> None:
         self._heartbeats.opened(index, link)
 
-    async def _serve(self, index: int, carried: _Carried) -> None:
-        """The node's stream, served as one of its own would be."""
+    async def _serve(self, index: int, carried: _Carried, certificate: bytes) -> None:
+        """The node's stream, served as one of its own would be, as long as its own certificate counts."""
         call = carried.call
         try:
-            async for response in self._nodes.Connect(call, call):
-                await self._pass_on(relay_pb2.RelayedResponse(node=index, response=response))
+            async with self._vouched.standing(certificate, call.peer()):
+                async for response in self._nodes.Connect(call, call):
+                    await self._pass_on(relay_pb2.RelayedResponse(node=index, response=response))
+        except BearerRefused as refusal:
+            said = goodbye(nodelink_pb2.LINK_END_IDENTITY, str(refusal), UNWELCOME_RETRY_S)
+            await self._pass_on(relay_pb2.RelayedResponse(node=index, response=said))
         finally:
             call.done()
             self._heartbeats.ended(index)

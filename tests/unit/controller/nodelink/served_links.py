@@ -7,19 +7,22 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 
+from controller.bearer import Bearers
 from controller.config import AgentsSection, ControllerConfig, ControllerSection, TrustSection
 from controller.connectivity_settings import ConnectivitySection
 from controller.log.sqlite_log import SqliteLog
 from controller.nodelink.proof import chain_next, chain_start, end_message, proof_message
 from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
+from controller.nodelink.vouched import VouchedBearers
 from controller.replica import Replica
+from controller.revoked_bearers import RevokedBearers
 from controller.services.attestation import AttestationService
 from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.command import CommandService
@@ -29,6 +32,7 @@ from controller.values import ValueStore
 from federation.domains import DomainDeclaration, declare_domain
 from federation.identifiers import Key
 from federation.proposal import Proposal
+from federation.state import Applied
 from souverix.command.v1 import command_service_pb2_grpc
 from souverix.federation.v1 import authority_pb2
 from souverix.fleet.v1 import domain_pb2, node_pb2
@@ -42,6 +46,9 @@ from souverix.nodelink.v1 import (
 from souverix.trust.v1 import attestation_service_pb2_grpc
 from tests.federation_fixture import ROOT, genesis_of
 from tests.unit.controller.services.served import ScriptedForwarder
+from trust.channels import ClientTls, ListenerTls, open_channel
+from trust.files import Credentials, ReloadedCredentials
+from trust.identity import nodes_name_of
 
 DEADLINE_S = 20.0
 CONTROLLER = "global-control"
@@ -62,6 +69,13 @@ class Served:
     attestation: Any
     channel: grpc.aio.Channel
     port: int
+
+    @contextlib.asynccontextmanager
+    async def as_seen_by(self, shown: Credentials) -> AsyncIterator[Served]:
+        """The same, over a connection by somebody's certificate."""
+        tls = ClientTls.of(shown, nodes_name_of(shown.controller_name()))
+        async with open_channel(self.address, (), tls) as channel:
+            yield replace(self, channel=channel)
 
     @property
     def address(self) -> str:
@@ -123,8 +137,16 @@ class Directory:
         path.mkdir(parents=True, exist_ok=True)
 
     @contextlib.asynccontextmanager
-    async def served(self, replica_name: str = "r1", *, wait: bool = True) -> AsyncIterator[Served]:
-        """A replica that serves; with `wait`, once it is master and its genesis stands."""
+    async def served(
+        self,
+        replica_name: str = "r1",
+        *,
+        wait: bool = True,
+        credentials: ReloadedCredentials | None = None,
+    ) -> AsyncIterator[Served]:
+        """A replica that serves; with `wait`, once it is master and its genesis stands. With credentials by mutual TLS,
+        and its channel is none's: see `Served.as_seen_by`.
+        """
         config = ControllerConfig(
             ControllerSection(CONTROLLER, ROOT, self.path / replica_name, replica_name),
             TrustSection(self.path / "key.pem", self.root_signer.public_key.hex()),
@@ -135,8 +157,12 @@ class Directory:
         replica = Replica(config, log, self.signer, ScriptedForwarder())
         values = ValueStore(self.path / "values")
         service = NodeLinkService(replica, values)
-        relays = RelayLinkService(replica, values, service)
-        server = grpc.aio.server(interceptors=[CallInterceptor(RefusalAudit(replica))])
+        refusals = RefusalAudit(replica)
+        bearers = Bearers(credentials, replica.state) if credentials else None
+        if bearers is not None:
+            RevokedBearers(replica.revocations, replica.knocks).watch(bearers)
+        relays = RelayLinkService(replica, values, service, VouchedBearers(bearers, refusals))
+        server = grpc.aio.server(interceptors=[CallInterceptor(refusals, proving=bearers)])
         nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(service, server)
         relay_pb2_grpc.add_RelayLinkServiceServicer_to_server(relays, server)
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(
@@ -148,7 +174,10 @@ class Directory:
         attestation_service_pb2_grpc.add_AttestationServiceServicer_to_server(
             AttestationService(replica), server
         )
-        port = server.add_insecure_port("127.0.0.1:0")
+        if credentials is None:
+            port = server.add_insecure_port("127.0.0.1:0")
+        else:
+            port = server.add_secure_port("127.0.0.1:0", ListenerTls(credentials).credentials())
         life = asyncio.create_task(replica.run())
         await server.start()
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
@@ -157,10 +186,11 @@ class Directory:
         attestation = attestation_service_pb2_grpc.AttestationServiceStub(channel)
         controller = Served(replica, service, relays, commands, replays, attestation, channel, port)
         try:
-            if wait:
-                await until(lambda: replica.is_master and service.is_serving)
-                await self._begin(controller)
-            yield controller
+            with replica.changes.listen(bearers.note if bearers else _passed_over):
+                if wait:
+                    await until(lambda: replica.is_master and service.is_serving)
+                    await self._begin(controller)
+                yield controller
         finally:
             relays.stop()
             service.stop()
@@ -178,6 +208,10 @@ class Directory:
                     ROOT, f"domains/{ROOT}", "genesis", genesis, principal="controller:test"
                 )
             )
+
+
+def _passed_over(applied: Applied) -> None:
+    """Without TLS nobody bears a certificate."""
 
 
 class ScriptedAgent:
@@ -304,12 +338,17 @@ class ScriptedRelay:
             batch.requests.add(node=index, request=request)
         await self.say(requests=batch)
 
-    async def bring(self, index: int, node: str, source: str = "", **fields: Any) -> Any:
-        """Greets for a node, and proves it when asked to; the answer to it."""
+    async def bring(
+        self, index: int, node: str, source: str = "", certificate: bytes = b"", **fields: Any
+    ) -> Any:
+        """Greets for a node, and proves it when asked to; the answer to it. `certificate` is what the node showed."""
         key = key_of(node)
         fields = {"run": uuid.uuid4().hex, "source": source or f"s-{node}", **fields}
         hello = nodelink_pb2.AgentHello(node=node, public_key=key.public_key, **fields)
-        await self.request(index, hello=hello)
+        batch = relay_pb2.RequestBatch()
+        greeting = nodelink_pb2.ConnectRequest(hello=hello)
+        batch.requests.add(node=index, request=greeting, certificate=certificate)
+        await self.say(requests=batch)
         answer = (await self.hear_node(index)).response
         if not answer.HasField("challenge"):
             return answer

@@ -34,6 +34,7 @@ from controller.services.fleet import FleetService
 from controller.services.fleet_moves import LateWrites
 from controller.services.graph import GraphService
 from controller.services.policy import PolicyService
+from controller.services.revocation import RevocationService
 from controller.services.supply import SupplyService
 from controller.signing import Ed25519Signer
 from controller.sync.links import PeerView
@@ -49,7 +50,11 @@ from souverix.fleet.v1 import fleet_service_pb2_grpc
 from souverix.graph.v1 import graph_service_pb2_grpc
 from souverix.policy.v1 import policy_service_pb2_grpc
 from souverix.supply.v1 import supply_service_pb2_grpc
-from souverix.trust.v1 import access_service_pb2_grpc, attestation_service_pb2_grpc
+from souverix.trust.v1 import (
+    access_service_pb2_grpc,
+    attestation_service_pb2_grpc,
+    revocation_service_pb2_grpc,
+)
 from tests.federation_fixture import ROOT, MemoryController, genesis_of, root_controller
 
 DEADLINE_S = 20.0
@@ -87,6 +92,7 @@ class Served:
     supply: Any
     access: Any
     attestation: Any
+    revocations: Any
     values: ValueStore
     forwarder: ScriptedForwarder
     root_key: bytes
@@ -149,6 +155,9 @@ async def served(
     attestation_service_pb2_grpc.add_AttestationServiceServicer_to_server(
         AttestationService(replica), server
     )
+    revocation_service_pb2_grpc.add_RevocationServiceServicer_to_server(
+        RevocationService(replica), server
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
@@ -164,6 +173,7 @@ async def served(
             supply_service_pb2_grpc.SupplyServiceStub(channel),
             access_service_pb2_grpc.AccessServiceStub(channel),
             attestation_service_pb2_grpc.AttestationServiceStub(channel),
+            revocation_service_pb2_grpc.RevocationServiceStub(channel),
             values,
             forwarder,
             root_key,
