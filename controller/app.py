@@ -38,9 +38,9 @@ from controller.log.etcd_log import EtcdLog
 from controller.log.port import StoredLog
 from controller.log.sqlite_log import SqliteLog
 from controller.maintenance import MaintenanceExpiry
+from controller.membership import Membership
 from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
-from controller.nodelink.vouched import VouchedBearers
 from controller.outdated import StateOutdated
 from controller.own_files import load_bundle_key, load_signer, read_credentials, read_people
 from controller.people import People
@@ -93,6 +93,7 @@ from souverix.trust.v1 import (
     access_service_pb2_grpc,
     attestation_service_pb2,
     attestation_service_pb2_grpc,
+    enrolment_service_pb2,
     revocation_service_pb2,
     revocation_service_pb2_grpc,
 )
@@ -174,6 +175,9 @@ async def running(
         tasks = [life, serving, attention, sboms, compaction]
         if application.certificates is not None:
             tasks.append(asyncio.create_task(application.certificates.run(), name="certificates"))
+        renewal = application.membership.own_renewal
+        if renewal is not None:
+            tasks.append(asyncio.create_task(renewal.run(), name="own renewal"))
         if application.people is not None:
             tasks.append(asyncio.create_task(application.people.run(), name="people"))
         for task in tasks:
@@ -240,6 +244,7 @@ class Application:
             else None
         )
         self._admin: grpc.aio.Server | None = None
+        self.membership = Membership(config, replica, bearers)
         self._sync = SyncService(replica, links)
         replica.add_duty(self._prepare)
         if config.parent is not None:
@@ -272,6 +277,7 @@ class Application:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if self._admin is not None:
             await self._admin.start()
+        await self.membership.start()
         _log.info("serving", extra={"address": self._config.listen.address})
 
     async def stop(self) -> None:
@@ -279,6 +285,7 @@ class Application:
         await self._sync.end_sessions(sync_pb2.GOODBYE_REASON_SHUTDOWN, "the controller stops")
         self._relays.stop()
         self._nodes.stop()
+        await self.membership.stop(STOP_GRACE_S)
         await asyncio.gather(*(server.stop(STOP_GRACE_S) for server in self._servers))
         if self._admin is not None:
             await self._admin.stop(STOP_GRACE_S)
@@ -312,13 +319,15 @@ class Application:
         attestation = AttestationService(replica)
         attestation_service_pb2_grpc.add_AttestationServiceServicer_to_server(attestation, server)
         self._name(attestation_service_pb2.DESCRIPTOR, attestation)
+        self._names += self.membership.add_services(server, machines)
+        self._name(enrolment_service_pb2.DESCRIPTOR, self.membership.enrolment)
         revocation = RevocationService(replica)
         revocation_service_pb2_grpc.add_RevocationServiceServicer_to_server(revocation, server)
         self._name(revocation_service_pb2.DESCRIPTOR, revocation)
         commands = CommandService(replica)
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(commands, server)
         self._name(command_service_pb2.DESCRIPTOR, commands)
-        nodes = NodeLinkService(replica, self.values)
+        nodes = NodeLinkService(replica, self.values, self.bearers)
         nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(nodes, machines)
         self._name(nodelink_pb2.DESCRIPTOR)
         self._nodes = nodes
@@ -331,8 +340,7 @@ class Application:
         attention = AttentionService(replica, self.attention)
         attention_service_pb2_grpc.add_AttentionServiceServicer_to_server(attention, server)
         self._name(attention_service_pb2.DESCRIPTOR, attention)
-        vouched = VouchedBearers(self.bearers, self._refusals)
-        self._relays = RelayLinkService(replica, self.values, nodes, vouched)
+        self._relays = RelayLinkService(replica, nodes)
         relay_pb2_grpc.add_RelayLinkServiceServicer_to_server(self._relays, machines)
         self._name(relay_pb2.DESCRIPTOR)
         federation = FederationService(replica, self._links, lambda: len(nodes.links))
@@ -351,6 +359,7 @@ class Application:
         )
         credentials = ListenerTls(self._held).credentials() if self._held else None
         _bind(self._server, "listen.address", self._config.listen.address, credentials)
+        self.membership.bind(_bind)
         if self._people_server is not None and self._held is not None:
             shown = ListenerTls(self._held, demand_certificates=False).credentials()
             address = self._config.listen.people_address

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
@@ -173,7 +173,7 @@ class Bearers:
         state: State,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._held = held
+        self.held = held
         self._state = state
         self._now = now
         self._judged: dict[bytes, Bearer] = {}
@@ -182,6 +182,8 @@ class Bearers:
         self.checks: list[Callable[[Bearer], None]] = []
         #: Told of every bearer that wants in: why a check refused it, or None when it was let in.
         self.judgements: list[Callable[[Bearer, BearerRefused | None], None]] = []
+        #: Called when what is known has changed, after calls that go on were judged anew.
+        self.on_recheck: list[Callable[[], None]] = []
 
     def of_call(self, context: Any) -> Bearer:
         """The bearer at the other end of a call. Raises `BearerRefused`."""
@@ -202,7 +204,9 @@ class Bearers:
         return self._admit(shown[0])
 
     def of_certificate(self, leaf: bytes) -> Bearer:
-        """The bearer of a leaf, in PEM, that was shown to somebody who vouches for it. Raises `BearerRefused`."""
+        """The bearer of a leaf, in PEM, that was shown otherwise than by TLS. Whether who shows it holds its key is not
+        known by this. Raises `BearerRefused`.
+        """
         try:
             # As it is kept: text around it must not make many of one.
             leaf = to_pem(parse_pem(leaf, most=1))
@@ -211,7 +215,9 @@ class Bearers:
         return self._admit(leaf)
 
     def _admit(self, leaf: bytes) -> Bearer:
-        bearer = self._of_leaf(leaf)
+        return self._let_in(self._of_leaf(leaf))
+
+    def _let_in(self, bearer: Bearer) -> Bearer:
         try:
             self._check(bearer)
         except BearerRefused as refusal:
@@ -225,6 +231,18 @@ class Bearers:
         for listener in self.judgements:
             listener(bearer, refusal)
 
+    def has_ended(self, bearer: Bearer) -> bool:
+        """Tells whether a bearer's certificate has ended since it was judged."""
+        return self._now() > bearer.not_after
+
+    def still_holds(self, bearer: Bearer) -> bool:
+        """Tells whether a bearer who was judged before would be let in now."""
+        try:
+            self._check(self._of_leaf(bearer.leaf))
+        except BearerRefused:
+            return False
+        return True
+
     def _of_leaf(self, leaf: bytes) -> Bearer:
         bearer = self._judged.get(leaf)
         if bearer is None or not bearer.not_before <= self._now() <= bearer.not_after:
@@ -235,6 +253,21 @@ class Bearers:
         for check in self.checks:
             check(bearer)
 
+    def of_shown(self, der: bytes, ended_within: timedelta = timedelta(0)) -> Bearer:
+        """The bearer that a certificate names which was sent rather than shown to TLS; it may have ended so long ago.
+
+        Raises `BearerRefused`.
+        """
+        try:
+            certificate = parse_der(der)
+            identity = identity_of(certificate)
+            now, ends = self._now(), certificate.not_valid_after_utc
+            at = ends if ends < now <= ends + ended_within else now
+            issuer = check_issued(certificate, self.authorities_of(identity.domain), at)
+        except CertificateRefused as error:
+            raise _refused(error) from error
+        return self._let_in(self._bearer(certificate, to_pem([certificate]), issuer))
+
     def _judge(self, leaf: bytes) -> Bearer:
         try:
             certificate = parse_pem(leaf)[0]
@@ -242,14 +275,7 @@ class Bearers:
             issuer = check_issued(certificate, self.authorities_of(identity.domain), self._now())
         except CertificateRefused as error:
             raise _refused(error) from error
-        bearer = Bearer(
-            identity,
-            fingerprint(certificate),
-            leaf,
-            certificate.not_valid_before_utc,
-            certificate.not_valid_after_utc,
-            tuple(self._lineage(certificate, issuer)),
-        )
+        bearer = self._bearer(certificate, leaf, issuer)
         if len(self._judged) >= MAX_JUDGED:
             self._judged.clear()
         self._judged[leaf] = bearer
@@ -257,8 +283,20 @@ class Bearers:
 
     def authorities_of(self, domain: str) -> list[x509.Certificate]:
         """The authorities that may name members of a domain."""
-        known = [c for c in self._held.current.authorities if identity_of(c).domain == domain]
+        known = [c for c in self.held.current.authorities if identity_of(c).domain == domain]
         return known + stated_authorities(self._state, domain)
+
+    def _bearer(
+        self, certificate: x509.Certificate, leaf: bytes, issuer: x509.Certificate
+    ) -> Bearer:
+        return Bearer(
+            identity_of(certificate),
+            fingerprint(certificate),
+            leaf,
+            certificate.not_valid_before_utc,
+            certificate.not_valid_after_utc,
+            tuple(self._lineage(certificate, issuer)),
+        )
 
     def _lineage(
         self, certificate: x509.Certificate, issuer: x509.Certificate | None
@@ -291,6 +329,7 @@ class Bearers:
         """Judges the bearers of all calls that go on, because what is known has changed; ends those refused."""
         self._judged.clear()
         self._calls.recheck(lambda bearer: self._check(self._of_leaf(bearer.leaf)))
+        self._tell_rechecked()
 
     def note(self, applied: Applied) -> None:
         """Rechecks when a commit brought facts that name authorities, or that revoke certificates: then no signature is
@@ -301,6 +340,11 @@ class Bearers:
             self.recheck()
         elif REVOCATION in aspects:
             self._calls.recheck(self._check)
+            self._tell_rechecked()
+
+    def _tell_rechecked(self) -> None:
+        for listener in self.on_recheck:
+            listener()
 
 
 def _refused(error: CertificateRefused) -> BearerRefused:

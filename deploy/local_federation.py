@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 import grpc
@@ -87,10 +88,17 @@ class LocalFederation(LocalLayout):
         return self._start(f"{domain}/r{replica}", command)
 
     def start_agent(
-        self, domain: str, node: str, *options: str, server: str = "", name: str = ""
+        self,
+        domain: str,
+        node: str,
+        *options: str,
+        server: str = "",
+        name: str = "",
+        tls: Path | None = None,
     ) -> RunningProcess:
         """Starts the agent of this host as a node of a domain; `server` is dialled instead of the domain's replicas,
-        and `name` tells a second agent of the node from the first.
+        `name` tells a second agent of the node from the first, and `tls` is the directory of a certificate that is not
+        ours.
         """
         name = name or node
         command = [
@@ -104,7 +112,7 @@ class LocalFederation(LocalLayout):
             server or self.server(domain),
             "--state-dir",
             str(self.directory / f"agent-{name}"),
-            *self._tls_option(domain, Kind.NODE, node),
+            *(["--tls", str(tls)] if tls else self._tls_option(domain, Kind.NODE, node)),
             *options,
         ]
         return self._start(f"agent/{name}", command)
@@ -155,6 +163,7 @@ class LocalFederation(LocalLayout):
             "--seed",
             str(seed),
             *self._tls_option(domain, Kind.RELAY, "simulator"),
+            *(["--authority", str(self.certificates.authority(domain))] if self.secured else []),
             *options,
         ]
         return self._start(f"agents/{domain}", command)

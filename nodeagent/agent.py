@@ -17,6 +17,7 @@ from nodeagent.actions import Tools
 from nodeagent.attester import KEY_FILE, Attester, SoftwareAttester
 from nodeagent.attesting import Attesting
 from nodeagent.backlog import Backlog
+from nodeagent.certificates import Vouch
 from nodeagent.clock import Clock, duration, timestamp
 from nodeagent.commands import Commands
 from nodeagent.configuration import ConfigurationStore
@@ -54,7 +55,7 @@ from nodeagent.link_effects import (
     Welcomed,
 )
 from nodeagent.logs import EventLog
-from nodeagent.proof import proof_message
+from nodeagent.proof import proof_message, voucher_message
 from nodeagent.replay import Replay
 from nodeagent.reporter import Reporter
 from nodeagent.statedir import Database
@@ -69,7 +70,9 @@ RUN_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """What an operator says of one node. `controllers` are addresses "HOST:PORT", tried in turn."""
+    """What an operator says of one node. `controllers` are addresses "HOST:PORT", tried in turn, and so are
+    `enrolment`: listeners where an expired certificate is recovered.
+    """
 
     node: str
     controllers: tuple[str, ...]
@@ -79,6 +82,7 @@ class NodeSettings:
     software_version: str
     #: Files whose content the node attests, as paths.
     measured_files: tuple[str, ...] = ()
+    enrolment: tuple[str, ...] = ()
 
 
 class Agent:
@@ -96,8 +100,11 @@ class Agent:
         dialler: Dialler = dial,
         telemetry: Telemetry = OFF,
         attester: Attester | None = None,
+        vouch: Vouch | None = None,
     ) -> None:
+        """`vouch` is the word of the node's certificate; None where it has none."""
         node = settings.node
+        self._vouch = vouch
         self._settings = settings
         self._clock = clock
         self._log = EventLog(node)
@@ -216,15 +223,7 @@ class Agent:
             case SendHello():
                 request.hello.CopyFrom(self._hello())
             case SendProof():
-                request.proof.signature = self._identity.sign(
-                    proof_message(
-                        send.controller,
-                        self._settings.node,
-                        self._identity.source,
-                        self._run,
-                        send.nonce,
-                    )
-                )
+                request.proof.CopyFrom(self._proof(send))
             case SendReplayChunk():
                 if self._replay is None:
                     return None
@@ -258,6 +257,15 @@ class Agent:
             case SendGoodbye():
                 request.goodbye.reason = "the agent stops"
         return request
+
+    def _proof(self, send: SendProof) -> nodelink_pb2.AgentProof:
+        identity = self._identity
+        words = (send.controller, self._settings.node, identity.source, self._run)
+        proof = nodelink_pb2.AgentProof(signature=identity.sign(proof_message(*words, send.nonce)))
+        if self._vouch is not None:
+            message = voucher_message(*words, identity.public_key, send.nonce)
+            proof.voucher.CopyFrom(self._vouch(message))
+        return proof
 
     def _hello(self) -> nodelink_pb2.AgentHello:
         hello = nodelink_pb2.AgentHello(

@@ -1,13 +1,14 @@
 """The certificate of an agent or a relay: what it shows, whom it dials, and when it dials anew.
 
-Owns the files and the look at them, and the judgement of agents by a relay. Never ends a stream itself: it says when a
-renewed certificate has been taken by the other side, so that the new way is known to be open before the old is left.
+Owns the files and the look at them, what is signed with their key, and the judgement of agents by a relay. Never ends a
+stream itself: it says when a renewed certificate has been taken by the other side, so that the new way is known to be
+open before the old is left.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,17 +18,23 @@ from cryptography import x509
 
 from nodeagent.errors import SettingsInvalid
 from nodeagent.logs import EventLog
-from trust.certificates import check_issued, identity_of, parse_pem
+from souverix.nodelink.v1 import nodelink_pb2
+from trust.certificates import check_issued, identity_of, parse_pem, to_der, to_pem
 from trust.channels import ClientTls, ListenerTls, Options, open_channel
 from trust.errors import CertificateRefused, FilesUnusable, TrustError
-from trust.files import Credentials, ReloadedCredentials, TrustFiles
+from trust.files import Credentials, ReloadedCredentials, TrustFiles, write_file
 from trust.identity import Identity, Kind, nodes_name_of
+from trust.keys import TlsKey, sign_as_bearer
+from trust.keys import to_pem as key_to_pem
 
 LOOK_S = 5.0
 """How often files are looked at: a renewed certificate is in use within this, and a third of its life is left."""
 
 PROOF_TIMEOUT_S = 10.0
 """For the other side to take a renewed certificate."""
+
+Vouch = Callable[[bytes], nodelink_pb2.KeyVoucher]
+"""A certificate's word for a message."""
 
 _PROOF = "/grpc.health.v1.Health/Check"
 """Asked to learn whether a certificate is taken: what is said otherwise does not matter."""
@@ -44,6 +51,7 @@ class AgentCertificate:
     """One bearer's certificate, as its files have it. Raises SettingsInvalid when they cannot be used."""
 
     def __init__(self, files: TrustFiles, log: EventLog) -> None:
+        self.files = files
         self._log = log
         try:
             self._held = ReloadedCredentials(files)
@@ -87,15 +95,29 @@ class AgentCertificate:
                 return
             self._log.warning("certificate_not_taken", controller=address)
 
+    def vouch(self, message: bytes) -> nodelink_pb2.KeyVoucher:
+        """The present certificate's word for a message."""
+        return vouch_by(self.current(), message)
+
+    def replace(self, key: TlsKey, certificates: Sequence[x509.Certificate]) -> None:
+        """Puts another key and chain in place of those in the file, both or neither. Raises FilesUnusable."""
+        pem = key_to_pem(key) + to_pem(certificates)
+        write_file(self.files.certificate, pem, private=True)
+
+    @property
+    def is_replaceable(self) -> bool:
+        """Tells whether key and chain lie in one file, so that they can be replaced together."""
+        return self.files.certificate == self.files.key
+
     def judge_agent(self, context: Any, node: str) -> str:
         """For a relay: why the agent that calls is not the one of a node of this domain; empty: it is."""
-        shown = shown_certificate(context)
+        shown = context.auth_context().get("x509_pem_cert")
         if not shown:
             return "no certificate was shown"
         own = self._held.current
         known = [c for c in own.authorities if identity_of(c).domain == self.identity.domain]
         try:
-            leaf: x509.Certificate = parse_pem(shown)[0]
+            leaf: x509.Certificate = parse_pem(shown[0])[0]
             check_issued(leaf, known, datetime.now(UTC))
             named = identity_of(leaf)
         except CertificateRefused as error:
@@ -105,10 +127,11 @@ class AgentCertificate:
         return f"the certificate is of {named.principal}, not of {node}"
 
 
-def shown_certificate(context: Any) -> bytes:
-    """The certificate that a caller showed, in PEM; empty: none."""
-    shown = context.auth_context().get("x509_pem_cert")
-    return bytes(shown[0]) if shown else b""
+def vouch_by(credentials: Credentials, message: bytes) -> nodelink_pb2.KeyVoucher:
+    """A certificate's word for a message: its bearer's key signs it."""
+    return nodelink_pb2.KeyVoucher(
+        certificate=to_der(credentials.leaf), signature=sign_as_bearer(credentials.key, message)
+    )
 
 
 def certificate_of(files: TrustFiles, name: str, kinds: Sequence[Kind]) -> AgentCertificate:

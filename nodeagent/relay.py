@@ -25,19 +25,19 @@ from nodeagent.errors import SettingsInvalid, StateDirUnusable, StateUnavailable
 from nodeagent.linux_host import LinuxHost
 from nodeagent.logs import EventLog
 from nodeagent.process import stop_on_signals
+from nodeagent.relay_renewal import RelayRenewal
 from nodeagent.relay_server import RelayServer, Settled
 from nodeagent.relay_store import RelayStore, open_database
 from nodeagent.relay_upstream import Upstream
+from nodeagent.renewing import Renewer
 from nodeagent.statedir import StateDir
 from nodeagent.telemetry import add_relay_gauges
 from souverix.fleet.v1 import node_pb2
 from souverix.nodelink.v1 import nodelink_pb2_grpc, relay_pb2
+from souverix.trust.v1 import join_service_pb2_grpc
 from telemetry.started import OFF, Telemetry
 from trust.files import TrustFiles
 from trust.identity import Kind
-
-DEPOSIT_REPORTS = 64
-"""Reports of one deposit, by the contract: what an agent sends without an acknowledgement."""
 
 DEPOSITS_AT_ONCE = 4
 """Deposits under way, by the contract."""
@@ -106,7 +106,13 @@ class Relay:
             self._describe,
             dialler=secured_dialler(certificate) if certificate else dial,
             telemetry=telemetry,
+            vouch=certificate.vouch if certificate else None,
         )
+        self._renewer = None
+        if certificate is not None:
+            self._renewer = Renewer(
+                certificate, certificate.to_controller, own.controllers, own.enrolment, chance
+            )
         add_relay_gauges(
             telemetry.meter,
             lambda: self._carried,
@@ -124,6 +130,10 @@ class Relay:
             ]
         )
         nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(self._server, server)
+        if self._certificate is not None:
+            join_service_pb2_grpc.add_RenewalServiceServicer_to_server(
+                RelayRenewal(self.upstream), server
+            )
         _bind(server, self._settings.listen, self._certificate)
         await server.start()
         self._log.info("relay_started", version=AGENT_VERSION, kept=self._store.kept_reports)
@@ -132,6 +142,8 @@ class Relay:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.upstream.run(stop))
                 tasks.create_task(self._agent.run(stop))
+                if self._renewer is not None:
+                    tasks.create_task(self._renewer.run(stop))
         finally:
             writing.cancel()
             if self._bringing is not None:
@@ -175,16 +187,17 @@ class Relay:
 
     async def _bring(self, node: str, source: str) -> None:
         """Offers the controller what is kept of a node; what it does not take stays, for the next session."""
-        while reports := self._store.first(node, source, DEPOSIT_REPORTS):
-            deposit = relay_pb2.Deposit(node=node, source=source, reports=reports)
-            ack = await self.upstream.deposit(deposit)
-            if ack is None:
-                return
-            self._store.arrived(node, source, ack.sequence)
-            if ack.problem:
-                self._log.warning("not_taken", of=node, cause=ack.problem)
-                return
-            self._log.info("brought", of=node, reports=len(reports), up_to=ack.sequence)
+        batch = self._store.batch_of(node, source)
+        if batch is None:
+            return
+        ack = await self.upstream.deposit(relay_pb2.Deposit(node=node, source=source, batch=batch))
+        if ack is None:
+            return
+        self._store.arrived(node, source, ack.sequence)
+        if ack.problem:
+            self._log.warning("not_taken", of=node, cause=ack.problem)
+        else:
+            self._log.info("brought", of=node, reports=len(batch.reports), up_to=ack.sequence)
 
     @property
     def _carried(self) -> int:

@@ -97,10 +97,8 @@ class RelaySession:
 
     # What nodes say.
 
-    def open(
-        self, passage: Passage, hello: nodelink_pb2.ConnectRequest, certificate: bytes = b""
-    ) -> int:
-        """Takes in a node, with the certificate that it showed; its index. Raises `RelaySessionFull`."""
+    def open(self, passage: Passage, hello: nodelink_pb2.ConnectRequest) -> int:
+        """Takes in a node; its index. Raises `RelaySessionFull`."""
         if self._free:
             index = heapq.heappop(self._free)
         elif self._next_index < self.max_nodes:
@@ -111,9 +109,7 @@ class RelaySession:
                 f"the relay carries {self.max_nodes} nodes, as many as its controller allows"
             )
         self._passages[index] = passage
-        self._frames.append(
-            relay_pb2.RelayedRequest(node=index, request=hello, certificate=certificate)
-        )
+        self.say(index, hello)
         return index
 
     def say(self, index: int, request: nodelink_pb2.ConnectRequest) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from controller.attestation import states
 from controller.command import delivery
 from controller.connectivity import peer_links, spectrum
+from controller.enrolment import stages as enrolment
 from controller.lifecycle import stages
 from controller.nodelink import session
 from federation import session_phases
@@ -96,6 +97,13 @@ def machines() -> list[Machine]:
             "What is known of a node's integrity, as the controller that challenges it judges it.",
             states.Integrity.NEVER_ATTESTED.name,
             _moves(states.TRANSITIONS),
+        ),
+        Machine(
+            "Enrolment of a machine",
+            "controller/enrolment/stages.py",
+            "A machine that came with a good token, as the controller that issues certificates records it.",
+            enrolment.Stage.PENDING.name,
+            _moves(enrolment.TRANSITIONS),
         ),
         Machine(
             "Delivery of a command",

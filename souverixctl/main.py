@@ -32,6 +32,7 @@ from souverixctl import (
     components,
     conflicts,
     drift,
+    enrolment,
     federation,
     graph,
     lifecycle,
@@ -102,7 +103,7 @@ for group in (
     drift.group, graph.group, conflicts.group,
     audit.group, federation.group, bundle.group, authority.group, observations.values,
     artifacts.group, artifacts.policy_group, components.who_runs, components.sbom_group, components.hardware,
-    access.group, attestation.group, certificates.group, pki.group,
+    access.group, attestation.group, enrolment.group, certificates.group, pki.group,
 ):  # fmt: skip
     program.add_command(group)
 

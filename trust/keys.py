@@ -6,9 +6,12 @@ Ed25519 leaves fail the TLS handshake of gRPC; that is why there are two kinds.
 
 from __future__ import annotations
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+import hashlib
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ec import (
+    ECDSA,
     SECP256R1,
     EllipticCurvePrivateKey,
     EllipticCurvePublicKey,
@@ -41,6 +44,32 @@ def new_signing_key() -> SigningKey:
 def is_tls_key(key: object) -> bool:
     """Tells whether a public key is of the one kind that certificates are issued for."""
     return isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1)
+
+
+def sign_as_bearer(key: TlsKey, message: bytes) -> bytes:
+    """A signature by the key of a certificate: ECDSA P-256 with SHA-256, DER. Messages begin with a tag of their own,
+    so that none can be taken for what TLS signs with the same key.
+    """
+    return key.sign(message, ECDSA(hashes.SHA256()))
+
+
+def is_signed_by_bearer(key: object, message: bytes, signature: bytes) -> bool:
+    """Tells whether a certificate's public key made a signature."""
+    if not isinstance(key, EllipticCurvePublicKey):
+        return False
+    try:
+        key.verify(signature, message, ECDSA(hashes.SHA256()))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def public_key_hash(key: EllipticCurvePublicKey) -> bytes:
+    """SHA-256 of a public key (its SubjectPublicKeyInfo in DER): what people compare."""
+    spki = key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(spki).digest()
 
 
 def to_pem(key: TlsKey | SigningKey, passphrase: bytes | None = None) -> bytes:

@@ -10,14 +10,11 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
-from controller.nodelink.greeting import UNWELCOME_RETRY_S
 from controller.nodelink.link import Link, goodbye
 from controller.nodelink.relay_call import RelayedCall
 from controller.nodelink.relay_heartbeats import RelayHeartbeats
 from controller.nodelink.reports import ProtocolBroken
 from controller.nodelink.service import NodeLinkService
-from controller.nodelink.vouched import VouchedBearers
-from controller.standing import BearerRefused
 from souverix.nodelink.v1 import nodelink_pb2, relay_pb2
 
 Response = relay_pb2.RelayLinkServiceConnectResponse
@@ -63,14 +60,12 @@ class RelayStream:
         max_nodes: int,
         now_s: float,
         may_speak: Callable[[], bool],
-        vouched: VouchedBearers,
     ) -> None:
-        self._vouched = vouched
         self.relay = relay
         self.source = source
         self.heard_s = now_s
         self.deposits = 0
-        self._peer = peer
+        self.peer = peer
         self._nodes = nodes
         self._heartbeats = heartbeats
         self._max_nodes = max_nodes
@@ -107,36 +102,34 @@ class RelayStream:
         for frame in batch.requests:
             match frame.WhichOneof("kind"):
                 case "request":
-                    await self._take_request(frame.node, frame.request, frame.certificate)
+                    await self._take_request(frame.node, frame.request)
                 case "closed":
                     self._closed_there(frame.node)
                 case _:
                     raise ProtocolBroken(f"a frame under index {frame.node} says nothing")
 
-    async def _take_request(
-        self, index: int, request: nodelink_pb2.ConnectRequest, certificate: bytes
-    ) -> None:
+    async def _take_request(self, index: int, request: nodelink_pb2.ConnectRequest) -> None:
         carried = self._carried.get(index)
         if carried is None:
             if not request.HasField("hello"):
                 raise ProtocolBroken(f"a frame came under index {index}, which no node has")
-            carried = self._begin(index, certificate)
+            carried = self._begin(index)
         elif carried.use is _Use.CLOSED_THERE:
             raise ProtocolBroken(f"a frame came under index {index} after it was closed")
         elif carried.use is _Use.CLOSED_HERE:
             return
         await carried.call.offer(request)
 
-    def _begin(self, index: int, certificate: bytes) -> _Carried:
+    def _begin(self, index: int) -> _Carried:
         if index >= self._max_nodes:
             raise ProtocolBroken(
                 f"index {index} is too high; a relay carries at most {self._max_nodes} nodes"
             )
-        call = RelayedCall(self.relay, self._peer, lambda link: self._opened(index, link))
+        call = RelayedCall(self.relay, self.peer, lambda link: self._opened(index, link))
         carried = _Carried(call, _Use.OPEN)
         self._carried[index] = carried
         self._heartbeats.greeted(index)
-        carried.task = asyncio.create_task(self._serve(index, carried, certificate))
+        carried.task = asyncio.create_task(self._serve(index, carried))
         return carried
 
     def _closed_there(self, index: int) -> None:
@@ -158,16 +151,12 @@ class RelayStream:
     def _opened(self, index: int, link: Link) -> None:
         self._heartbeats.opened(index, link)
 
-    async def _serve(self, index: int, carried: _Carried, certificate: bytes) -> None:
-        """The node's stream, served as one of its own would be, as long as its own certificate counts."""
+    async def _serve(self, index: int, carried: _Carried) -> None:
+        """The node's stream, served as one of its own would be."""
         call = carried.call
         try:
-            async with self._vouched.standing(certificate, call.peer()):
-                async for response in self._nodes.Connect(call, call):
-                    await self._pass_on(relay_pb2.RelayedResponse(node=index, response=response))
-        except BearerRefused as refusal:
-            said = goodbye(nodelink_pb2.LINK_END_IDENTITY, str(refusal), UNWELCOME_RETRY_S)
-            await self._pass_on(relay_pb2.RelayedResponse(node=index, response=said))
+            async for response in self._nodes.Connect(call, call):
+                await self._pass_on(relay_pb2.RelayedResponse(node=index, response=response))
         finally:
             call.done()
             self._heartbeats.ended(index)

@@ -19,7 +19,7 @@ from controller.bundle.peers import AUDITING
 from controller.signing import Ed25519Signer
 from controller.writes import write_audit
 from federation.chain import chain_start, extend, seal
-from federation.codec import stream_from_message
+from federation.codec import stream_from_message, stream_to_message
 from federation.expulsion import position_now, streams_below
 from federation.identifiers import Lane, Origin, StreamId
 from souverix.audit.v1 import audit_pb2
@@ -340,13 +340,7 @@ def test_a_zone_cannot_write_entries_of_its_region(tree: Tree) -> None:
     """By its own good key, for a stream out of its reach."""
     stream = StreamId(REGION, Origin("edge-a1-control", 1), Lane.AUDIT)
     raw: Any = next(run for run in tree.runs() if is_of(run, ZONE_AUDIT)).events[0]
-    run = event_pb2.Run(
-        stream=event_pb2.StreamId(
-            domain=REGION, controller="edge-a1-control", incarnation=1, lane=int(Lane.AUDIT)
-        ),
-        first_sequence=1,
-        events=[raw],
-    )
+    run = event_pb2.Run(stream=stream_to_message(stream), first_sequence=1, events=[raw])
     forged = resealed(run, tree.zone.signer)
     report = tree.verified(tree.export([*tree.runs(), forged]))
     found = stream_in(report, stream)

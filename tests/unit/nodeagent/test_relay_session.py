@@ -57,14 +57,6 @@ def heartbeat(ping_ms: int, rtt_s: float = 0, backlog: int = 0) -> nodelink_pb2.
     return nodelink_pb2.ConnectRequest(heartbeat=beat)
 
 
-def test_a_greeting_goes_with_the_certificate_that_was_shown_and_nothing_else_does() -> None:
-    session = new_session()
-    index = session.open(Told(), hello(), b"shown")
-    session.say(index, nodelink_pb2.ConnectRequest(report=nodelink_pb2.Report(sequence=1)))
-    frames = [frame for message in sent(session) for frame in message.requests.requests]
-    assert [frame.certificate for frame in frames] == [b"shown", b""]
-
-
 def sent(session: RelaySession, now_s: float = 0.0) -> list[Request]:
     return list(session.messages(now_s))
 

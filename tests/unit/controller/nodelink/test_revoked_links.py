@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -22,8 +22,7 @@ from tests.unit.controller.nodelink.served_links import (
     Served,
     until,
 )
-from trust.certificates import to_pem
-from trust.files import Credentials, ReloadedCredentials
+from trust.files import Credentials
 from trust.identity import Kind
 
 
@@ -48,12 +47,8 @@ class Guarded:
             lambda p: p.write(ROOT, subject, ASPECT, spec, principal="user:admin")
         )
 
-    @contextlib.asynccontextmanager
-    async def agent(self, node: str, shown: Credentials) -> AsyncIterator[ScriptedAgent]:
-        async with self.served.as_seen_by(shown) as seen:
-            agent = ScriptedAgent(seen, node)
-            yield agent
-            agent.vanish()
+    def agent(self, node: str, shown: Credentials) -> ScriptedAgent:
+        return ScriptedAgent(self.served, node, shown=shown)
 
     def audited(self) -> set[tuple[str, str]]:
         return {
@@ -63,11 +58,9 @@ class Guarded:
 
 
 @pytest.fixture
-async def guarded(
-    directory: Directory, certificate_tree: CertificateTree
-) -> AsyncIterator[Guarded]:
-    held = ReloadedCredentials(certificate_tree.controller(ROOT))
-    async with directory.served(credentials=held) as served:
+async def guarded(tmp_path: Path, certificate_tree: CertificateTree) -> AsyncIterator[Guarded]:
+    directory = Directory(tmp_path / "controller", certificate_tree)
+    async with directory.served() as served:
         for node in ("n1", "n2"):
             await served.create_node(node)
         yield Guarded(served, certificate_tree)
@@ -85,65 +78,54 @@ async def test_a_revoked_nodes_stream_ends_and_a_new_certificate_lets_it_in(
     guarded: Guarded,
 ) -> None:
     old = guarded.leaf("n1")
-    async with (
-        guarded.agent("n1", old) as agent,
-        guarded.agent("n2", guarded.leaf("n2")) as other,
-    ):
-        assert (await agent.greet()).HasField("welcome")
-        assert (await other.greet()).HasField("welcome")
-        await guarded.revoke("node:n1")
-        ended = await ending(agent.call)
-        assert ended.code() is grpc.StatusCode.UNAUTHENTICATED
-        assert "was revoked" in str(ended.details())
-        await other.say(heartbeat=nodelink_pb2.AgentHeartbeat(ping_ms=1))
-        assert await other.hear("heartbeat_ack")
-    async with guarded.agent("n1", old) as again:
-        assert (await ending(again.call)).code() is grpc.StatusCode.UNAUTHENTICATED
+    agent, other = guarded.agent("n1", old), guarded.agent("n2", guarded.leaf("n2"))
+    assert (await agent.greet()).HasField("welcome")
+    assert (await other.greet()).HasField("welcome")
+    await guarded.revoke("node:n1")
+    ended = await ending(agent.call)
+    assert ended.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert "was revoked" in str(ended.details())
+    await other.say(heartbeat=nodelink_pb2.AgentHeartbeat(ping_ms=1))
+    assert await other.hear("heartbeat_ack")
+    again = guarded.agent("n1", old)
+    assert (await ending(again.call)).code() is grpc.StatusCode.UNAUTHENTICATED
     (knock,) = guarded.served.replica.knocks.recent()
     assert knock.principal == "node:n1"
     await until(lambda: ("node:n1", "CERTIFICATE_REVOKED") in guarded.audited())
-    fresh = guarded.leaf("n1", at=datetime.now(UTC) + timedelta(seconds=2))
-    async with guarded.agent("n1", fresh) as renewed:
-        assert (await renewed.greet()).HasField("welcome")
+    renewed = guarded.agent("n1", guarded.leaf("n1", at=datetime.now(UTC) + timedelta(seconds=2)))
+    assert (await renewed.greet()).HasField("welcome")
 
 
 async def test_a_node_behind_a_relay_is_held_to_its_own_certificate(guarded: Guarded) -> None:
-    async with guarded.served.as_seen_by(guarded.leaf("relay-1", Kind.RELAY)) as seen:
-        relay = ScriptedRelay(seen)
-        await relay.greet()
-        shown = to_pem([guarded.leaf("n1").leaf])
-        assert (await relay.bring(0, "n1", certificate=shown)).HasField("welcome")
-        assert (await relay.bring(1, "n2")).HasField("welcome"), "an older relay says nothing of it"
+    relay = ScriptedRelay(guarded.served, shown=guarded.leaf("relay-1", Kind.RELAY))
+    await relay.greet()
+    old = guarded.leaf("n1")
+    assert (await relay.bring(0, "n1", vouching=old)).HasField("welcome")
+    assert (await relay.bring(1, "n2", vouching=guarded.leaf("n2"))).HasField("welcome")
 
-        await guarded.revoke("node:n1")
+    await guarded.revoke("node:n1")
 
-        said = (await relay.hear_node(0)).response.goodbye
-        assert said.reason == nodelink_pb2.LINK_END_IDENTITY
-        assert "was revoked" in said.message
-        assert (await relay.hear_node(0)).HasField("closed")
-        await relay.close(0)
-        again = await relay.bring(0, "n1", certificate=shown)
-        assert again.goodbye.reason == nodelink_pb2.LINK_END_IDENTITY
-        assert (await relay.hear_node(0)).HasField("closed")
-        await relay.close(0)
-        false = await relay.bring(0, "n1", certificate=to_pem([guarded.leaf("n2").leaf]))
-        assert false.goodbye.reason == nodelink_pb2.LINK_END_IDENTITY
-        assert "node:n2" in false.goodbye.message
-        broken = await relay.bring(2, "n1", certificate=b"none")
-        assert broken.goodbye.reason == nodelink_pb2.LINK_END_IDENTITY
-        assert "n2" in {link.node for link in guarded.served.service.links}
-    await until(lambda: ("node:n1", "CERTIFICATE_REVOKED") in guarded.audited())
-    assert [knock.principal for knock in guarded.served.replica.knocks.recent()] == ["node:n1"]
+    said = (await relay.hear_node(0)).response.goodbye
+    assert said.reason == nodelink_pb2.LINK_END_IDENTITY
+    assert (await relay.hear_node(0)).HasField("closed")
+    await relay.close(0)
+    again = await relay.bring(0, "n1", vouching=old)
+    assert again.goodbye.reason == nodelink_pb2.LINK_END_IDENTITY
+    assert "was revoked" in again.goodbye.message
+    assert "n2" in {link.node for link in guarded.served.service.links}
+    await until(
+        lambda: [knock.principal for knock in guarded.served.replica.knocks.recent()] == ["node:n1"]
+    )
 
 
 async def test_a_revoked_relay_is_gone_with_all_that_it_carries(guarded: Guarded) -> None:
-    async with guarded.served.as_seen_by(guarded.leaf("relay-1", Kind.RELAY)) as seen:
-        relay = ScriptedRelay(seen)
-        await relay.greet()
-        assert (await relay.bring(0, "n1")).HasField("welcome")
-        await guarded.revoke("relay:relay-1")
-        assert (await ending(relay.call)).code() is grpc.StatusCode.UNAUTHENTICATED
-        await until(lambda: not guarded.served.relays.carried())
-        await until(lambda: not len(guarded.served.service.links))
-        again = ScriptedRelay(seen)
-        assert (await ending(again.call)).code() is grpc.StatusCode.UNAUTHENTICATED
+    shown = guarded.leaf("relay-1", Kind.RELAY)
+    relay = ScriptedRelay(guarded.served, shown=shown)
+    await relay.greet()
+    assert (await relay.bring(0, "n1", vouching=guarded.leaf("n1"))).HasField("welcome")
+    await guarded.revoke("relay:relay-1")
+    assert (await ending(relay.call)).code() is grpc.StatusCode.UNAUTHENTICATED
+    await until(lambda: not guarded.served.relays.carried())
+    await until(lambda: not len(guarded.served.service.links))
+    again = ScriptedRelay(guarded.served, shown=shown)
+    assert (await ending(again.call)).code() is grpc.StatusCode.UNAUTHENTICATED
