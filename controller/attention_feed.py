@@ -36,7 +36,7 @@ from controller.attention.nodes import NodeSource, judge_node
 from controller.attention.outcomes import CommandAt, CommandOutcomes
 from controller.attention.queue import AttentionQueue
 from controller.attention.rules import Limits, Weights
-from controller.attention.suspects import suspects
+from controller.attention.suspects import attesting, run_out, suspects
 from controller.attention.twin_signals import TwinSignals
 from controller.background import Background
 from controller.replica import Replica
@@ -105,6 +105,10 @@ class AttentionFeed:
         self._policies: set[str] = set()
         #: Domains of whose artifacts or demands something changed.
         self._supply: set[str] = set()
+        #: Domains that expect something else of their nodes' measurements.
+        self._expects: set[str] = set()
+        #: Up to when verifications that ran out were looked for.
+        self._ran_out_ms = 0
         self._late: deque[tuple[str, Write]] = deque(maxlen=MAX_LATE_WRITES)
         self._authority = False
         self._shown_conflicts: set[Key] = set()
@@ -168,6 +172,8 @@ class AttentionFeed:
                     self._nodes[key.subject] = None
             elif key.subject.startswith("policies/"):
                 self._policies.add(key.domain)
+            elif key.aspect == "attestation_policy":
+                self._expects.add(key.domain)
             elif key.aspect == "supply_policy" or key.subject.startswith("artifacts/"):
                 self._supply.add(key.domain)
             elif key.aspect in NOTED_ASPECTS:
@@ -264,6 +270,10 @@ class AttentionFeed:
         if self._supply and "gated" not in self._scans:
             gated, self._supply = self._supply, set()
             self._scans["gated"] = self._gated(self._subtrees(gated), now_ms)
+        if self._expects and "attesting" not in self._scans:
+            changed, self._expects = self._expects, set()
+            columns = self._replica.nodes.columns
+            self._scans["attesting"] = attesting(columns, self._subtrees(changed))
         while self._late:
             domain, write = self._late.popleft()
             judged = judge_late_write(domain, write, self.limits, now_ms)
@@ -412,6 +422,10 @@ class AttentionFeed:
         links.extend(judge_streams(self._state, domain, self.limits, now_ms))
         links.extend(judge_knock(each, domain) for each in self._replica.knocks.recent())
         self.queue.put("links", self._that_matter(links))
+        if not self._awaits_columns:
+            columns, since_ms = self._replica.nodes.columns, self._ran_out_ms
+            self._nodes |= dict.fromkeys(run_out(columns, since_ms, now_ms))
+            self._ran_out_ms = now_ms
 
     def _backlogs(self, now_ms: int) -> Iterator[BacklogSignal]:
         now_s = time.monotonic()

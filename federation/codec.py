@@ -71,6 +71,10 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "revocation": AspectRule(Lane.CONTROL, False, "policy"),
     "node_sbom": AspectRule(Lane.STATE, False, "message"),
     "supply_policy": AspectRule(Lane.CONTROL, True, "policy"),
+    "attestation_policy": AspectRule(Lane.CONTROL, True, "policy"),
+    "attestation": AspectRule(Lane.STATE, False, "message"),
+    "attestation_baseline": AspectRule(Lane.STATE, True, "config"),
+    "attestation_demand": AspectRule(Lane.STATE, False, "message"),
 }
 
 BACKLOG_KINDS: Final = ("message", "config", "policy", "version")

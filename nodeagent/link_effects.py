@@ -105,6 +105,14 @@ class ResultAcknowledged:
 
 
 @dataclass(frozen=True, slots=True)
+class AttestationAsked:
+    """Effect: this controller wants a statement of what the node measures, bound to this nonce."""
+
+    controller: str
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class FrameRefused:
     """Effect: count and log a frame under a lower fence. Nothing else of it takes effect."""
 
@@ -133,6 +141,7 @@ Effect = (
     | CommandArrived
     | CancelArrived
     | ResultAcknowledged
+    | AttestationAsked
     | FrameRefused
     | LinkLeft
 )
@@ -172,6 +181,13 @@ class SendResult:
 
 
 @dataclass(frozen=True, slots=True)
+class SendAttestation:
+    """Permission: the statement for the challenge with this nonce."""
+
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class SendReport:
     """Permission: the first report numbered above `after`."""
 
@@ -196,6 +212,7 @@ Send = (
     | SendHeartbeat
     | SendReplayChunk
     | SendResult
+    | SendAttestation
     | SendReport
     | SendChunk
     | SendGoodbye

@@ -112,6 +112,7 @@ class Conversation:
         link.left(End("connection_lost", "the stream broke"))
         desk.dispatcher.link_closed(link)
         desk.connectivity.link_closed(link)
+        desk.attesting.link_closed(link)
         ended = link.end_reason
         _log.info("link ended", extra={"node": link.node, "cause": ended.reason if ended else ""})
 
@@ -225,6 +226,7 @@ class Conversation:
             link.send(Response(isolated=isolated))
         desk.dispatcher.link_opened(link)
         desk.connectivity.link_opened(link)
+        desk.attesting.link_opened(link)
 
     def _durable(self, reports: int) -> None:
         if self._link is not None:
@@ -290,6 +292,8 @@ class Conversation:
                     desk.dispatcher.answered(link, request.result)
                 case "replay_chunk":
                     back.take(request.replay_chunk)
+                case "attestation":
+                    desk.attesting.answered(link, request.attestation, self._peer)
                 case "goodbye":
                     link.left(End("agent_stopped", request.goodbye.reason[:200]))
                     return

@@ -52,6 +52,7 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(desk.dispatcher.run(journal))
                     tasks.create_task(desk.connectivity.run(journal))
+                    tasks.create_task(desk.attesting.run(journal))
                     tasks.create_task(self._sweep(journal))
         finally:
             desk.journal = None
