@@ -24,6 +24,7 @@ BENCHMARKS = {
     "heartbeats": "benchmarks.heartbeats",
     "heartbeat-streams": "benchmarks.heartbeat_streams",
     "sbom": "benchmarks.sbom",
+    "hostile": "benchmarks.hostile",
 }
 
 
