@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from google.protobuf.message import DecodeError
 from airgap.reader import BundleReader
 from benchmarks.cut_off_zone import REGION, ZONE, plans, region_from_before
 from benchmarks.hostile_zone import exported, key_of
+from benchmarks.mutations import mutated
 from benchmarks.resident import resident_mib
 from controller.etcd.access import Access
 from controller.log.etcd_log import EtcdLog
@@ -33,6 +35,9 @@ from federation.proposal import Identity, Proposal
 from federation.receipt import Head, Receipt, judge
 from federation.state import State
 from souverix.event.v1 import event_pb2
+
+#: Runs of which one field is spoiled: faults in the whole mostly leave no message.
+FIELDS_SPOILED = 600
 
 #: Bytes of the log read at once.
 READ_BYTES = 1024 * 1024
@@ -80,6 +85,11 @@ class Runs:
             own.stream.controller = self._identity.controller
             yield _resealed(own, self._zone_key, self._signer.key_id)
             yield _resealed(own, self._zone_key, self._zone_key.key_id)
+        chance = random.Random(len(self.originals))
+        for number in range(FIELDS_SPOILED):
+            run = event_pb2.Run.FromString(self.originals[number % len(self.originals)])
+            _spoil_field(chance, run)
+            yield run.SerializeToString()
         yield b""
 
     def is_same(self, data: bytes, original: bytes) -> bool:
@@ -200,6 +210,27 @@ def _said(run: event_pb2.Run) -> object:
         run.seal.key_id,
         run.seal.signature,
     )
+
+
+def _spoil_field(chance: random.Random, run: event_pb2.Run) -> None:
+    events = list(run.events)
+    match chance.randrange(5):
+        case 0:
+            at = chance.randrange(len(events))
+            run.events[at] = mutated(chance, events[at], events)
+        case 1:
+            run.seal.signature = mutated(chance, run.seal.signature, events)
+        case 2:
+            run.seal.chain_hash = mutated(chance, run.seal.chain_hash, events)
+        case 3:
+            run.seal.key_id = _spoiled_text(chance, run.seal.key_id)
+        case _:
+            run.stream.controller = _spoiled_text(chance, run.stream.controller)
+
+
+def _spoiled_text(chance: random.Random, text: str) -> str:
+    data = text.encode()
+    return mutated(chance, data, [data]).decode(errors="replace")
 
 
 def _renamed(run: event_pb2.Run) -> None:
