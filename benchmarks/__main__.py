@@ -26,6 +26,7 @@ BENCHMARKS = {
     "heartbeat-streams": "benchmarks.heartbeat_streams",
     "sbom": "benchmarks.sbom",
     "rotation": "benchmarks.rotation",
+    "hostile": "benchmarks.hostile",
 }
 
 

@@ -74,6 +74,9 @@ SILENT_ASPECTS = frozenset({"inventory"})
 #: Aspects of other subjects that tell of one.
 NOTED_ASPECTS = frozenset({"delivery", "attention_mark", "conflict", "peer_link", "enrolment"})
 
+#: Stands in every audit entry of a superseded master's late write.
+_SUPERSEDED = SUPERSEDED_WRITE.encode()
+
 #: Times to look again that count no more, beside one for each source, before they are cleared away.
 STALE_ENTRIES = 1024
 
@@ -165,25 +168,27 @@ class AttentionFeed:
     # Taking note, in the way of commits: nothing is read here.
 
     def _take_note(self, applied: Applied) -> None:
-        open_keys = self._state.conflicts.open_keys
+        open_keys, shown = self._state.conflicts.open_keys, self._shown_conflicts
+        contested = bool(open_keys or shown)
         for key in applied.keys:
-            if key.subject.startswith("nodes/"):
-                if key.aspect not in SILENT_ASPECTS:
-                    self._nodes[key.subject] = None
-            elif key.subject.startswith("policies/"):
-                self._policies.add(key.domain)
-            elif key.aspect == "attestation_policy":
-                self._expects.add(key.domain)
-            elif key.aspect == "supply_policy" or key.subject.startswith("artifacts/"):
-                self._supply.add(key.domain)
-            elif key.aspect in NOTED_ASPECTS:
+            domain, subject, aspect = key
+            if subject.startswith("nodes/"):
+                if aspect not in SILENT_ASPECTS:
+                    self._nodes[subject] = None
+            elif subject.startswith("policies/"):
+                self._policies.add(domain)
+            elif aspect == "attestation_policy":
+                self._expects.add(domain)
+            elif aspect == "supply_policy" or subject.startswith("artifacts/"):
+                self._supply.add(domain)
+            elif aspect in NOTED_ASPECTS:
                 self._keys[key] = None
-            if key in open_keys or key in self._shown_conflicts:
+            if contested and (key in open_keys or key in shown):
                 self._keys[key] = None
         if applied.authority_changed:
             self._authority = True
         for item in applied.audits:
-            if SUPERSEDED_WRITE.encode() in item.write.raw:
+            if _SUPERSEDED in item.raw:
                 self._late.append((item.stream.domain, item.write))
 
     def _look_at_everything(self) -> None:
@@ -196,7 +201,7 @@ class AttentionFeed:
                 self._keys[Key(domain, subject, "enrolment")] = None
         self._keys |= dict.fromkeys(state.conflicts.open_keys)
         for item in state.audits:
-            if SUPERSEDED_WRITE.encode() in item.write.raw:
+            if _SUPERSEDED in item.raw:
                 self._late.append((item.stream.domain, item.write))
         self._authority = True
 
