@@ -299,7 +299,7 @@ class Bearers:
     ) -> Iterator[Issued]:
         """The certificates from a leaf up to below the root, each with the domain of its issuer."""
         # The own ones whatever is known of the tree yet; those below from the facts, which come with the tree.
-        known = list(self._held.current.authorities)
+        known = list(self.held.current.authorities)
         for domain in self._state.authority.path_of(identity_of(certificate).domain) or ():
             known += stated_authorities(self._state, domain)
         for _ in range(MAX_CHAIN):
