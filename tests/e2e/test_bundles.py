@@ -198,7 +198,8 @@ def test_a_refused_file_is_on_record(known: Running, tmp_path: Path) -> None:
     [path] = known.up()
     known.zone("bundle", "import", str(path), code=4)
     cut = tmp_path / "cut.svxb"
-    cut.write_bytes(path.read_bytes()[:-100])
+    [own] = known.down("--full")
+    cut.write_bytes(own.read_bytes()[:-100])
     known.zone("bundle", "import", str(cut), code=2)
 
     def reasons() -> set[str]:
