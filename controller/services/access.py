@@ -7,8 +7,7 @@ is `controller.gate`'s to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from controller.access.binding import binding_etag, binding_name, compose_binding
 from controller.access.bindings import ASPECT, Bearing, is_member
@@ -21,17 +20,16 @@ from controller.replica import Replica
 from controller.services.calls import caller_of
 from controller.services.fleet_fields import check_id, check_text, id_in_domain
 from controller.services.fleet_nodes import check_domain
-from controller.services.fleet_rules import POLICIES, check_autonomy, check_etag
+from controller.services.fleet_rules import POLICIES, check_etag
 from controller.services.paging import cut, page_of
-from controller.twin.domain import live_subtree
+from controller.services.scopes import Scope
+from controller.services.shown_writes import Shown, ShownWrites
 from controller.twin.facts import Facts, exists, timestamp
-from controller.writes import Caller, Draft, Forwarded, WriteCall
+from controller.writes import Caller, Draft
 from federation.errors import AlreadyExists, InvalidWrite, NotFound
 from souverix.fleet.v1 import domain_pb2
 from souverix.trust.v1 import access_service_pb2 as service
 from souverix.trust.v1 import access_service_pb2_grpc, role_binding_pb2
-
-R = TypeVar("R")
 
 SERVICE = "/souverix.trust.v1.AccessService/"
 
@@ -50,6 +48,8 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
         self._state = replica.state
         self._gate = replica.gate
         self._own_domain = replica.config.controller.domain
+        shown = Shown("binding", binding_name, _required)
+        self._writes = ShownWrites(replica, SERVICE, shown)
 
     async def CreateRoleBinding(
         self, request: Any, context: Any
@@ -70,11 +70,12 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
             draft.write(domain, subject, "existence", domain_pb2.Existence(exists=True, time=now))
             draft.write(domain, subject, ASPECT, request.spec)
 
-        return await self._write(
+        return await self._writes.execute(
             "CreateRoleBinding",
             request,
             caller,
             (domain, subject),
+            POLICIES,
             decide,
             service.CreateRoleBindingResponse,
         )
@@ -97,11 +98,12 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
             now = timestamp(draft.proposal.wall_ms)
             draft.write(domain, subject, "existence", domain_pb2.Existence(exists=False, time=now))
 
-        return await self._write(
+        return await self._writes.execute(
             "DeleteRoleBinding",
             request,
             caller,
             (domain, subject),
+            POLICIES,
             decide,
             service.DeleteRoleBindingResponse,
         )
@@ -117,7 +119,7 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
         page = page_of(request)
         bindings = {
             binding.name: binding
-            for domain in self._domains(request)
+            for domain in Scope(self._state, request).domains()
             for subject in self._state.subjects_of(domain, "bindings")
             if (binding := compose_binding(self._state, domain, subject)) is not None
             and (not request.member or request.member in binding.spec.members)
@@ -180,14 +182,6 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
             enforced=self._gate.enforced,
         )
 
-    def _domains(self, request: Any) -> list[str]:
-        if not request.domain:
-            return list(self._state.authority.records)
-        check_domain(self._state, check_id(request.domain, "domain"))
-        if request.include_subtree:
-            return live_subtree(self._state, request.domain)
-        return [request.domain]
-
     def _check_spec(self, request: Any, domain: str) -> None:
         spec = request.spec
         if spec.role not in BINDABLE:
@@ -230,54 +224,6 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
                 role=Role.DOMAIN_ADMIN.label,
                 domain=domain,
             )
-
-    async def _write(
-        self,
-        method: str,
-        request: Any,
-        caller: Caller,
-        at: tuple[str, str],
-        decide: Callable[[Draft], None],
-        response: type[R],
-    ) -> R:
-        """Executes a write of the binding (domain, subject) and makes its response."""
-        kind: Any = response
-        shows_binding = "binding" in kind.DESCRIPTOR.fields_by_name
-        domain, subject = at
-        previews: list[role_binding_pb2.RoleBinding] = []
-
-        def decide_and_preview(draft: Draft) -> None:
-            check_autonomy(draft, POLICIES)
-            decide(draft)
-            if request.validate_only and shows_binding:
-                previews.append(_required(draft.proposal, domain, subject))
-
-        result = await self._replica.writer.execute(
-            WriteCall(
-                caller=caller,
-                method=f"{SERVICE}{method}",
-                request=request,
-                domain=domain,
-                resource=binding_name(domain, subject),
-                permission=POLICIES[0],
-                decide=decide_and_preview,
-                request_id=request.request_id,
-                validate_only=request.validate_only,
-                durable_at=request.durable_at,
-            )
-        )
-        if isinstance(result, Forwarded):
-            forwarded: R = kind.FromString(result.response)
-            return forwarded
-        reply: Any = kind(receipt=result.receipt)
-        if previews:
-            reply.binding.CopyFrom(previews[0])
-        elif shows_binding:
-            reply.binding.CopyFrom(_required(self._state, domain, subject))
-        if request.validate_only:
-            reply.receipt.domain = ""
-        written: R = reply
-        return written
 
 
 def _in_message(role: Role) -> role_binding_pb2.Role:

@@ -16,9 +16,8 @@ from controller.attention.queue import Item
 from controller.attention.rules import Score, score_of
 from controller.attention_feed import AttentionFeed
 from controller.replica import Replica
-from controller.services.fleet_fields import check_id
-from controller.services.fleet_nodes import check_domain
 from controller.services.fleet_rules import freshness_of
+from controller.services.scopes import Scope
 from controller.twin.facts import Facts, digest_of, effective_ms, held_of, set_time
 from controller.twin.facts import state_of as committed
 from controller.twin.freshness import Freshness
@@ -57,11 +56,7 @@ class ItemFilter:
     """Which items a list or a watch asks for. Raises `InvalidWrite`, `NotFound` for what no query may be."""
 
     def __init__(self, replica: Replica, request: Any) -> None:
-        self._authority = replica.state.authority
-        self._domain: str = request.domain
-        self._subtree: bool = request.include_subtree
-        if request.domain:
-            check_domain(replica.state, check_id(request.domain, "domain"))
+        self._scope = Scope(replica.state, request)
         for name, known in (("kinds", Kind), ("states", MarkState)):
             values = getattr(request, name)
             if len(values) > MAX_FILTER_VALUES or not set(values) <= {int(each) for each in known}:
@@ -78,9 +73,7 @@ class ItemFilter:
         """Tells by what an item is whether it can be asked for."""
         if self._kinds and item.kind not in self._kinds:
             return False
-        if not self._domain or item.domain == self._domain:
-            return True
-        return self._subtree and self._authority.is_within(item.domain, self._domain)
+        return self._scope.holds(item.domain)
 
     def holds(self, shown: Shown) -> bool:
         """Tells whether an item as it is now is asked for."""

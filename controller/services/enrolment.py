@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from google.protobuf.message import Message
-
 from controller.enrolment import enrolments, tokens
 from controller.enrolment.errors import AuthorityNotHeld, QueueFull
 from controller.enrolment.queue import Waiting
@@ -23,12 +21,12 @@ from controller.issuing import Issuer
 from controller.replica import Replica
 from controller.services.calls import caller_of
 from controller.services.fleet_fields import check_id, check_text, id_in_domain
-from controller.services.fleet_nodes import check_domain
 from controller.services.fleet_rules import POLICIES, check_etag
 from controller.services.paging import cut, page_of
-from controller.twin.domain import live_subtree
+from controller.services.scopes import Scope
+from controller.services.shown_writes import Shown, ShownWrites
 from controller.twin.facts import Facts, body_of, timestamp
-from controller.writes import Draft, Forwarded, WriteCall
+from controller.writes import Draft
 from federation.errors import InvalidWrite, NotFound, WrongState
 from federation.identifiers import Key
 from souverix.trust.v1 import enrolment_pb2, enrolment_service_pb2_grpc
@@ -55,6 +53,10 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         self._issuer = issuer
         self._waiting = waiting
         self._own_domain = replica.config.controller.domain
+        token = Shown("token", tokens.token_name, _required_token)
+        enrolment = Shown("enrolment", enrolments.enrolment_name, _required_enrolment)
+        self._token_writes = ShownWrites(replica, SERVICE, token)
+        self._enrolment_writes = ShownWrites(replica, SERVICE, enrolment)
 
     async def CreateEnrolmentToken(
         self, request: Any, context: Any
@@ -83,6 +85,7 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
                 made.append(tokens.written(domain, token_id, secret))
 
         reply = await self._write(
+            self._token_writes,
             "CreateEnrolmentToken",
             request,
             context,
@@ -118,6 +121,7 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
             draft.write(domain, subject, tokens.ASPECT, record)
 
         return await self._write(
+            self._token_writes,
             "RevokeEnrolmentToken",
             request,
             context,
@@ -144,9 +148,7 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         """Reads one enrolment."""
         domain, node = id_in_domain(request.name, enrolments.COLLECTION)
         subject = f"{enrolments.COLLECTION}/{node}"
-        found = enrolments.compose(self._state, domain, subject, _wall_ms())
-        if found is None:
-            raise NotFound(f"{request.name} is not known here", subject=request.name, domain=domain)
+        found = _required_enrolment(self._state, domain, subject)
         return service.GetEnrolmentResponse(enrolment=found)
 
     async def ListEnrolments(self, request: Any, context: Any) -> service.ListEnrolmentsResponse:
@@ -195,7 +197,9 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
             )
             draft.write(domain, subject, enrolments.ASPECT, record)
 
-        return await self._write(method, request, context, (domain, subject), decide, response)
+        return await self._write(
+            self._enrolment_writes, method, request, context, (domain, subject), decide, response
+        )
 
     def _listed(
         self,
@@ -207,20 +211,12 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         page, now_ms = page_of(request), _wall_ms()
         found = {
             each.name: each
-            for domain in self._domains(request)
+            for domain in Scope(self._state, request).domains()
             for subject in self._state.subjects_of(domain, collection)
             if (each := compose(self._state, domain, subject, now_ms)) is not None and wanted(each)
         }
         names, token = cut(found, page, str)
         return [found[name] for name in names], token
-
-    def _domains(self, request: Any) -> list[str]:
-        if not request.domain:
-            return list(self._state.authority.records)
-        check_domain(self._state, check_id(request.domain, "domain"))
-        if request.include_subtree:
-            return live_subtree(self._state, request.domain)
-        return [request.domain]
 
     def _check_room(self, domain: str, now_ms: int) -> None:
         held = self._waiting().open_tokens(domain, now_ms)
@@ -242,6 +238,7 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
 
     async def _write(
         self,
+        writes: ShownWrites,
         method: str,
         request: Any,
         context: Any,
@@ -250,45 +247,37 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         response: type[R],
     ) -> R:
         """Executes a write of a token or an enrolment, (domain, subject), and makes its response."""
-        kind: Any = response
-        domain, subject = at
-        compose: Compose = tokens.compose
-        shown = "token"
-        if subject.startswith(f"{enrolments.COLLECTION}/"):
-            compose, shown = enrolments.compose, "enrolment"
-        previews: list[Message] = []
+        domain, _ = at
 
-        def decide_and_preview(draft: Draft) -> None:
+        def decide_where_held(draft: Draft) -> None:
             self._check_holds(domain)
             decide(draft)
-            if request.validate_only:
-                previews.append(compose(draft.proposal, domain, subject, draft.proposal.wall_ms))
 
         own = self._issuer is not None and domain == self._own_domain
-        result = await self._replica.writer.execute(
-            WriteCall(
-                caller=caller_of(context),
-                method=f"{SERVICE}{method}",
-                request=request,
-                domain=domain,
-                resource=f"domains/{domain}/{subject}",
-                permission=None if own else POLICIES[0],
-                decide=decide_and_preview,
-                request_id=request.request_id,
-                validate_only=request.validate_only,
-                durable_at=request.durable_at,
-            )
+        return await writes.execute(
+            method,
+            request,
+            caller_of(context),
+            at,
+            () if own else POLICIES,
+            decide_where_held,
+            response,
         )
-        if isinstance(result, Forwarded):
-            forwarded: R = kind.FromString(result.response)
-            return forwarded
-        reply: Any = kind(receipt=result.receipt)
-        found = previews[0] if previews else compose(self._state, domain, subject, _wall_ms())
-        getattr(reply, shown).CopyFrom(found)
-        if request.validate_only:
-            reply.receipt.domain = ""
-        written: R = reply
-        return written
+
+
+def _required_token(facts: Facts, domain: str, subject: str) -> enrolment_pb2.EnrolmentToken:
+    return _known(tokens.compose(facts, domain, subject, _wall_ms()), domain, subject)
+
+
+def _required_enrolment(facts: Facts, domain: str, subject: str) -> enrolment_pb2.Enrolment:
+    return _known(enrolments.compose(facts, domain, subject, _wall_ms()), domain, subject)
+
+
+def _known(found: R | None, domain: str, subject: str) -> R:
+    if found is None:
+        name = f"domains/{domain}/{subject}"
+        raise NotFound(f"{name} is not known here", subject=name, domain=domain)
+    return found
 
 
 def _token_id(principal: str, request_id: str) -> str:

@@ -16,8 +16,6 @@ from controller.graph.relationship import (
 )
 from controller.graph.vertices import DOMAINS, NODES, ends_of
 from controller.replica import Replica
-from controller.services.fleet_fields import check_id
-from controller.services.fleet_nodes import check_domain
 from controller.services.fleet_queries import MAX_FILTER_VALUES
 from controller.services.fleet_watches import log_of
 from controller.services.graph_index import GraphIndex
@@ -29,9 +27,9 @@ from controller.services.graph_relationships import (
 )
 from controller.services.graph_watches import GraphWatch
 from controller.services.paging import cut, page_of
+from controller.services.scopes import Scope
 from controller.services.watching import StepKind, Watch
 from controller.sync.links import PeerView
-from controller.twin.domain import live_subtree
 from controller.twin.facts import exists
 from federation.errors import InvalidWrite
 from federation.identifiers import Key, is_valid_id
@@ -162,13 +160,10 @@ class RelationshipView:
     def __init__(self, replica: Replica, index: GraphIndex, request: Any) -> None:
         self._state = replica.state
         self._index = index
-        self._domain: str = request.domain
-        self._include_subtree: bool = request.include_subtree
+        self._scope = Scope(self._state, request)
         self._vertex: str = request.vertex
         self._tags = frozenset(request.tags)
         self._types = frozenset(request.types)
-        if self._domain:
-            check_domain(self._state, check_id(self._domain, "domain"))
         collection, _, plain = self._vertex.partition("/")
         if self._vertex and (collection not in (DOMAINS, NODES) or not is_valid_id(plain)):
             raise InvalidWrite(
@@ -185,7 +180,7 @@ class RelationshipView:
         """Names of all edges ever known in the scope, in order."""
         return sorted(
             relationship_name(domain, subject)
-            for domain in self._domains()
+            for domain in self._scope.domains()
             for subject in self._state.subjects_of(domain, RELATIONSHIPS)
         )
 
@@ -200,12 +195,14 @@ class RelationshipView:
         """Names of the edges that stand at the vertex asked for, found by the adjacency."""
         edges = self._index.edges()
         found = (*edges.out_of(self._vertex), *edges.into(self._vertex))
-        return sorted({e.relationship for e in found if self._holds(named(e.relationship))})
+        return sorted(
+            {e.relationship for e in found if self._scope.holds(named(e.relationship)[0])}
+        )
 
     def touched(self, applied: Applied) -> Iterator[str]:
         """Edges of which a commit wrote something."""
         for key in applied.keys:
-            if key.subject.startswith(f"{RELATIONSHIPS}/") and self._holds(key):
+            if key.subject.startswith(f"{RELATIONSHIPS}/") and self._scope.holds(key.domain):
                 yield relationship_name(key.domain, key.subject)
 
     def keys(self, item: str) -> Iterator[Key]:
@@ -227,19 +224,6 @@ class RelationshipView:
             and self._tags <= set(spec.tags)
             and (not self._vertex or self._vertex in ends_of(spec))
         )
-
-    def _domains(self) -> list[str]:
-        if not self._domain:
-            return list(self._state.authority.records)
-        if self._include_subtree:
-            return live_subtree(self._state, self._domain)
-        return [self._domain]
-
-    def _holds(self, at: Sequence[str]) -> bool:
-        """Tells whether the domain that holds an edge, the first of `at`, is asked for."""
-        if not self._domain or at[0] == self._domain:
-            return True
-        return self._include_subtree and self._state.authority.is_within(at[0], self._domain)
 
 
 def _name_of(shown: graph_pb2.Relationship) -> str:

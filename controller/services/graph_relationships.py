@@ -14,9 +14,10 @@ from controller.services.calls import caller_of
 from controller.services.fleet_fields import check_id, check_relationship, check_text, id_in_domain
 from controller.services.fleet_masks import apply_update_mask
 from controller.services.fleet_nodes import check_domain
-from controller.services.fleet_rules import check_autonomy, check_etag, required_node
+from controller.services.fleet_rules import check_etag, required_node
+from controller.services.shown_writes import Shown, ShownWrites
 from controller.twin.facts import Facts, body_of, exists, state_of, timestamp
-from controller.writes import Caller, Draft, Forwarded, WriteCall
+from controller.writes import Caller, Draft
 from federation.authority import Permission
 from federation.errors import AlreadyExists, InvalidWrite, NotFound
 from federation.identifiers import Key
@@ -35,6 +36,8 @@ class RelationshipWrites:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
+        shown = Shown("relationship", relationship_name, required_relationship)
+        self._writes = ShownWrites(replica, SERVICE, shown)
 
     async def create(self, request: Any, context: Any) -> graph.CreateRelationshipResponse:
         """As `GraphService.CreateRelationship`."""
@@ -123,40 +126,14 @@ class RelationshipWrites:
         decide: Callable[[Draft], None],
         response: type[R],
     ) -> R:
-        """Executes a write of the edge (domain, subject) and makes its response, with the edge where it has one."""
-        kind: Any = response
-        shows = "relationship" in kind.DESCRIPTOR.fields_by_name
-        domain, subject = at
-        previews: list[graph_pb2.Relationship] = []
-
-        def decide_and_preview(draft: Draft) -> None:
-            check_autonomy(draft, (Permission.OPERATE,))
-            decide(draft)
-            if request.validate_only and shows:
-                previews.append(required_relationship(draft.proposal, domain, subject))
-
-        result = await self._replica.writer.execute(
-            WriteCall(
-                caller=caller,
-                method=f"{SERVICE}{method}",
-                request=request,
-                domain=domain,
-                resource=relationship_name(domain, subject),
-                permission=Permission.OPERATE,
-                decide=decide_and_preview,
-                request_id=request.request_id,
-                validate_only=request.validate_only,
-                durable_at=request.durable_at,
-            )
+        """Executes a write of the edge (domain, subject) and makes its response; one that was only validated has no
+        receipt.
+        """
+        reply: Any = await self._writes.execute(
+            method, request, caller, at, (Permission.OPERATE,), decide, response
         )
-        if isinstance(result, Forwarded):
-            forwarded: R = kind.FromString(result.response)
-            return forwarded
-        reply: Any = kind(receipt=None if request.validate_only else result.receipt)
-        if previews:
-            reply.relationship.CopyFrom(previews[0])
-        elif shows:
-            reply.relationship.CopyFrom(required_relationship(self._replica.state, domain, subject))
+        if request.validate_only:
+            reply.ClearField("receipt")
         written: R = reply
         return written
 

@@ -7,35 +7,32 @@ which policies govern a node is `twin.effective`'s to say.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 from controller.replica import Replica
 from controller.services.calls import caller_of
 from controller.services.fleet_fields import check_id, check_policy_spec, policy_in_name
 from controller.services.fleet_nodes import check_domain
 from controller.services.fleet_rules import (
-    Permissions,
-    check_autonomy,
     check_etag,
     check_gate,
     permissions_for_policy,
 )
 from controller.services.fleet_watches import log_of
 from controller.services.paging import cut, page_of
+from controller.services.scopes import Scope
+from controller.services.shown_writes import Shown, ShownWrites
 from controller.services.watching import StepKind, Watch
-from controller.twin.domain import live_subtree
 from controller.twin.facts import Facts, exists, timestamp
 from controller.twin.policy import POLICY_ASPECTS, compose_policy, policy_etag, policy_name
-from controller.writes import Draft, Forwarded, WriteCall
+from controller.writes import Draft
 from federation.authority import Permission
 from federation.errors import AlreadyExists, InvalidWrite, NotFound
 from federation.identifiers import Key
 from federation.state import Applied
 from souverix.fleet.v1 import domain_pb2
 from souverix.policy.v1 import policy_pb2, policy_service_pb2, policy_service_pb2_grpc
-
-R = TypeVar("R")
 
 SERVICE = "/souverix.policy.v1.PolicyService/"
 
@@ -46,6 +43,8 @@ class PolicyService(policy_service_pb2_grpc.PolicyServiceServicer):
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._state = replica.state
+        shown = Shown("policy", policy_name, _required)
+        self._writes = ShownWrites(replica, SERVICE, shown)
 
     async def CreatePolicy(
         self, request: Any, context: Any
@@ -65,10 +64,10 @@ class PolicyService(policy_service_pb2_grpc.PolicyServiceServicer):
             check_gate(draft, domain, request.spec.target_version)
             draft.write(domain, subject, "policy", request.spec)
 
-        return await self._write(
+        return await self._writes.execute(
             "CreatePolicy",
             request,
-            context,
+            caller_of(context),
             (domain, subject),
             permissions_for_policy(request.spec),
             decide,
@@ -87,10 +86,10 @@ class PolicyService(policy_service_pb2_grpc.PolicyServiceServicer):
             check_gate(draft, domain, request.spec.target_version)
             draft.write(domain, subject, "policy", request.spec)
 
-        return await self._write(
+        return await self._writes.execute(
             "UpdatePolicy",
             request,
-            context,
+            caller_of(context),
             (domain, subject),
             permissions_for_policy(request.spec),
             decide,
@@ -108,10 +107,10 @@ class PolicyService(policy_service_pb2_grpc.PolicyServiceServicer):
             now = timestamp(draft.proposal.wall_ms)
             draft.write(domain, subject, "existence", domain_pb2.Existence(exists=False, time=now))
 
-        return await self._write(
+        return await self._writes.execute(
             "DeletePolicy",
             request,
-            context,
+            caller_of(context),
             (domain, subject),
             (Permission.POLICIES,),
             decide,
@@ -153,71 +152,19 @@ class PolicyService(policy_service_pb2_grpc.PolicyServiceServicer):
                 reply.changed.CopyFrom(step.resource)
             yield reply
 
-    async def _write(
-        self,
-        method: str,
-        request: Any,
-        context: Any,
-        at: tuple[str, str],
-        permissions: Permissions,
-        decide: Callable[[Draft], None],
-        response: type[R],
-    ) -> R:
-        """Executes a write of the policy (domain, subject) and makes its response, with the policy where it has one."""
-        kind: Any = response
-        shows_policy = "policy" in kind.DESCRIPTOR.fields_by_name
-        domain, subject = at
-        previews: list[policy_pb2.Policy] = []
-
-        def decide_and_preview(draft: Draft) -> None:
-            check_autonomy(draft, permissions)
-            decide(draft)
-            if request.validate_only and shows_policy:
-                previews.append(_required(draft.proposal, domain, subject))
-
-        result = await self._replica.writer.execute(
-            WriteCall(
-                caller=caller_of(context),
-                method=f"{SERVICE}{method}",
-                request=request,
-                domain=domain,
-                resource=policy_name(domain, subject),
-                permission=permissions[0],
-                decide=decide_and_preview,
-                request_id=request.request_id,
-                validate_only=request.validate_only,
-                durable_at=request.durable_at,
-            )
-        )
-        if isinstance(result, Forwarded):
-            forwarded: R = kind.FromString(result.response)
-            return forwarded
-        reply: Any = kind(receipt=result.receipt)
-        if previews:
-            reply.policy.CopyFrom(previews[0])
-        elif shows_policy:
-            reply.policy.CopyFrom(_required(self._state, domain, subject))
-        if request.validate_only:
-            reply.receipt.domain = ""
-        written: R = reply
-        return written
-
 
 class PolicyView:
     """The policies of a list or a watch; an item is a policy's name. Raises `InvalidWrite`, `NotFound`."""
 
     def __init__(self, replica: Replica, request: Any) -> None:
         self._state = replica.state
-        self._domain: str = request.domain
-        self._include_subtree: bool = request.include_subtree
-        if self._domain:
-            check_domain(self._state, check_id(self._domain, "domain"))
+        self._scope = Scope(self._state, request)
 
     def items(self) -> list[str]:
         """Names of all policies ever known in the scope, in order."""
         return sorted(
             policy_name(domain, subject)
-            for domain in self._domains()
+            for domain in self._scope.domains()
             for subject in self._state.subjects_of(domain, "policies")
         )
 
@@ -228,7 +175,7 @@ class PolicyView:
     def touched(self, applied: Applied) -> Iterator[str]:
         """Policies of which a commit wrote something."""
         for key in applied.keys:
-            if key.subject.startswith("policies/") and self._holds(key.domain):
+            if key.subject.startswith("policies/") and self._scope.holds(key.domain):
                 yield policy_name(key.domain, key.subject)
 
     def keys(self, item: str) -> Iterator[Key]:
@@ -239,18 +186,6 @@ class PolicyView:
     def show(self, item: str) -> policy_pb2.Policy | None:
         """The policy; None when it does not exist."""
         return compose_policy(self._state, *_named(item))
-
-    def _domains(self) -> list[str]:
-        if not self._domain:
-            return list(self._state.authority.records)
-        if self._include_subtree:
-            return live_subtree(self._state, self._domain)
-        return [self._domain]
-
-    def _holds(self, domain: str) -> bool:
-        if not self._domain or domain == self._domain:
-            return True
-        return self._include_subtree and self._state.authority.is_within(domain, self._domain)
 
 
 def _named(name: str) -> tuple[str, str]:

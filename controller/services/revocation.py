@@ -23,7 +23,7 @@ from controller.services.fleet_fields import check_id, check_text
 from controller.services.fleet_nodes import check_domain
 from controller.services.fleet_rules import check_etag
 from controller.services.paging import cut, page_of
-from controller.twin.domain import live_subtree
+from controller.services.scopes import Scope
 from controller.twin.facts import Facts
 from controller.writes import Draft, Executed, WriteCall
 from federation.errors import InvalidWrite, NotFound, OutOfReach
@@ -108,7 +108,7 @@ class RevocationService(revocation_service_pb2_grpc.RevocationServiceServicer):
         now_ms = _wall_ms()
         found = {
             revocation.name: revocation
-            for domain in self._domains(request)
+            for domain in Scope(self._state, request).domains()
             for subject in self._state.subjects_of(domain, COLLECTION)
             if not only or subject == only
             if (revocation := compose_revocation(self._state, domain, subject, now_ms)) is not None
@@ -145,14 +145,6 @@ class RevocationService(revocation_service_pb2_grpc.RevocationServiceServicer):
     def _parent_of(self, domain: str) -> str:
         record = self._state.authority.records.get(domain)
         return record.parent or domain if record is not None else ""
-
-    def _domains(self, request: Any) -> list[str]:
-        if not request.domain:
-            return list(self._state.authority.records)
-        check_domain(self._state, check_id(request.domain, "domain"))
-        if request.include_subtree:
-            return live_subtree(self._state, request.domain)
-        return [request.domain]
 
 
 def _named(name: str) -> tuple[str, str]:

@@ -17,9 +17,11 @@ from controller.replica import Replica
 from controller.services.calls import caller_of
 from controller.services.fleet_fields import MAX_WORD_BYTES, check_id, check_text
 from controller.services.fleet_nodes import check_domain
-from controller.services.fleet_rules import VERSIONS, check_autonomy, check_etag
+from controller.services.fleet_rules import VERSIONS, check_etag
 from controller.services.fleet_watches import log_of
 from controller.services.paging import cut, page_of
+from controller.services.scopes import Scope
+from controller.services.shown_writes import Shown, ShownWrites
 from controller.services.supply_fields import (
     artifact_in_name,
     check_artifact_spec,
@@ -36,10 +38,9 @@ from controller.supply.artifact import (
 )
 from controller.supply.documents import BadDocument
 from controller.supply.sbom import MAX_SBOM_BYTES, MEDIA_TYPE, read_sbom
-from controller.twin.domain import live_subtree
 from controller.twin.facts import Facts, body_of, exists, timestamp
 from controller.values import MAX_CHUNK_BYTES, StoreFull, ValueStore, digest_of
-from controller.writes import Draft, Forwarded, WriteCall
+from controller.writes import Draft
 from federation.errors import AlreadyExists, InvalidWrite, NotFound
 from federation.identifiers import Key
 from federation.state import Applied
@@ -67,6 +68,8 @@ class ArtifactWrites:
     def __init__(self, replica: Replica, judge: Judge) -> None:
         self._replica = replica
         self._judge = judge
+        shown = Shown("artifact", artifact_name, required_artifact)
+        self._writes = ShownWrites(replica, SERVICE, shown)
 
     async def create(self, request: Any, context: Any) -> supply.CreateArtifactResponse:
         """As `SupplyService.CreateArtifact`."""
@@ -167,46 +170,24 @@ class ArtifactWrites:
         response: type[R],
     ) -> R:
         """Executes a write of the artifact (domain, subject), has it judged, and makes its response."""
-        kind: Any = response
-        shows_artifact = "artifact" in kind.DESCRIPTOR.fields_by_name
-        domain, subject = at
-        previews: list[artifacts.Artifact] = []
 
-        def decide_and_preview(draft: Draft) -> None:
-            check_autonomy(draft, VERSIONS)
-            decide(draft)
-            if request.validate_only and shows_artifact:
-                previews.append(required_artifact(draft.proposal, domain, subject))
+        async def settle(preview: artifacts.Artifact | None) -> None:
+            if preview is None:
+                await self._judge.judge_now(*at)
+            else:
+                verdict = await self._judge.judged(at[0], preview.spec, _wall_ms())
+                preview.verdict.CopyFrom(verdict)
 
-        result = await self._replica.writer.execute(
-            WriteCall(
-                caller=caller_of(context),
-                method=f"{SERVICE}{method}",
-                request=request,
-                domain=domain,
-                resource=artifact_name(domain, subject),
-                permission=VERSIONS[0],
-                decide=decide_and_preview,
-                request_id=request.request_id,
-                validate_only=request.validate_only,
-                durable_at=request.durable_at,
-            )
+        return await self._writes.execute(
+            method,
+            request,
+            caller_of(context),
+            at,
+            VERSIONS,
+            decide,
+            response,
+            settle=settle,
         )
-        if isinstance(result, Forwarded):
-            forwarded: R = kind.FromString(result.response)
-            return forwarded
-        reply: Any = kind(receipt=result.receipt)
-        if previews:
-            reply.artifact.CopyFrom(previews[0])
-            verdict = await self._judge.judged(domain, previews[0].spec, _wall_ms())
-            reply.artifact.verdict.CopyFrom(verdict)
-        elif shows_artifact:
-            await self._judge.judge_now(domain, subject)
-            reply.artifact.CopyFrom(required_artifact(self._replica.state, domain, subject))
-        if request.validate_only:
-            reply.receipt.domain = ""
-        written: R = reply
-        return written
 
 
 class ArtifactView:
@@ -214,23 +195,20 @@ class ArtifactView:
 
     def __init__(self, replica: Replica, request: Any) -> None:
         self._state = replica.state
-        self._domain: str = request.domain
-        self._include_subtree: bool = request.include_subtree
-        if self._domain:
-            check_domain(self._state, check_id(self._domain, "domain"))
+        self._scope = Scope(self._state, request)
 
     def items(self) -> list[str]:
         """Names of all artifacts ever known in the scope, in order."""
         return sorted(
             artifact_name(domain, subject)
-            for domain in self._domains()
+            for domain in self._scope.domains()
             for subject in self._state.subjects_of(domain, "artifacts")
         )
 
     def touched(self, applied: Applied) -> Iterator[str]:
         """Artifacts of which a commit wrote something."""
         for key in applied.keys:
-            if key.subject.startswith("artifacts/") and self._holds(key.domain):
+            if key.subject.startswith("artifacts/") and self._scope.holds(key.domain):
                 yield artifact_name(key.domain, key.subject)
 
     def keys(self, item: str) -> Iterator[Key]:
@@ -241,18 +219,6 @@ class ArtifactView:
     def show(self, item: str) -> artifacts.Artifact | None:
         """The artifact; None when it does not exist."""
         return compose_artifact(self._state, *artifact_in_name(item), _wall_ms())
-
-    def _domains(self) -> list[str]:
-        if not self._domain:
-            return list(self._state.authority.records)
-        if self._include_subtree:
-            return live_subtree(self._state, self._domain)
-        return [self._domain]
-
-    def _holds(self, domain: str) -> bool:
-        if not self._domain or domain == self._domain:
-            return True
-        return self._include_subtree and self._state.authority.is_within(domain, self._domain)
 
 
 def list_artifacts(replica: Replica, request: Any) -> supply.ListArtifactsResponse:
