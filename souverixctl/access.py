@@ -14,7 +14,6 @@ import click
 from souverix.trust.v1 import access_service_pb2 as service
 from souverix.trust.v1 import role_binding_pb2
 from souverixctl import options
-from souverixctl.errors import BadInput
 from souverixctl.output import Cell
 from souverixctl.pages import fetch_pages
 from souverixctl.results import age, present, present_write
@@ -48,14 +47,7 @@ def row(binding: role_binding_pb2.RoleBinding, now: datetime) -> list[Cell]:
 
 def full_name(text: str) -> str:
     """The resource name of a binding. Raises BadInput."""
-    parts = text.split("/")
-    if len(parts) == 4 and parts[0] == "domains" and parts[2] == "bindings":
-        parts = [parts[1], parts[3]]
-    if len(parts) != 2 or not all(parts):
-        raise BadInput(
-            f"{text!r} does not name a binding", "write DOMAIN/ID, as `access list` shows it"
-        )
-    return f"domains/{parts[0]}/bindings/{parts[1]}"
+    return options.scoped_resource_name("bindings", text, "access list")
 
 
 group = Verbs(

@@ -74,20 +74,12 @@ policy_group = Verbs(
 
 def split_name(text: str) -> tuple[str, str]:
     """Domain and id of "DOMAIN/ID" or "domains/DOMAIN/artifacts/ID". Raises BadInput."""
-    parts = text.split("/")
-    if len(parts) == 4 and parts[0] == "domains" and parts[2] == "artifacts":
-        parts = [parts[1], parts[3]]
-    if len(parts) != 2 or not all(parts):
-        raise BadInput(
-            f"{text!r} does not name an artifact", "write DOMAIN/ID, such as region-a/rempart-1-4-7"
-        )
-    return parts[0], parts[1]
+    return options.scoped_name("artifacts", text, "artifact list")
 
 
 def full_name(text: str) -> str:
     """The resource name of an artifact. Raises BadInput."""
-    domain, id = split_name(text)
-    return f"domains/{domain}/artifacts/{id}"
+    return options.scoped_resource_name("artifacts", text, "artifact list")
 
 
 def row(held: artifact.Artifact, now: datetime) -> list[Cell]:

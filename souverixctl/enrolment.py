@@ -13,7 +13,6 @@ import click
 from souverix.trust.v1 import enrolment_pb2
 from souverix.trust.v1 import enrolment_service_pb2 as service
 from souverixctl import options
-from souverixctl.errors import BadInput
 from souverixctl.output import Cell
 from souverixctl.pages import fetch_pages
 from souverixctl.results import age, present_details, present_rows, present_write, word
@@ -61,14 +60,14 @@ def enrolment_row(enrolment: enrolment_pb2.Enrolment, now: datetime) -> list[Cel
     ]
 
 
-def full_name(text: str, collection: str) -> str:
-    """The resource name of what is written DOMAIN/ID. Raises BadInput."""
-    parts = text.split("/")
-    if len(parts) == 4 and parts[0] == "domains" and parts[2] == collection:
-        parts = [parts[1], parts[3]]
-    if len(parts) != 2 or not all(parts):
-        raise BadInput(f"{text!r} names nothing there", "write DOMAIN/ID, as the list shows it")
-    return f"domains/{parts[0]}/{collection}/{parts[1]}"
+def token_name(text: str) -> str:
+    """The resource name of a token. Raises BadInput."""
+    return options.scoped_resource_name("enrolment-tokens", text, "enrolment token list")
+
+
+def enrolment_name(text: str) -> str:
+    """The resource name of an enrolment. Raises BadInput."""
+    return options.scoped_resource_name("enrolments", text, "enrolment list")
 
 
 group = Verbs(
@@ -182,7 +181,7 @@ def revoke(session: Session, name: str, etag: str, **given: Any) -> None:
     """
     write = options.read_write_options(given)
     request = service.RevokeEnrolmentTokenRequest(
-        name=full_name(name, "enrolment-tokens"), etag=etag, **write.fields()
+        name=token_name(name), etag=etag, **write.fields()
     )
     reply = session.connection.call(request, service.RevokeEnrolmentTokenResponse)
     present_write(session, reply, f"token {name} revoked", reply.token.etag)
@@ -217,7 +216,7 @@ def show(session: Session, name: str) -> None:
     \b
     souverixctl enrolment show edge-zone-a1/edge-7
     """
-    request = service.GetEnrolmentRequest(name=full_name(name, "enrolments"))
+    request = service.GetEnrolmentRequest(name=enrolment_name(name))
     reply = session.connection.call(request, service.GetEnrolmentResponse)
     present_details(session, reply, reply.enrolment)
 
@@ -236,7 +235,7 @@ def approve(session: Session, name: str, reason: str, etag: str, **given: Any) -
     """
     write = options.read_write_options(given)
     request = service.ApproveEnrolmentRequest(
-        name=full_name(name, "enrolments"), etag=etag, reason=reason, **write.fields()
+        name=enrolment_name(name), etag=etag, reason=reason, **write.fields()
     )
     reply = session.connection.call(request, service.ApproveEnrolmentResponse)
     present_write(session, reply, f"enrolment {name} approved", reply.enrolment.etag)
@@ -256,7 +255,7 @@ def reject(session: Session, name: str, reason: str, etag: str, **given: Any) ->
     """
     write = options.read_write_options(given)
     request = service.RejectEnrolmentRequest(
-        name=full_name(name, "enrolments"), etag=etag, reason=reason, **write.fields()
+        name=enrolment_name(name), etag=etag, reason=reason, **write.fields()
     )
     reply = session.connection.call(request, service.RejectEnrolmentResponse)
     present_write(session, reply, f"enrolment {name} rejected", reply.enrolment.etag)

@@ -176,14 +176,22 @@ def as_of_option(function: Function) -> Function:
     )(function)
 
 
-def scoped_name(collection: str, text: str) -> tuple[str, str]:
-    """Domain and id of "DOMAIN/ID" or "domains/DOMAIN/COLLECTION/ID". Raises BadInput."""
+def scoped_name(collection: str, text: str, shown_by: str = "") -> tuple[str, str]:
+    """Domain and id of "DOMAIN/ID" or "domains/DOMAIN/COLLECTION/ID". `shown_by` is the verb that lists them where
+    it is not `get`. Raises BadInput.
+    """
     parts = text.split("/")
     if len(parts) == 4 and (parts[0], parts[2]) == ("domains", collection):
         parts = [parts[1], parts[3]]
     if len(parts) != 2 or not all(parts):
         raise BadInput(
             f"{text!r} names none of the {collection}",
-            f"write DOMAIN/ID, as `get {collection}` shows it",
+            f"write DOMAIN/ID, as `{shown_by or f'get {collection}'}` shows it",
         )
     return parts[0], parts[1]
+
+
+def scoped_resource_name(collection: str, text: str, shown_by: str = "") -> str:
+    """ "domains/d1/policies/p1" from "d1/p1", as `scoped_name` reads it. Raises BadInput."""
+    domain, id = scoped_name(collection, text, shown_by)
+    return f"domains/{domain}/{collection}/{id}"

@@ -42,8 +42,7 @@ def row(bundle: policy.Policy, now: datetime) -> list[Cell]:
 
 def full_name(text: str) -> str:
     """The resource name of a policy. Raises BadInput."""
-    domain, id = options.scoped_name("policies", text)
-    return f"domains/{domain}/policies/{id}"
+    return options.scoped_resource_name("policies", text)
 
 
 @verbs.get.command("policies", short_help="List policies.")
@@ -308,10 +307,9 @@ def delete_policy(session: Session, name: str, etag: str, **given: Any) -> None:
     \b
     souverixctl delete policy edge-zone-a1/base
     """
-    domain, id = options.scoped_name("policies", name)
     write = options.read_write_options(given)
     request = service.DeletePolicyRequest(
-        name=f"domains/{domain}/policies/{id}",
+        name=full_name(name),
         etag=etag,
         **write.fields(),
     )

@@ -54,8 +54,7 @@ def row(edge: graph.Relationship, now: datetime) -> list[Cell]:
 
 def full_name(text: str) -> str:
     """The resource name of a relationship. Raises BadInput."""
-    domain, id = options.scoped_name("relationships", text)
-    return f"domains/{domain}/relationships/{id}"
+    return options.scoped_resource_name("relationships", text)
 
 
 def _type_of(word: str) -> Any:
