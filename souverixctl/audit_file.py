@@ -9,7 +9,8 @@ from pathlib import Path
 
 from airgap.audit import AuditReport, Standing, StreamReport, verify_audit
 from airgap.errors import BundleRefused
-from souverixctl.bundle import not_intact, open_file
+from souverixctl.bundle import open_file
+from souverixctl.bundle_inspection import not_intact
 from souverixctl.errors import CtlError, NotIntact
 from souverixctl.output import Cell
 from souverixctl.results import coloured

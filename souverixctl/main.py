@@ -42,8 +42,10 @@ from souverixctl import (
     overview,
     pki,
     replays,
+    supply_policies,
     verbs,
 )
+from souverixctl import bundle_inspection as bundle_inspection  # adds its verbs to `bundle`
 from souverixctl import desired_state as desired_state  # adds its verb to `set`
 from souverixctl import domains as domains  # adds its verbs
 from souverixctl import federation_trust as federation_trust  # adds its verbs to `federation`
@@ -102,7 +104,7 @@ for group in (
     verbs.move, lifecycle.transition, lifecycle.history, replays.replay, replays.reset_key, commands.group,
     drift.group, graph.group, conflicts.group,
     audit.group, federation.group, bundle.group, authority.group, observations.values,
-    artifacts.group, artifacts.policy_group, components.who_runs, components.sbom_group, components.hardware,
+    artifacts.group, supply_policies.group, components.who_runs, components.sbom_group, components.hardware,
     access.group, attestation.group, enrolment.group, certificates.group, pki.group,
 ):  # fmt: skip
     program.add_command(group)
