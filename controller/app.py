@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,7 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from controller.archive.archived_log import ArchivedLog
 from controller.archive.compaction import Compaction
-from controller.archive.directory import ArchiveDirectory
 from controller.attention_duty import MarkEnding
 from controller.attention_feed import AttentionFeed
 from controller.attention_links import SeenLinks
@@ -26,17 +23,14 @@ from controller.bearer import Bearers
 from controller.bootstrap import bootstrap
 from controller.certificate_duty import CertificateDuty
 from controller.config import ConfigError, ControllerConfig
+from controller.configured_log import open_log
 from controller.duties import Duties
-from controller.etcd.access import Access, Password, TlsFiles
 from controller.journal import Journal
 from controller.judge import Judge
 from controller.key_rotation import KeyRotation
 from controller.lifecycle_duty import LifecycleMoves
+from controller.listening import GenericRegistration, bind, new_server
 from controller.local_calls import LocalCalls
-from controller.log.embedded import EmbeddedEtcd
-from controller.log.etcd_log import EtcdLog
-from controller.log.port import StoredLog
-from controller.log.sqlite_log import SqliteLog
 from controller.maintenance import MaintenanceExpiry
 from controller.membership import Membership
 from controller.nodelink.relay_service import RelayLinkService
@@ -106,15 +100,6 @@ _log = logging.getLogger(__name__)
 #: Name in traces and metrics, unless it is configured.
 SERVICE_NAME = "souverix-controller"
 
-#: Largest message of any call: one event of the largest size, a page of resources, or a frame of joined runs.
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-
-#: Streams of one connection: a relay or a simulator may carry many nodes.
-MAX_STREAMS_A_CONNECTION = 10_000
-
-#: Clients of ours ping every 10 s or more; gRPC's own limit of five minutes would end quiet watches.
-MIN_PING_INTERVAL_MS = 5_000
-
 #: Calls in progress are given this long when the process stops.
 STOP_GRACE_S = 2.0
 
@@ -151,7 +136,7 @@ async def running(
     telling = _start_telemetry(config)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, telling.stop)
-        log = await stack.enter_async_context(_open_log(config))
+        log = await stack.enter_async_context(open_log(config))
         links = Links()
         replica = Replica(config, log, signer, links, telling, credentials, foreknown)
         application = Application(
@@ -228,12 +213,12 @@ class Application:
         if bearers is not None:
             RevokedBearers(replica.revocations, replica.knocks).watch(bearers)
         self.bearers = bearers
-        self._server = _server(
+        self._server = new_server(
             CallInterceptor(refusals, replica.telemetry, bearers, gate=replica.gate)
         )
         self.people = people
         self._people_server = (
-            _server(CallInterceptor(refusals, replica.telemetry, people, gate=replica.gate))
+            new_server(CallInterceptor(refusals, replica.telemetry, people, gate=replica.gate))
             if people
             else None
         )
@@ -358,16 +343,16 @@ class Application:
             reflection.aio.ReflectionServicer(names), server
         )
         credentials = ListenerTls(self._held).credentials() if self._held else None
-        _bind(self._server, "listen.address", self._config.listen.address, credentials)
-        self.membership.bind(_bind)
+        bind(self._server, "listen.address", self._config.listen.address, credentials)
+        self.membership.bind(bind)
         if self._people_server is not None and self._held is not None:
             shown = ListenerTls(self._held, demand_certificates=False).credentials()
             address = self._config.listen.people_address
-            _bind(self._people_server, "listen.people_address", address, shown)
+            bind(self._people_server, "listen.people_address", address, shown)
         if self._config.listen.admin_address:
             self._admin = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
             channelz.add_channelz_servicer(self._admin)
-            _bind(self._admin, "listen.admin_address", self._config.listen.admin_address)
+            bind(self._admin, "listen.admin_address", self._config.listen.admin_address)
 
     @property
     def _servers(self) -> list[grpc.aio.Server]:
@@ -397,27 +382,6 @@ class Application:
             )
 
 
-class GenericRegistration:
-    """The servers as services see them when they are added: their methods are found by name, call by call.
-
-    gRPC's asyncio server waits for each registered method separately, and sets up and takes down all these waits for
-    every call: with 70 methods that is a quarter of what an empty call costs.
-    """
-
-    def __init__(self, servers: Sequence[grpc.aio.Server]) -> None:
-        self._servers = servers
-
-    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """As of a server."""
-        for server in self._servers:
-            server.add_generic_rpc_handlers(handlers)
-
-    def add_registered_method_handlers(
-        self, service_name: str, handlers: Mapping[str, Any]
-    ) -> None:
-        """Nothing: generated code adds the same handlers as generic ones, too."""
-
-
 def _start_telemetry(config: ControllerConfig) -> Telemetry:
     identity = config.controller
     resource = {
@@ -429,80 +393,3 @@ def _start_telemetry(config: ControllerConfig) -> Telemetry:
         return start(config.telemetry, SERVICE_NAME, resource)
     except TelemetryUnavailable as error:
         raise ConfigError(str(error)) from error
-
-
-def _server(interceptor: CallInterceptor) -> grpc.aio.Server:
-    return grpc.aio.server(
-        interceptors=[interceptor],
-        options=[
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_concurrent_streams", MAX_STREAMS_A_CONNECTION),
-            ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
-            ("grpc.so_reuseport", 0),
-        ],
-    )
-
-
-def _bind(
-    server: grpc.aio.Server,
-    setting: str,
-    address: str,
-    credentials: grpc.ServerCredentials | None = None,
-) -> None:
-    """Takes a port; gRPC tells of a failure by an exception or by port 0, as its version has it."""
-    try:
-        if credentials is None:
-            bound = server.add_insecure_port(address) != 0
-        else:
-            bound = server.add_secure_port(address, credentials) != 0
-    except RuntimeError:
-        bound = False
-    if not bound:
-        raise ConfigError(f"{setting} {address} cannot be bound; is it in use?")
-
-
-@contextlib.asynccontextmanager
-async def _open_log(config: ControllerConfig) -> AsyncIterator[ArchivedLog]:
-    """The log the configuration names, and its archive; an etcd of our own where it names none."""
-    directory = config.controller.data_dir
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"controller.data_dir {directory} cannot be made: {error.strerror}"
-        ) from error
-    async with contextlib.AsyncExitStack() as stack:
-        log: StoredLog
-        if config.log.kind == "sqlite":
-            log = SqliteLog(directory / "log.sqlite", uuid.uuid4().hex)
-        elif config.log.endpoints:
-            log = EtcdLog(_access(config), config.log.prefix)
-        else:
-            embedded = EmbeddedEtcd(config.log.etcd_binary, directory / "etcd")
-            await stack.enter_async_context(embedded)
-            log = EtcdLog(embedded.access, config.log.prefix, owns_etcd=True)
-        stack.push_async_callback(log.close)
-        archive = Path(config.log.archive_dir) if config.log.archive_dir else directory / "archive"
-        yield ArchivedLog(log, ArchiveDirectory(archive))
-
-
-def _access(config: ControllerConfig) -> Access:
-    section = config.log.access
-    tls = None
-    if section.ca:
-        tls = TlsFiles(
-            Path(section.ca),
-            Path(section.cert) if section.cert else None,
-            Path(section.key) if section.key else None,
-        )
-    password = None
-    if section.user:
-        try:
-            secret = Path(section.password_file).read_text().strip()
-        except OSError as error:
-            raise ConfigError(
-                f"log.access.password_file {section.password_file!r} cannot be read: {error.strerror}"
-            ) from error
-        password = Password(section.user, secret)
-    return Access(config.log.endpoints, tls, password, section.allow_lossy_versions)
