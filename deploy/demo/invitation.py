@@ -22,6 +22,7 @@ from deploy.demo.stage import (
     ZONE_A1,
     ZONE_A2,
     Stage,
+    administrator,
 )
 from deploy.local_processes import find_program
 from trust.identity import Kind
@@ -95,7 +96,7 @@ def _souverixctl(stage: Stage) -> list[Line]:
     server = stage.federation.server
     ctl = f"{_shown(Path(sys.executable).parent / 'souverixctl')} --server"
     above, region, zone, below = (
-        f"{ctl} {server(d)} --tls {_shown(_operator(stage, d))}"
+        f"{ctl} {server(d)} --tls {_shown(_administrator(stage, d))}"
         for d in (GLOBAL, REGION_A, ZONE_A1, ZONE_A2)
     )
     return [
@@ -105,7 +106,9 @@ def _souverixctl(stage: Stage) -> list[Line]:
         Line("what hangs together, with its health", f"{above} graph --depth 2"),
         Line("how nodes differ from what is desired", f"{above} drift {ZONE_A2}"),
         Line("what a node went through", f"{above} history {FIELD_NODE}"),
-        Line("its return, as the zone measured it", f"{below} replay {FIELD_NODE}"),
+        Line(
+            "its return, as the zone measured it", f"{below} replay {FIELD_NODE} --domain {ZONE_A2}"
+        ),
         Line("what it was like a while ago", f"{below} node {FIELD_NODE} --as-of 10s"),
         Line("links of the region: two replicas are named", f"{region} federation peers"),
         Line("what is known of this host at global", f"{above} describe node {REAL_NODE}"),
@@ -120,18 +123,20 @@ def _souverixctl(stage: Stage) -> list[Line]:
             f"{above} create policy {GLOBAL}/greeting --version 1",
         ),
         Line("policies as the zone knows them", f"{zone} get policies"),
+        Line("who you are, and what you may", f"{zone} access whoami"),
         Line("who did what", f"{above} audit list --domain {ZONE_A1} --limit 10"),
         Line("chains and seals recomputed", f"{above} audit verify --all-lanes"),
     ]
 
 
-def _operator(stage: Stage, domain: str) -> Path:
-    """Where a domain's operator has its certificate."""
-    return stage.federation.certificates.leaf(domain, Kind.USER, f"{domain}-operator")
+def _administrator(stage: Stage, domain: str) -> Path:
+    """Where who administers a domain has its certificate."""
+    user = administrator(domain).removeprefix("user:")
+    return stage.federation.certificates.leaf(domain, Kind.USER, user)
 
 
 def _grpcurl(stage: Stage) -> list[Line]:
-    shown = _shown(_operator(stage, GLOBAL))
+    shown = _shown(_administrator(stage, GLOBAL))
     files = f"-cacert {shown}/roots.pem -cert {shown}/identity.pem -key {shown}/identity.pem"
     grpcurl = f"{_shown(Path(find_program('grpcurl')))} {files}"
     above, zone = stage.federation.address(GLOBAL), stage.federation.address(ZONE_A1)

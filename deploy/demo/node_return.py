@@ -46,8 +46,8 @@ ROUTES: dict[str, Any] = {
     for number in range(160)
 }
 
-#: What its link carries when it is back: a thin one, so that the replay can be watched.
-THIN_LINK_BYTES_PER_S = 300_000
+#: What its link carries when it is back: a chunk takes longer than a watch of the replay pauses between two steps.
+THIN_LINK_BYTES_PER_S = 180_000
 
 LIVE = connectivity_pb2.CONNECTIVITY_MODE_LIVE
 AUTONOMOUS = connectivity_pb2.CONNECTIVITY_MODE_AUTONOMOUS
@@ -123,7 +123,7 @@ async def go_off_and_return(stage: Stage) -> str:
 async def _progress(client: Client, since: datetime) -> list[replay_service_pb2.Replay]:
     """The return of the node as the zone's controller measures it, step by step to its end."""
     told = []
-    request = replay_service_pb2.WatchReplaysRequest(node=FIELD_NODE)
+    request = replay_service_pb2.WatchReplaysRequest(node=FIELD_NODE, domain=ZONE_A2)
     steps = client.stream(request, replay_service_pb2.WatchReplaysResponse, WAIT_S)
     async with contextlib.aclosing(steps):
         async for step in steps:

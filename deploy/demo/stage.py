@@ -96,6 +96,11 @@ def expect(condition: bool, message: str) -> None:
         raise StepFailed(message)
 
 
+def administrator(domain: str) -> str:
+    """Who administers a domain; that of global is fleet-admin by every controller's configuration."""
+    return f"user:{domain}-admin"
+
+
 def new_request_id(what: str) -> str:
     """An idempotency key that says what it is for."""
     return f"demo-{what}-{uuid.uuid4().hex[:12]}"
@@ -115,18 +120,19 @@ class Stage:
     #: Ids of the processes started so far.
     pids: set[int] = field(default_factory=set)
 
-    def client(self, domain: str, principal: str = "") -> Client:
-        """Somebody who asks a domain's controller; by default its operator."""
-        return self._client(domain, self.federation.addresses(domain), principal)
+    def client(self, domain: str, principal: str = "", *, of: str = "") -> Client:
+        """Somebody of a domain, or of domain `of`, who asks its controller; by default who administers that one."""
+        return self._client(domain, self.federation.addresses(domain), principal, of or domain)
 
-    def replica(self, domain: str, number: int) -> Client:
-        """Somebody who asks one replica."""
+    def replica(self, domain: str, number: int, *, of: str = "") -> Client:
+        """Who administers a domain, or domain `of`, and asks one replica."""
         address = self.federation.address(domain, number)
-        return self._client(domain, [address], "")
+        return self._client(domain, [address], "", of or domain)
 
-    def _client(self, domain: str, addresses: list[str], principal: str) -> Client:
-        principal = principal or f"user:{domain}-operator"
-        tls = self.federation.client_tls(domain, principal.removeprefix("user:"))
+    def _client(self, domain: str, addresses: list[str], principal: str, of: str) -> Client:
+        principal = principal or administrator(of)
+        user = principal.removeprefix("user:")
+        tls = self.federation.certificates.client_tls(domain, user, of)
         return Client(self.channels, addresses, principal, tls)
 
     def cut(self) -> None:
@@ -189,7 +195,9 @@ class Stage:
 @contextlib.asynccontextmanager
 async def stage(directory: Path, display: Display) -> AsyncIterator[Stage]:
     """An empty stage: laid out, nothing started. Everything is stopped when the block ends."""
-    federation = LocalFederation(directory, TREE, lease_ttl_s=LEASE_TTL_S, secured=True)
+    federation = LocalFederation(
+        directory, TREE, lease_ttl_s=LEASE_TTL_S, secured=True, admins=[administrator(GLOBAL)]
+    )
     async with contextlib.AsyncExitStack() as stack:
         links = []
         for address in federation.addresses(REGION_A):

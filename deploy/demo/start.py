@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from deploy.demo.questions import peers_of, status_of, topology_of
+from deploy.demo.roles import appoint
 from deploy.demo.stage import (
     GLOBAL,
     NODES,
@@ -16,6 +17,7 @@ from deploy.demo.stage import (
     ZONE_B1,
     Seen,
     Stage,
+    administrator,
 )
 from deploy.demo.syncing import sync_now
 from souverix.federation.v1 import authority_pb2, federation_service_pb2
@@ -32,6 +34,10 @@ async def start(stage: Stage) -> str:
     stage.display.happened(f"{len(TREE)} controllers serve, each with a master", took_s)
     _, took_s = await stage.until("the tree is level", lambda: _level(stage))
     stage.display.happened("every child has its place in the tree, every link is level", took_s)
+    for plan in TREE:
+        if plan.parent:
+            await appoint(stage, plan.domain)
+    stage.display.happened(f"{administrator(GLOBAL)} gave each domain its administrator")
 
     federation.start_agent(ZONE_A1, REAL_NODE, "--display-name", "the host of this demonstration")
     for seed, (zone, count) in enumerate(SIMULATED.items()):
@@ -53,7 +59,10 @@ async def _masters(stage: Stage) -> Seen[bool]:
     found = 0
     for plan in TREE:
         answers = await asyncio.gather(
-            *(status_of(stage.replica(plan.domain, n + 1)) for n in range(plan.replicas)),
+            *(
+                status_of(stage.replica(plan.domain, n + 1, of=GLOBAL))
+                for n in range(plan.replicas)
+            ),
             return_exceptions=True,
         )
         statuses = [a for a in answers if isinstance(a, federation_service_pb2.GetStatusResponse)]
@@ -70,7 +79,7 @@ async def _level(stage: Stage) -> Seen[bool]:
     for plan in TREE:
         if not plan.parent:
             continue
-        peer = (await peers_of(stage.client(plan.parent))).get(plan.controller)
+        peer = (await peers_of(stage.client(plan.parent, of=GLOBAL))).get(plan.controller)
         if peer is None or plan.domain not in known:
             level = False
         elif plan.sync_mode == "continuous":

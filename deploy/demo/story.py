@@ -15,6 +15,7 @@ from deploy.demo.handover import hand_over
 from deploy.demo.node_return import go_off_and_return
 from deploy.demo.partition import cut_off, write_on_both_sides
 from deploy.demo.reconciliation import heal_and_converge, restore_and_verify
+from deploy.demo.roles import hold_to_roles
 from deploy.demo.stage import Stage, StepFailed
 from deploy.demo.start import start
 from deploy.demo.syncing import sync_opportunistically
@@ -49,6 +50,11 @@ STEPS: Sequence[Step] = (
         start,
     ),
     Step(
+        "Who may do what",
+        "Everybody has a certificate; what its bearer may do, roles say. Without one, nothing.",
+        hold_to_roles,
+    ),
+    Step(
         "A command from global to an edge node, and back",
         "Issued at global, it travels down the tree to the agent of this host; its answer travels up.",
         command_from_global,
@@ -80,7 +86,7 @@ STEPS: Sequence[Step] = (
     ),
     Step(
         "The loser is restored, the audit verified",
-        "The zone's operator, who now sees both values, takes the other one; nothing of it is unrecorded.",
+        "The zone's administrator, who now sees both values, takes the other one; nothing of it is unrecorded.",
         restore_and_verify,
     ),
     Step(
