@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 import grpc
@@ -87,16 +88,25 @@ class LocalFederation(LocalLayout):
         return self._start(f"{domain}/r{replica}", command)
 
     def start_agent(
-        self, domain: str, node: str, *options: str, server: str = "", name: str = ""
+        self,
+        domain: str,
+        node: str,
+        *options: str,
+        server: str = "",
+        name: str = "",
+        certificate: Path | None = None,
+        module: str = "nodeagent.main",
     ) -> RunningProcess:
         """Starts the agent of this host as a node of a domain; `server` is dialled instead of the domain's replicas,
-        and `name` tells a second agent of the node from the first.
+        `name` tells a second agent of the node from the first, `certificate` is the directory of what it shows
+        instead of the node's own, and `module` runs in the agent's place.
         """
         name = name or node
+        own = self._tls_option(domain, Kind.NODE, node)
         command = [
             sys.executable,
             "-m",
-            "nodeagent.main",
+            module,
             "run",
             "--node",
             node,
@@ -104,7 +114,7 @@ class LocalFederation(LocalLayout):
             server or self.server(domain),
             "--state-dir",
             str(self.directory / f"agent-{name}"),
-            *self._tls_option(domain, Kind.NODE, node),
+            *(own if certificate is None else ["--tls", str(certificate)]),
             *options,
         ]
         return self._start(f"agent/{name}", command)

@@ -12,6 +12,7 @@ from deploy.demo.command import command_from_global
 from deploy.demo.display import duration
 from deploy.demo.drift import drift_and_heal
 from deploy.demo.handover import hand_over
+from deploy.demo.impostor import refuse_impostors
 from deploy.demo.node_return import go_off_and_return
 from deploy.demo.partition import cut_off, write_on_both_sides
 from deploy.demo.reconciliation import heal_and_converge, restore_and_verify
@@ -68,6 +69,11 @@ STEPS: Sequence[Step] = (
         "A node goes off, and returns",
         "It works on without a link and records; back, it replays first, and only then takes new commands.",
         go_off_and_return,
+    ),
+    Step(
+        "Impostors are refused",
+        "Two agents call themselves by the node's name: one by another node's certificate, one by a root of its own.",
+        refuse_impostors,
     ),
     Step(
         "The link of a zone is cut",
