@@ -82,6 +82,7 @@ async def _by_another_root(stage: Stage, top: Client) -> None:
     before = len(await refusals_at(top, ZONE_A2))
     why = await _turned_away(stage, "stranger", _forged(stage))
     expect("node:" not in why, f"the stranger was heard: {why}")
+    expect("VERIFY" not in why.upper(), f"the stranger did not believe the controller: {why}")
     stage.display.happened(f"with its own name by another root: no handshake. {why}")
     after = len(await refusals_at(top, ZONE_A2))
     expect(after == before, "who cannot shake hands must not reach the audit")

@@ -29,14 +29,21 @@ REAL_NODE = "this-host"
 #: This host once more, as a node of zone a2 behind a link of its own.
 FIELD_NODE = "field-unit"
 
+#: And again in zone a2, where strangers get at it.
+SHED_NODE = "shed-unit"
+
+#: And behind the air gap.
+ISLAND_NODE = "well-pump"
+
 GLOBAL = "global"
 REGION_A = "region-a"
 REGION_B = "region-b"
 ZONE_A1 = "edge-zone-a1"
 ZONE_A2 = "edge-zone-a2"
 ZONE_B1 = "edge-zone-b1"
+ISLAND = "island-b9"
 
-#: Parents before children. Zone b1 syncs when it is asked to, or every quarter of an hour.
+#: Parents before children. Zone b1 syncs when it is asked to, or every quarter of an hour; the island by files alone.
 TREE = (
     DomainPlan(GLOBAL),
     DomainPlan(REGION_A, parent=GLOBAL, kind="region", level="regional", replicas=2),
@@ -44,7 +51,19 @@ TREE = (
     DomainPlan(ZONE_A1, parent=REGION_A),
     DomainPlan(ZONE_A2, parent=REGION_A),
     DomainPlan(ZONE_B1, parent=REGION_B, level="autonomous", sync_mode="opportunistic"),
+    DomainPlan(
+        ISLAND,
+        parent=REGION_B,
+        kind="air-gap-island",
+        level="autonomous",
+        sync_mode="manual",
+        log="sqlite",
+        air_gapped=True,
+    ),
 )
+
+#: Who is below a link.
+LINKED = tuple(plan for plan in TREE if plan.parent and not plan.air_gapped)
 
 #: Simulated agents of each zone.
 SIMULATED = {ZONE_A1: 20, ZONE_A2: 20, ZONE_B1: 20}
@@ -114,7 +133,7 @@ class Stage:
     federation: LocalFederation
     #: The links of zone a1 to the replicas of region a, each through a relay that can be cut.
     links: list[TcpProxy]
-    #: The link of the field node to zone a2's controller, through another such relay.
+    #: The link of the nodes in the field to zone a2's controller, through another such relay.
     field_link: TcpProxy
     channels: Channels = field(default_factory=Channels)
     #: Ids of the processes started so far.
@@ -196,7 +215,12 @@ class Stage:
 async def stage(directory: Path, display: Display) -> AsyncIterator[Stage]:
     """An empty stage: laid out, nothing started. Everything is stopped when the block ends."""
     federation = LocalFederation(
-        directory, TREE, lease_ttl_s=LEASE_TTL_S, secured=True, admins=[administrator(GLOBAL)]
+        directory,
+        TREE,
+        lease_ttl_s=LEASE_TTL_S,
+        secured=True,
+        # The island has nobody but its own before a first file comes.
+        admins=[administrator(GLOBAL), administrator(ISLAND)],
     )
     async with contextlib.AsyncExitStack() as stack:
         links = []

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import grpc
 
+from deploy.demo.airgap import cross_the_gap
 from deploy.demo.command import command_from_global
+from deploy.demo.components import who_runs_it
 from deploy.demo.display import duration
 from deploy.demo.drift import drift_and_heal
 from deploy.demo.handover import hand_over
@@ -21,6 +23,7 @@ from deploy.demo.stage import Stage, StepFailed
 from deploy.demo.start import start
 from deploy.demo.syncing import sync_opportunistically
 from deploy.demo.takeover import kill_the_master
+from deploy.demo.tampering import refuse_a_tampered_backlog
 from souverixctl.errors import Refused
 
 
@@ -47,7 +50,7 @@ class Outcome:
 STEPS: Sequence[Step] = (
     Step(
         "A federation starts",
-        "Global, two regions, three edge zones: each with its own log, each deciding for itself.",
+        "Global, two regions, three edge zones, an island: each with its own log, each deciding for itself.",
         start,
     ),
     Step(
@@ -76,6 +79,11 @@ STEPS: Sequence[Step] = (
         refuse_impostors,
     ),
     Step(
+        "A tampered backlog is quarantined",
+        "While a node is away, somebody alters on its disk what it recorded. Its return is refused as a whole.",
+        refuse_a_tampered_backlog,
+    ),
+    Step(
         "The link of a zone is cut",
         "Zone a1 loses its region. Both sides say what they do not know; the zone works on.",
         cut_off,
@@ -99,6 +107,16 @@ STEPS: Sequence[Step] = (
         "A zone that syncs when it can",
         "Zone b1 closes its link once both sides are level, and opens it when asked.",
         sync_opportunistically,
+    ),
+    Step(
+        "An island that never has a link",
+        "A command reaches it by a file, and its result returns by another; both are signed, and carried by hand.",
+        cross_the_gap,
+    ),
+    Step(
+        "Who runs it?",
+        "Agents tell what their hosts are made of; asked at global, the answer names every node with a package.",
+        who_runs_it,
     ),
     Step(
         "A master is killed under writes",
