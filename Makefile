@@ -16,6 +16,8 @@ TOOLS := .tools/.complete
 SEEDS ?= 1000
 START ?= 0
 BENCH ?=
+# At most, where there are more cores: each worker starts whole federations.
+TEST_WORKERS ?= 4
 
 .PHONY: setup tools proto lint test sim bench demo demo-check docs constraints clean help
 .DEFAULT_GOAL := help
@@ -56,7 +58,7 @@ lint: setup $(TOOLS) ## check style, types, import contracts and the protobuf co
 	$(PYTHON) scripts/breaking.py
 
 test: setup $(TOOLS) ## run all tests
-	$(BIN)/pytest tests
+	$(BIN)/pytest tests -n auto --maxprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 sim: setup ## run simulated fleets: make sim SEEDS=10000 START=0
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --start $(START)

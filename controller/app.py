@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from cryptography.exceptions import UnsupportedAlgorithm
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
@@ -42,6 +41,8 @@ from controller.maintenance import MaintenanceExpiry
 from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
 from controller.outdated import StateOutdated
+from controller.own_files import load_bundle_key, load_signer, read_credentials, read_people
+from controller.people import People
 from controller.replica import Replica
 from controller.sboms.live import LiveSboms
 from controller.services.access import AccessService
@@ -57,7 +58,6 @@ from controller.services.graph import GraphService
 from controller.services.policy import PolicyService
 from controller.services.replays import ReplayService
 from controller.services.supply import SupplyService
-from controller.signing_keys import SigningKeys
 from controller.sync.dialer import Dialer
 from controller.sync.links import Links
 from controller.sync.peer_links import PeerLinkRecorder
@@ -87,10 +87,7 @@ from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
 from souverix.trust.v1 import access_service_pb2, access_service_pb2_grpc
 from telemetry.started import Telemetry, TelemetryUnavailable, start
 from trust.channels import ListenerTls
-from trust.encryption_keys import EncryptionKey, read_encryption_key
-from trust.errors import CertificateRefused, FilesUnusable, KeyUnreadable
-from trust.files import ReloadedCredentials
-from trust.identity import Kind
+from trust.encryption_keys import EncryptionKey
 
 _log = logging.getLogger(__name__)
 
@@ -136,15 +133,18 @@ async def running(
     """A replica that lives and serves while the block runs. Raises what ended its life, if anything did. With
     `foreknown` it folds its log anew.
     """
-    signer = _load_signer(config.trust.signing_key)
-    credentials = _read_credentials(config)
+    signer = load_signer(config.trust.signing_key)
+    credentials = read_credentials(config)
+    people = read_people(config)
     telling = _start_telemetry(config)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, telling.stop)
         log = await stack.enter_async_context(_open_log(config))
         links = Links()
         replica = Replica(config, log, signer, links, telling, credentials, foreknown)
-        application = Application(config, replica, links, _load_bundle_key(config.trust.bundle_key))
+        application = Application(
+            config, replica, links, load_bundle_key(config.trust.bundle_key), people
+        )
         life = asyncio.create_task(replica.run(), name="replica")
         serving = asyncio.create_task(application.serve_when_replayed(), name="serving")
         attention = asyncio.create_task(application.attention.run(), name="attention")
@@ -163,6 +163,8 @@ async def running(
         tasks = [life, serving, attention, sboms, compaction]
         if application.certificates is not None:
             tasks.append(asyncio.create_task(application.certificates.run(), name="certificates"))
+        if application.people is not None:
+            tasks.append(asyncio.create_task(application.people.run(), name="people"))
         for task in tasks:
             task.add_done_callback(end_body)
         try:
@@ -189,6 +191,7 @@ class Application:
         replica: Replica,
         links: Links,
         bundle_key: EncryptionKey | None = None,
+        people: People | None = None,
     ) -> None:
         self._bundle_key = bundle_key
         self._config = config
@@ -208,18 +211,18 @@ class Application:
         self._held = replica.credentials
         bearers = Bearers(self._held, replica.state) if self._held else None
         self.bearers = bearers
-        self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(refusals, replica.telemetry, bearers, gate=replica.gate)],
-            options=[
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_concurrent_streams", MAX_STREAMS_A_CONNECTION),
-                ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
-                ("grpc.so_reuseport", 0),
-            ],
+        self._server = _server(
+            CallInterceptor(refusals, replica.telemetry, bearers, gate=replica.gate)
         )
+        self.people = people
+        self._people_server = (
+            _server(CallInterceptor(refusals, replica.telemetry, people, gate=replica.gate))
+            if people
+            else None
+        )
+        addresses = [a for a in (config.listen.address, config.listen.people_address) if a]
         self.certificates = (
-            CertificateDuty(self._held, bearers, replica.changes, config.listen.address)
+            CertificateDuty(self._held, bearers, replica.changes, addresses)
             if self._held and bearers
             else None
         )
@@ -250,7 +253,8 @@ class Application:
     async def serve_when_replayed(self) -> None:
         """Begins to serve once the log was read: an answer from half a log would be wrong."""
         await self._replica.replayed()
-        await self._server.start()
+        for server in self._servers:
+            await server.start()
         for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if self._admin is not None:
@@ -262,14 +266,15 @@ class Application:
         await self._sync.end_sessions(sync_pb2.GOODBYE_REASON_SHUTDOWN, "the controller stops")
         self._relays.stop()
         self._nodes.stop()
-        await self._server.stop(STOP_GRACE_S)
+        await asyncio.gather(*(server.stop(STOP_GRACE_S) for server in self._servers))
         if self._admin is not None:
             await self._admin.stop(STOP_GRACE_S)
 
     def _add_services(self) -> None:
-        server: Any = GenericRegistration(self._server)
+        machines: Any = GenericRegistration([self._server])
+        server: Any = GenericRegistration(self._servers)
         replica = self._replica
-        sync_pb2_grpc.add_SyncServiceServicer_to_server(self._sync, server)
+        sync_pb2_grpc.add_SyncServiceServicer_to_server(self._sync, machines)
         self._name(sync_pb2.DESCRIPTOR)
         fleet = FleetService(replica, self.values)
         fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
@@ -295,7 +300,7 @@ class Application:
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(commands, server)
         self._name(command_service_pb2.DESCRIPTOR, commands)
         nodes = NodeLinkService(replica, self.values)
-        nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(nodes, server)
+        nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(nodes, machines)
         self._name(nodelink_pb2.DESCRIPTOR)
         self._nodes = nodes
         replays = ReplayService(replica, nodes.desk)
@@ -308,7 +313,7 @@ class Application:
         attention_service_pb2_grpc.add_AttentionServiceServicer_to_server(attention, server)
         self._name(attention_service_pb2.DESCRIPTOR, attention)
         self._relays = RelayLinkService(replica, self.values, nodes)
-        relay_pb2_grpc.add_RelayLinkServiceServicer_to_server(self._relays, server)
+        relay_pb2_grpc.add_RelayLinkServiceServicer_to_server(self._relays, machines)
         self._name(relay_pb2.DESCRIPTOR)
         federation = FederationService(replica, self._links, lambda: len(nodes.links))
         federation_service_pb2_grpc.add_FederationServiceServicer_to_server(federation, server)
@@ -326,10 +331,21 @@ class Application:
         )
         credentials = ListenerTls(self._held).credentials() if self._held else None
         _bind(self._server, "listen.address", self._config.listen.address, credentials)
+        if self._people_server is not None and self._held is not None:
+            shown = ListenerTls(self._held, demand_certificates=False).credentials()
+            address = self._config.listen.people_address
+            _bind(self._people_server, "listen.people_address", address, shown)
         if self._config.listen.admin_address:
             self._admin = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
             channelz.add_channelz_servicer(self._admin)
             _bind(self._admin, "listen.admin_address", self._config.listen.admin_address)
+
+    @property
+    def _servers(self) -> list[grpc.aio.Server]:
+        """What people call; machines have their streams at the first only."""
+        return (
+            [self._server] if self._people_server is None else [self._server, self._people_server]
+        )
 
     def _name(self, file: Any, servicer: Any = None) -> None:
         """Takes a file's services into reflection and health, and makes them callable over links."""
@@ -353,18 +369,19 @@ class Application:
 
 
 class GenericRegistration:
-    """The server as services see it when they are added: their methods are found by name, call by call.
+    """The servers as services see them when they are added: their methods are found by name, call by call.
 
     gRPC's asyncio server waits for each registered method separately, and sets up and takes down all these waits for
     every call: with 70 methods that is a quarter of what an empty call costs.
     """
 
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self._server = server
+    def __init__(self, servers: Sequence[grpc.aio.Server]) -> None:
+        self._servers = servers
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """As of the server."""
-        self._server.add_generic_rpc_handlers(handlers)
+        """As of a server."""
+        for server in self._servers:
+            server.add_generic_rpc_handlers(handlers)
 
     def add_registered_method_handlers(
         self, service_name: str, handlers: Mapping[str, Any]
@@ -385,43 +402,17 @@ def _start_telemetry(config: ControllerConfig) -> Telemetry:
         raise ConfigError(str(error)) from error
 
 
-def _read_credentials(config: ControllerConfig) -> ReloadedCredentials | None:
-    """Certificates of this controller, if it has any; they must name it. Raises `ConfigError`."""
-    if config.tls is None:
-        return None
-    try:
-        held = ReloadedCredentials(config.tls.files)
-        identity = held.current.identity
-    except (FilesUnusable, CertificateRefused) as error:
-        raise ConfigError(f"tls: {error}") from error
-    who = config.controller
-    if (identity.kind, identity.name, identity.domain) != (Kind.CONTROLLER, who.id, who.domain):
-        raise ConfigError(
-            f"tls: the certificate is of {identity}, and this is controller {who.id} of domain {who.domain}"
-        )
-    return held
-
-
-def _load_signer(path: Path) -> SigningKeys:
-    try:
-        return SigningKeys.load(path)
-    except OSError as error:
-        raise ConfigError(f"trust.signing_key {path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigError(
-            f"trust.signing_key {path} is no Ed25519 key in PEM without a password: {error}"
-        ) from error
-
-
-def _load_bundle_key(path: str) -> EncryptionKey | None:
-    if not path:
-        return None
-    try:
-        return read_encryption_key(Path(path).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"trust.bundle_key {path} cannot be read: {error.strerror}") from error
-    except KeyUnreadable as error:
-        raise ConfigError(f"trust.bundle_key {path}: {error}") from error
+def _server(interceptor: CallInterceptor) -> grpc.aio.Server:
+    return grpc.aio.server(
+        interceptors=[interceptor],
+        options=[
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_concurrent_streams", MAX_STREAMS_A_CONNECTION),
+            ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+            ("grpc.so_reuseport", 0),
+        ],
+    )
 
 
 def _bind(

@@ -1,5 +1,5 @@
-"""Who bears the certificate at the other end of a call. Owns which authority may have issued it, and the end of calls
-whose certificate is no longer good; what a bearer may do is for others to decide.
+"""Who bears the certificate at the other end of a call. Owns which authority may have issued it, and what proves the
+caller of a call that is being served; what a bearer may do is for others to decide.
 
 TLS has checked a chain to the root before any of this runs. That does not say who may name whom: here the leaf must
 have been issued by the one authority that is known for the domain it names. The own domain and those above are known
@@ -8,9 +8,9 @@ from the own chain; others from facts that controllers above them stated (`Certi
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,13 +19,14 @@ from typing import Any
 import grpc
 from cryptography import x509
 
-from controller.errors import ServiceError
+from controller.standing import BearerRefused, StandingCalls
 from federation.identifiers import Key
 from federation.state import Applied, State
 from trust.certificates import check_issued, fingerprint, identity_of, parse_der, parse_pem
 from trust.errors import CertificateRefused, Reason
 from trust.files import ReloadedCredentials
 from trust.identity import Identity, Kind
+from trust.tokens import Person
 
 #: Aspect of the facts that name authorities.
 ASPECT = "certificate_authority"
@@ -33,13 +34,12 @@ ASPECT = "certificate_authority"
 #: Leaves kept judged: more than the connections of any controller. Beyond it all are judged anew.
 MAX_JUDGED = 65_536
 
+#: Metadata in which people's programs show their tokens (RFC 6750).
+AUTHORIZATION = "authorization"
+
 #: gRPC's name for the peer's leaf, in PEM, and for what secures a connection.
 _LEAF = "x509_pem_cert"
 _SECURITY = "transport_security_type"
-
-
-class BearerRefused(ServiceError):
-    """Whoever calls has no certificate that counts here, or is not who it says it is. Audited, whatever was called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,71 @@ class Bearer:
     not_before: datetime
     not_after: datetime
 
+    @property
+    def principal(self) -> str:
+        """Whom it names, as in `user:alice`."""
+        return self.identity.principal
 
-_BEARER: ContextVar[Bearer | None] = ContextVar("bearer", default=None)
+    @property
+    def domain(self) -> str:
+        """Domain whose authority issued it: the widest scope."""
+        return self.identity.domain
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """None: certificates name no groups."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBearer:
+    """Whom a person's token names."""
+
+    person: Person
+    #: Domain of the controller that accepted it, whose word it is from then on: the widest scope.
+    domain: str
+    token: str = field(repr=False)
+
+    @property
+    def principal(self) -> str:
+        """Whom it names, as in `oidc:alice@corp`."""
+        return self.person.principal
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups it names, as in `group:noc@corp`."""
+        return self.person.groups
+
+    @property
+    def not_after(self) -> datetime:
+        """Until when it is good."""
+        return self.person.not_after
+
+
+#: What proves a caller.
+Proof = Bearer | TokenBearer
+
+_PROOF: ContextVar[Proof | None] = ContextVar("proof", default=None)
+
+
+def current_proof() -> Proof | None:
+    """What proves the caller of the call that is being served; None without TLS."""
+    return _PROOF.get()
 
 
 def current_bearer() -> Bearer | None:
-    """The bearer at the other end of the call that is being served; None without TLS."""
-    return _BEARER.get()
+    """The certificate at the other end of the call that is being served; None without TLS.
+
+    Raises `BearerRefused` for a call that is proved by a token: what asks this is for machines.
+    """
+    proof = _PROOF.get()
+    if isinstance(proof, TokenBearer):
+        raise BearerRefused(
+            grpc.StatusCode.UNAUTHENTICATED,
+            "CERTIFICATE_MISSING",
+            f"{proof.principal} shows a token, and machines prove themselves by certificates",
+        )
+    return proof
 
 
 def check_bearer(kind: Kind, name: str, domain: str) -> None:
@@ -82,19 +140,9 @@ def is_secured(context: Any) -> bool:
     return b"ssl" in context.auth_context().get(_SECURITY, ())
 
 
-class Standing:
-    """A call that goes on: ended when its bearer's certificate is."""
-
-    def __init__(self, bearer: Bearer, scope: asyncio.Timeout) -> None:
-        self.bearer = bearer
-        self.refusal: BearerRefused | None = None
-        self._scope = scope
-
-    def end(self, refusal: BearerRefused) -> None:
-        """Ends the call now, with a status."""
-        if self.refusal is None:
-            self.refusal = refusal
-            self._scope.reschedule(asyncio.get_running_loop().time())
+def token_shown(context: Any) -> bool:
+    """Tells whether a call bears a token, or anything else in its place."""
+    return any(key == AUTHORIZATION for key, _ in context.invocation_metadata() or ())
 
 
 class Bearers:
@@ -110,12 +158,19 @@ class Bearers:
         self._state = state
         self._now = now
         self._judged: dict[bytes, Bearer] = {}
-        self._standing: set[Standing] = set()
+        self._calls: StandingCalls[Bearer] = StandingCalls(now)
         #: Further judgements of a bearer, made as often as this one's; each raises `BearerRefused`.
         self.checks: list[Callable[[Bearer], None]] = []
 
     def of_call(self, context: Any) -> Bearer:
         """The bearer at the other end of a call. Raises `BearerRefused`."""
+        if token_shown(context):
+            raise BearerRefused(
+                grpc.StatusCode.UNAUTHENTICATED,
+                "TOKEN_NOT_TAKEN",
+                "a token was shown, and this listener takes certificates alone; tokens are taken at the controller's "
+                "listen.people_address",
+            )
         shown = context.auth_context().get(_LEAF)
         if not shown:
             raise BearerRefused(
@@ -161,36 +216,22 @@ class Bearers:
 
     # Calls that go on.
 
-    @contextlib.asynccontextmanager
-    async def standing(self, bearer: Bearer) -> AsyncIterator[None]:
+    def standing(self, bearer: Bearer) -> AbstractAsyncContextManager[None]:
         """The call lasts as long as the block, at most until the certificate ends. Raises `BearerRefused` then."""
-        remaining_s = (bearer.not_after - self._now()).total_seconds()
-        call: Standing | None = None
-        try:
-            async with asyncio.timeout(max(0.0, remaining_s)) as scope:
-                call = Standing(bearer, scope)
-                self._standing.add(call)
-                yield
-        except TimeoutError as error:
-            if call is None or not scope.expired():
-                raise
-            raise call.refusal or BearerRefused(
+        return self._calls.standing(
+            bearer,
+            bearer.not_after,
+            BearerRefused(
                 grpc.StatusCode.UNAUTHENTICATED,
                 Reason.EXPIRED.value,
-                f"the certificate of {bearer.identity.principal} ended at {bearer.not_after:%Y-%m-%dT%H:%M:%SZ}",
-            ) from error
-        finally:
-            if call is not None:
-                self._standing.discard(call)
+                f"the certificate of {bearer.principal} ended at {bearer.not_after:%Y-%m-%dT%H:%M:%SZ}",
+            ),
+        )
 
     def recheck(self) -> None:
         """Judges the bearers of all calls that go on, because what is known has changed; ends those refused."""
         self._judged.clear()
-        for call in list(self._standing):
-            try:
-                self._of_leaf(call.bearer.leaf)
-            except BearerRefused as refusal:
-                call.end(refusal)
+        self._calls.recheck(lambda bearer: self._of_leaf(bearer.leaf))
 
     def note(self, applied: Applied) -> None:
         """Rechecks when a commit brought facts that name authorities."""
@@ -198,19 +239,19 @@ class Bearers:
             self.recheck()
 
 
-def now_serving(bearer: Bearer) -> None:
-    """Makes a bearer the current one for the rest of the `serving` block."""
-    _BEARER.set(bearer)
+def now_serving(proof: Proof) -> None:
+    """Makes a proof the current one for the rest of the `serving` block."""
+    _PROOF.set(proof)
 
 
 @contextlib.contextmanager
-def serving(bearer: Bearer | None = None) -> Iterator[None]:
-    """A call: within the block a bearer may be the current one, after it none is."""
-    token = _BEARER.set(bearer)
+def serving(proof: Proof | None = None) -> Iterator[None]:
+    """A call: within the block a proof may be the current one, after it none is."""
+    token = _PROOF.set(proof)
     try:
         yield
     finally:
-        _BEARER.reset(token)
+        _PROOF.reset(token)
 
 
 def stated_authorities(state: State, domain: str) -> list[x509.Certificate]:

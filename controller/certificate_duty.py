@@ -1,4 +1,4 @@
-"""Sees to it that a replica's certificates are those of its files, and that its listener shows them. Owns when files
+"""Sees to it that a replica's certificates are those of its files, and that its listeners show them. Owns when files
 are looked at and what is said of expiry; judges no caller (`controller.bearer`).
 """
 
@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from controller.bearer import Bearers
@@ -30,12 +31,16 @@ class CertificateDuty:
     """Follows the files while the replica lives, master or not."""
 
     def __init__(
-        self, held: ReloadedCredentials, bearers: Bearers, changes: Changes, address: str
+        self,
+        held: ReloadedCredentials,
+        bearers: Bearers,
+        changes: Changes,
+        addresses: Sequence[str],
     ) -> None:
         self._held = held
         self._bearers = bearers
         self._changes = changes
-        self._address = address
+        self._addresses = addresses
         self._told_problem = ""
         self._told_expiry_s = 0.0
 
@@ -46,7 +51,8 @@ class CertificateDuty:
                 self._tell_expiry()
                 await asyncio.sleep(LOOK_S)
                 if self._look():
-                    await self._probe()
+                    for address in self._addresses:
+                        await self._probe(address)
 
     def _look(self) -> bool:
         try:
@@ -63,11 +69,11 @@ class CertificateDuty:
             self._bearers.recheck()
         return renewed
 
-    async def _probe(self) -> None:
-        """Looks at the certificate that is shown: gRPC says nothing when it keeps an old one."""
+    async def _probe(self, address: str) -> None:
+        """Looks at the certificate that is shown at an address: gRPC says nothing when it keeps an old one."""
         wanted = fingerprint(self._held.current.leaf)
         try:
-            shown = fingerprint(await asyncio.to_thread(served_certificate, self._address))
+            shown = fingerprint(await asyncio.to_thread(served_certificate, address))
         except (OSError, TrustError) as error:
             _log.warning("the certificate shown is not known", extra={"error": str(error)})
             return

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from controller.attention_settings import AttentionSection
@@ -12,6 +13,7 @@ from controller.connectivity_settings import ConnectivitySection
 from controller.lifecycle_settings import LifecycleSection
 from telemetry.settings import TelemetrySettings
 from trust.files import TrustFiles
+from trust.tokens import TokenRules
 
 
 class ConfigError(Exception):
@@ -33,6 +35,8 @@ class ListenSection:
     """Where it can be called."""
 
     address: str = "127.0.0.1:7400"
+    #: Listener for people's tokens, by TLS without certificates of theirs; empty: none.
+    people_address: str = ""
     #: Listener for channelz; empty: none.
     admin_address: str = ""
 
@@ -173,6 +177,39 @@ class AgentsSection:
 
 
 @dataclass(frozen=True, slots=True)
+class OidcSection:
+    """The OpenID provider whose tokens are taken at `listen.people_address`."""
+
+    #: What its people and groups are called by: "corp" in oidc:alice@corp. The same at all controllers.
+    name: str
+    #: Claim `iss`, exactly.
+    issuer: str
+    #: What claim `aud` must name.
+    audience: str
+    #: JSON file with the provider's public keys (JWKS); looked at every second.
+    jwks: Path
+    name_claim: str = "sub"
+    #: Empty: groups are not read.
+    groups_claim: str = "groups"
+    clock_skew_s: float = 60.0
+    #: A working day: a token cannot be taken back before it ends.
+    max_life_s: float = 12 * 3600.0
+
+    @property
+    def rules(self) -> TokenRules:
+        """Which tokens are accepted."""
+        return TokenRules(
+            provider=self.name,
+            issuer=self.issuer,
+            audience=self.audience,
+            name_claim=self.name_claim,
+            groups_claim=self.groups_claim,
+            clock_skew=timedelta(seconds=self.clock_skew_s),
+            max_life=timedelta(seconds=self.max_life_s),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class AccessSection:
     """Who may call what."""
 
@@ -180,6 +217,8 @@ class AccessSection:
     mode: str = ""
     #: Principals such as "user:alice" that are fleet-admin at this controller: somebody must give the first roles.
     admins: tuple[str, ...] = ()
+    #: None: no tokens are taken.
+    oidc: OidcSection | None = None
 
 
 @dataclass(frozen=True, slots=True)

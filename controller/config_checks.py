@@ -22,6 +22,12 @@ MAX_PORT = 65535
 #: Of an Ed25519 key.
 PUBLIC_KEY_BYTES = 32
 
+#: Clocks that differ by more are wrong: certificates allow as much.
+MAX_CLOCK_SKEW_S = 300
+
+#: Longest life of a person's token: nothing takes it back before, but the removal of its key.
+MAX_TOKEN_LIFE_S = 7 * 24 * 3600
+
 _CHOICES = {
     ("log", "kind"): ("etcd", "sqlite"),
     ("sync", "mode"): ("continuous", "periodic", "opportunistic", "manual"),
@@ -44,9 +50,10 @@ def problems(config: ControllerConfig) -> Iterator[str]:
     yield from _trust_problems(config)
     yield from _tls_problems(config)
     yield from _address_problems(config)
+    yield from _people_problems(config)
     for i, admin in enumerate(config.access.admins):
         if not is_member(admin):
-            yield f"access.admins[{i}] {admin!r} is not a principal such as user:alice"
+            yield f"access.admins[{i}] {admin!r} is not a principal such as user:alice or oidc:alice@corp"
     complaint = settings.check(config.telemetry)
     if complaint:
         yield f"telemetry.{complaint}"
@@ -154,8 +161,31 @@ def _tls_problems(config: ControllerConfig) -> Iterator[str]:
         yield "tls names either directory, or certificate, key and roots"
 
 
+def _people_problems(config: ControllerConfig) -> Iterator[str]:
+    oidc, address = config.access.oidc, config.listen.people_address
+    if (oidc is None) == bool(address):
+        yield "listen.people_address and [access.oidc] come together: where tokens are taken, and whose"
+    if oidc is None:
+        return
+    if config.tls is None:
+        yield "tokens are taken by TLS only: [access.oidc] needs [tls]"
+    if address == config.listen.address:
+        yield "listen.people_address is that of listen.address already, where certificates are demanded"
+    if not is_valid_id(oidc.name):
+        yield f"access.oidc.name {oidc.name!r} is no id (lower-case letters, digits and '-', at most 63)"
+    for setting in ("issuer", "audience", "name_claim"):
+        if not getattr(oidc, setting):
+            yield f"access.oidc.{setting} is empty"
+    if not 0 <= oidc.clock_skew_s <= MAX_CLOCK_SKEW_S:
+        yield f"access.oidc.clock_skew_s {oidc.clock_skew_s} is out of range; 0 to {MAX_CLOCK_SKEW_S} is taken"
+    if not 1 <= oidc.max_life_s <= MAX_TOKEN_LIFE_S:
+        yield f"access.oidc.max_life_s {oidc.max_life_s} is out of range; 1 to {MAX_TOKEN_LIFE_S} is taken"
+
+
 def _address_problems(config: ControllerConfig) -> Iterator[str]:
     addresses = [("listen.address", config.listen.address)]
+    if config.listen.people_address:
+        addresses.append(("listen.people_address", config.listen.people_address))
     if config.listen.admin_address:
         addresses.append(("listen.admin_address", config.listen.admin_address))
     if config.parent is not None:

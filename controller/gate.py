@@ -128,7 +128,7 @@ class Gate:
         bounds = [caller.issued_by] if caller.issued_by else []
         if caller.via:
             bounds.append(self._state.authority.domain_served_by(caller.via[0]) or "")
-        return Bearing(caller.principal, tuple(bounds))
+        return Bearing(caller.principal, tuple(bounds), caller.groups)
 
     def grants(self) -> Grants:
         """What everybody is granted now."""

@@ -4,6 +4,7 @@ the order of these steps; what a write means is its service's, where it may be m
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ DEFAULT_DURABILITY_WAIT_S = 30.0
 MAX_PASSED_ON = 100_000
 
 
+#: What a principal may look like; anything else is refused rather than written into the audit log.
+PRINCIPAL_PATTERN = re.compile(r"[a-z]+:[A-Za-z0-9._@/-]{1,128}")
+
+
 class Caller(NamedTuple):
     """Who calls, and from where."""
 
@@ -45,9 +50,11 @@ class Caller(NamedTuple):
     remaining_s: float | None = None
     #: Controllers that passed the call on, first one first.
     via: tuple[str, ...] = ()
-    #: Domain whose authority issued the caller's certificate, and the widest scope the caller can have; empty where no
-    #: certificate was shown.
+    #: Domain whose authority issued the caller's certificate, or whose controller accepted the caller's token: the
+    #: widest scope the caller can have. Empty where neither was shown.
     issued_by: str = ""
+    #: Groups the caller's token names, such as "group:noc@corp".
+    groups: tuple[str, ...] = ()
 
 
 class Forwarder(Protocol):

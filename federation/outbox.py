@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from federation.codec import stream_from_message, stream_to_message
 from federation.identifiers import Lane, StreamId
@@ -32,9 +33,10 @@ MAX_RUNS_A_FRAME = 512
 #: while the next part of the log is read, and what an urgent fact waits for on a slow line.
 LEAD_BYTES = 1024 * 1024
 
-#: The same after control was sent in the midst of a backlog: facts are being stated now, and each would wait for what
-#: is under way. Less than a large run, so that one run at a time goes out.
-LIVE_LEAD_BYTES = 128 * 1024
+#: Size at which joined runs may be cut again. After control was sent in the midst of a backlog facts are being stated,
+#: and each waits for what is under way: the backlog goes out in parts then, one at a time. A part is some ten
+#: milliseconds of a receiver's work.
+PART_BYTES = 32 * 1024
 
 #: Commits between the next control fact and what is read next from which on it is fetched by itself: many more than lie
 #: between two in a log that holds control everywhere, where reading on is as quick.
@@ -52,6 +54,14 @@ class LogReading:
     control_only: bool
 
 
+class _Cut(NamedTuple):
+    """Where a joined run may be cut: how many of its events stand before, their bytes, and the seal of the last."""
+
+    events: int
+    size: int
+    seal: event_pb2.Seal
+
+
 @dataclass(slots=True)
 class _Joined:
     """Consecutive events of one stream, under the seal of the last."""
@@ -61,6 +71,28 @@ class _Joined:
     seal: event_pb2.Seal
     events: list[bytes] = field(default_factory=list)
     size: int = 0
+    #: At least `PART_BYTES` apart, in order.
+    cuts: list[_Cut] = field(default_factory=list)
+
+    def append(self, events: list[bytes], size: int, seal: event_pb2.Seal) -> None:
+        """Joins what follows, which ends at a seal."""
+        if self.size - (self.cuts[-1].size if self.cuts else 0) >= PART_BYTES:
+            self.cuts.append(_Cut(len(self.events), self.size, self.seal))
+        self.events += events
+        self.size += size
+        self.seal = seal
+
+    def take_part(self) -> _Joined:
+        """Takes the first part out, up to the first cut; what is left follows it."""
+        cut = self.cuts.pop(0)
+        part = _Joined(
+            self.stream, self.first_sequence, cut.seal, self.events[: cut.events], cut.size
+        )
+        self.first_sequence += cut.events
+        self.events = self.events[cut.events :]
+        self.size -= cut.size
+        self.cuts = [_Cut(c.events - cut.events, c.size - cut.size, c.seal) for c in self.cuts]
+        return part
 
 
 @dataclass(slots=True)
@@ -87,6 +119,13 @@ class _Queue:
             size += taken[-1].size
         self.size -= size
         return taken
+
+    def next_part(self) -> list[_Joined]:
+        """Takes out the first part of the first run, all of it where it cannot be cut."""
+        first = self.runs[0]
+        part = first.take_part() if first.cuts else self.runs.popleft()
+        self.size -= part.size
+        return [part]
 
 
 class Outbox:
@@ -147,9 +186,8 @@ class Outbox:
         if not self._put_by.runs:
             return None
         if control_is_live:
-            waits = under_way_bytes >= LIVE_LEAD_BYTES
-        else:
-            waits = under_way_bytes >= LEAD_BYTES and self._control_lies_ahead()
+            return None if under_way_bytes else self._frame(self._put_by.next_part())
+        waits = under_way_bytes >= LEAD_BYTES and self._control_lies_ahead()
         return None if waits else self._frame(self._put_by.next_frames_runs())
 
     def next_reading(self) -> LogReading | None:
@@ -223,9 +261,7 @@ class Outbox:
             held = None
         if held is None:
             held = joined[stream] = _Joined(stream, first, run.seal)
-        held.events += events
-        held.size += size
-        held.seal = run.seal
+        held.append(events, size, run.seal)
         self.sent[stream] = run.seal.sequence
 
     def _is_over(self, stream: StreamId, sent: int) -> bool:

@@ -19,6 +19,7 @@ from souverixctl.output import Cell
 from souverixctl.pages import fetch_pages
 from souverixctl.results import age, present, present_write
 from souverixctl.session import Session, Verbs, pass_session
+from souverixctl.times import show_exact
 
 ROLES = {
     "viewer": role_binding_pb2.ROLE_VIEWER,
@@ -168,8 +169,9 @@ def whoami(session: Session) -> None:
 
     def show() -> None:
         output = session.output
-        issued = f", certificate issued by {reply.issued_by}" if reply.issued_by else ""
-        output.line(f"{reply.principal}{issued}")
+        output.line(f"{reply.principal}{_proof(reply)}")
+        if reply.groups:
+            output.line(f"in {', '.join(reply.groups)}")
         if not reply.enforced:
             output.line("this controller does not enforce roles: everybody may call everything")
         rows: list[list[Cell]] = [
@@ -179,6 +181,16 @@ def whoami(session: Session) -> None:
         output.table(("ROLE", "DOMAIN", "BY"), rows, "no roles")
 
     present(session, reply, show)
+
+
+def _proof(reply: service.WhoAmIResponse) -> str:
+    """What proves the caller, in words; empty where nothing does."""
+    if not reply.issued_by:
+        return ""
+    until = f", good until {show_exact(reply.expire_time)}" if reply.HasField("expire_time") else ""
+    if reply.token_issuer:
+        return f", by a token of {reply.token_issuer}, taken in domain {reply.issued_by}{until}"
+    return f", certificate issued by {reply.issued_by}{until}"
 
 
 @group.command("check", short_help="Ask whether a call is allowed.")

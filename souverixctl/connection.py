@@ -23,6 +23,7 @@ Reply = TypeVar("Reply", bound=Message)
 Result = TypeVar("Result")
 
 PRINCIPAL_KEY = "souverix-principal"
+AUTHORIZATION_KEY = "authorization"
 # A controller has a few replicas; more addresses than this are a mistake.
 MAX_ADDRESSES = 16
 # Rounds over all addresses: a replica needs a moment to take over, but nobody waits for long.
@@ -81,7 +82,8 @@ def _is_loopback(host: str) -> bool:
 class Connection:
     """Calls to the first of several addresses that answers.
 
-    `announce` is told, for people, when another address is tried. All calls belong to `trace`. Every
+    `announce` is told, for people, when another address is tried. All calls belong to `trace`. `token`
+    is asked at each call, so that a token that was renewed meanwhile is used; it needs `tls`. Every
     method of the contract has a request type of its own, so a request's type names the method to call.
     """
 
@@ -93,14 +95,16 @@ class Connection:
         announce: Callable[[str], None],
         trace: TraceContext | None = None,
         tls: ClientTls | None = None,
+        token: Callable[[], str] | None = None,
     ) -> None:
         self._tls = tls
+        self._token = token
         self._addresses = list(addresses)
         self._current = 0
         self._channels: dict[str, grpc.Channel] = {}
-        self._metadata: tuple[tuple[str, str], ...] = ((PRINCIPAL_KEY, principal),)
+        self._constant: tuple[tuple[str, str], ...] = ((PRINCIPAL_KEY, principal),)
         if trace is not None:
-            self._metadata += ((TRACEPARENT, str(trace)),)
+            self._constant += ((TRACEPARENT, str(trace)),)
         self._timeout_s = timeout_s
         self._announce = announce
 
@@ -124,7 +128,7 @@ class Connection:
                 request_serializer=type(request).SerializeToString,
                 response_deserializer=reply_type.FromString,
             )
-            reply: Reply = call(request, timeout=self._timeout_s, metadata=self._metadata)
+            reply: Reply = call(request, timeout=self._timeout_s, metadata=self._metadata())
             return reply
 
         return self._with_failover(method, attempt, getattr(request, "request_id", ""))
@@ -143,7 +147,7 @@ class Connection:
                 method,
                 request_serializer=type(request).SerializeToString,
                 response_deserializer=reply_type.FromString,
-            )(request, timeout=limit_s, metadata=self._metadata)
+            )(request, timeout=limit_s, metadata=self._metadata())
             return call, list(islice(call, 1))
 
         yield from self._answers(method, *self._with_failover(method, attempt, ""))
@@ -163,7 +167,7 @@ class Connection:
                 request_serializer=lambda piece: piece.SerializeToString(),
                 response_deserializer=reply_type.FromString,
             )
-            reply: Reply = call(pieces(), metadata=self._metadata)
+            reply: Reply = call(pieces(), metadata=self._metadata())
             return reply
 
         return self._with_failover(method, attempt, "")
@@ -183,7 +187,7 @@ class Connection:
                 request_serializer=lambda piece: piece.SerializeToString(),
                 response_deserializer=reply_type.FromString,
             )
-            call = stub(pieces(), metadata=self._metadata)
+            call = stub(pieces(), metadata=self._metadata())
             return call, list(islice(call, 1))
 
         yield from self._answers(method, *self._with_failover(method, attempt, ""))
@@ -198,6 +202,11 @@ class Connection:
             raise read_refusal(error, method=method, address=self.address) from error
         finally:
             call.cancel()
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        if self._token is None:
+            return self._constant
+        return (*self._constant, (AUTHORIZATION_KEY, f"Bearer {self._token()}"))
 
     @property
     def address(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import re
+import stat
 import sys
 from collections.abc import Callable
 from functools import cached_property, update_wrapper
@@ -26,7 +27,7 @@ from telemetry.started import OFF, TelemetryUnavailable, start
 from trust.certificates import to_pem
 from trust.channels import ClientTls
 from trust.errors import TrustError
-from trust.files import TrustFiles, read_roots
+from trust.files import TrustFiles, read_bounded, read_roots
 
 Result = TypeVar("Result")
 
@@ -41,6 +42,11 @@ NEW_TRACE = "new"
 SHOW = "show"
 # What controllers take for a principal; they refuse callers of any other name.
 _PRINCIPAL = re.compile(r"[a-z]+:[A-Za-z0-9._@/-]{1,128}")
+
+# More than any token that gRPC would carry.
+MAX_TOKEN_FILE_BYTES = 64 * 1024
+# What a JSON Web Token is made of.
+_TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
 class Session:
@@ -69,7 +75,24 @@ class Session:
             raise BadInput("--timeout is zero", f"write a duration such as {DEFAULT_TIMEOUT}")
         tls = self.tls
         addresses = parse_addresses(server, secured=tls is not None)
-        return Connection(addresses, self.principal, timeout_s, self.output.note, self.trace, tls)
+        return Connection(
+            addresses, self.principal, timeout_s, self.output.note, self.trace, tls, self.token
+        )
+
+    @property
+    def token(self) -> Callable[[], str] | None:
+        """Reads the token of the person who asks, if one is given. Raises BadInput."""
+        file = self._settings.get("token_file")
+        if not file:
+            return None
+        if self.tls is None or self.tls.chain_pem is not None:
+            raise BadInput(
+                "a token is shown over TLS only, and takes the place of a certificate",
+                "give --ca FILE with the trusted roots, and neither --tls nor --cert",
+            )
+        path = Path(file)
+        read_token(path)
+        return lambda: read_token(path)
 
     @cached_property
     def tls(self) -> ClientTls | None:
@@ -155,6 +178,26 @@ class Session:
             self._span.failed(type(error).__name__)
         self._span.end()
         self._telemetry.stop()
+
+
+def read_token(path: Path) -> str:
+    """The token in a file. Raises BadInput."""
+    try:
+        data = read_bounded(path, MAX_TOKEN_FILE_BYTES)
+        mode = path.stat().st_mode
+    except (TrustError, OSError) as error:
+        raise BadInput(str(error), "name the file that your provider's login wrote") from error
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        raise BadInput(
+            f"{path} is open to everybody, and whoever reads the token can use it",
+            f"chmod 600 {path}",
+        )
+    token = data.decode(errors="replace").strip()
+    if not _TOKEN.fullmatch(token):
+        raise BadInput(
+            f"{path} holds no token", "it must hold nothing else: HEADER.CLAIMS.SIGNATURE"
+        )
+    return token
 
 
 def _login_name() -> str:
@@ -253,6 +296,14 @@ def global_options(*, hidden: bool) -> list[click.Option]:
             envvar="SOUVERIX_CA",
             show_envvar=True,
             help="Trusted roots. Alone: servers prove themselves, this program does not.",
+        ),
+        option(
+            "--token-file",
+            metavar="FILE",
+            envvar="SOUVERIX_TOKEN_FILE",
+            show_envvar=True,
+            help="File with the token of an OpenID provider, in place of a certificate, with --ca; --server is then the"
+            " controller's listen.people_address. It is read at each call, so that a renewed token is used.",
         ),
         option(
             "--server-name",

@@ -1,4 +1,5 @@
-"""What is wrong with a name, a key, a certificate or a file of them, as a reason for programs and a text for people.
+"""What is wrong with a name, a key, a certificate, a token or a file of them, as a reason for programs and a text for
+people.
 
 Owns the reasons. Never judges: the modules that read do.
 """
@@ -23,6 +24,24 @@ class Reason(enum.StrEnum):
     KEY_UNFIT = "CERTIFICATE_KEY_UNFIT"
 
 
+class TokenReason(enum.StrEnum):
+    """Why a token of a person is not accepted. The values travel as reasons of errors."""
+
+    MALFORMED = "TOKEN_MALFORMED"
+    TOO_LARGE = "TOKEN_TOO_LARGE"
+    ALGORITHM = "TOKEN_ALGORITHM_REFUSED"
+    UNKNOWN_KEY = "TOKEN_KEY_UNKNOWN"
+    SIGNATURE = "TOKEN_SIGNATURE_INVALID"
+    ISSUER = "TOKEN_ISSUER_UNKNOWN"
+    AUDIENCE = "TOKEN_FOR_ANOTHER_AUDIENCE"
+    CLAIM_MISSING = "TOKEN_CLAIM_MISSING"
+    NAMES_NOBODY = "TOKEN_NAMES_NOBODY"
+    TOO_MANY_GROUPS = "TOKEN_TOO_MANY_GROUPS"
+    EXPIRED = "TOKEN_EXPIRED"
+    NOT_YET_VALID = "TOKEN_NOT_YET_VALID"
+    LIFE_TOO_LONG = "TOKEN_LIFE_TOO_LONG"
+
+
 class TrustError(Exception):
     """Root of everything this package raises on purpose."""
 
@@ -43,5 +62,13 @@ class CertificateRefused(TrustError):
         self.reason = reason
 
 
+class TokenRefused(TrustError):
+    """A token of a person is not accepted; `reason` says why for programs."""
+
+    def __init__(self, reason: TokenReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class FilesUnusable(TrustError):
-    """Files of key, chain or roots are missing, contradict one another, or may be read by others."""
+    """Files of keys, chain or roots are missing, contradict one another, or are open to others."""

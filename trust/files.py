@@ -126,7 +126,7 @@ class TrustFiles:
     def read(self) -> Credentials:
         """What the files hold. Raises `FilesUnusable` naming the file and the next step."""
         certificates = _certificates(self.certificate)
-        key_pem = _bytes(self.key, MAX_PEM_BYTES + MAX_KEY_BYTES)
+        key_pem = read_bounded(self.key, MAX_PEM_BYTES + MAX_KEY_BYTES)
         _check_private(self.key)
         block = _KEY_BLOCK.search(key_pem)
         try:
@@ -146,7 +146,7 @@ class TrustFiles:
 
     def stamp(self) -> tuple[object, ...]:
         """Differs after any of the files was replaced or written to."""
-        return tuple(_stamp(path) for path in (self.certificate, self.key, self.roots))
+        return tuple(stamp_of(path) for path in (self.certificate, self.key, self.roots))
 
 
 class ReloadedCredentials:
@@ -181,7 +181,7 @@ def read_authority(directory: Path, passphrase: bytes | None, at: datetime) -> A
     """The authority whose key and certificates lie in a directory. Raises `FilesUnusable`, `KeyUnreadable`."""
     certificates = _certificates(directory / AUTHORITY_FILE)
     path = directory / AUTHORITY_KEY_FILE
-    key_pem = _bytes(path, MAX_KEY_BYTES)
+    key_pem = read_bounded(path, MAX_KEY_BYTES)
     _check_private(path)
     key = read_tls_key(key_pem, passphrase)
     try:
@@ -192,7 +192,7 @@ def read_authority(directory: Path, passphrase: bytes | None, at: datetime) -> A
 
 def authority_key_is_encrypted(directory: Path) -> bool:
     """Tells whether `read_authority` needs a passphrase. Raises `FilesUnusable`."""
-    return is_encrypted(_bytes(directory / AUTHORITY_KEY_FILE, MAX_KEY_BYTES))
+    return is_encrypted(read_bounded(directory / AUTHORITY_KEY_FILE, MAX_KEY_BYTES))
 
 
 def write_authority(
@@ -266,14 +266,15 @@ def _with_root(
 
 
 def _certificates(path: Path, most: int | None = None) -> tuple[x509.Certificate, ...]:
-    data = _bytes(path, MAX_PEM_BYTES)
+    data = read_bounded(path, MAX_PEM_BYTES)
     try:
         return parse_pem(data) if most is None else parse_pem(data, most)
     except CertificateRefused as error:
         raise FilesUnusable(f"{path}: {error}") from error
 
 
-def _bytes(path: Path, most: int) -> bytes:
+def read_bounded(path: Path, most: int) -> bytes:
+    """A file of at most so many bytes. Raises `FilesUnusable`."""
     try:
         with path.open("rb") as file:
             data = file.read(most + 1)
@@ -289,7 +290,8 @@ def _check_private(path: Path) -> None:
         raise FilesUnusable(f"{path} holds a private key and is open to everybody: chmod 600 it")
 
 
-def _stamp(path: Path) -> object:
+def stamp_of(path: Path) -> object:
+    """Differs after a file was replaced or written to; None: there is none."""
     try:
         found = path.stat()
     except OSError:

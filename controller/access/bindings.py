@@ -15,8 +15,8 @@ ASPECT = "role_binding"
 BINDING_ASPECTS = ("existence", ASPECT)
 
 
-#: Whom a binding may name: people, and groups of them.
-MEMBER_PATTERN = re.compile(r"(user|group):[A-Za-z0-9._@/-]{1,128}")
+#: Whom a binding may name: people, by certificate or by token, and groups of them.
+MEMBER_PATTERN = re.compile(r"(user|oidc|group):[A-Za-z0-9._@/-]{1,128}")
 
 
 class Grant(NamedTuple):
@@ -35,6 +35,8 @@ class Bearing(NamedTuple):
     #: Domains whose subtrees bound every grant: of the authority that issued the certificate, of the controller that
     #: passed the call on. Empty: nothing bounds them.
     bounds: tuple[str, ...] = ()
+    #: Members it is counted as, beside its own name.
+    groups: tuple[str, ...] = ()
 
 
 def is_member(text: str) -> bool:
@@ -71,7 +73,10 @@ class Grants:
     def of(self, bearing: Bearing) -> list[Grant]:
         """The grants of a caller, each cut to what bounds it; those that nothing is left of are absent."""
         found = []
-        for grant in self._of.get(bearing.principal, ()):
+        held = (
+            g for member in (bearing.principal, *bearing.groups) for g in self._of.get(member, ())
+        )
+        for grant in held:
             domain: str | None = self._root if grant.role is Role.FLEET_ADMIN else grant.domain
             for bound in bearing.bounds:
                 domain = self._lower(domain, bound)

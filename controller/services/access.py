@@ -16,6 +16,7 @@ from controller.access.errors import AccessDenied
 from controller.access.methods import MACHINE_METHODS, METHODS
 from controller.access.places import root_of
 from controller.access.roles import BINDABLE, Role
+from controller.bearer import TokenBearer, current_proof
 from controller.replica import Replica
 from controller.services.calls import caller_of
 from controller.services.fleet_fields import check_id, check_text, id_in_domain
@@ -158,10 +159,14 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
     async def WhoAmI(self, request: Any, context: Any) -> service.WhoAmIResponse:
         """Tells who the caller is."""
         caller = caller_of(context)
+        proof = current_proof()
         grants = self._gate.grants().of(self._gate.bearing_of(caller))
         return service.WhoAmIResponse(
             principal=caller.principal,
             issued_by=caller.issued_by,
+            groups=caller.groups,
+            token_issuer=proof.person.issuer if isinstance(proof, TokenBearer) else "",
+            expire_time=proof.not_after if proof is not None else None,
             grants=[
                 service.RoleGrant(
                     role=_in_message(grant.role), domain=grant.domain, binding=grant.binding
@@ -193,7 +198,7 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
         for number, member in enumerate(spec.members):
             if not is_member(member):
                 raise InvalidWrite(
-                    f"spec.members[{number}] is not one such as user:alice or group:noc",
+                    f"spec.members[{number}] is not one such as user:alice, oidc:alice@corp or group:noc@corp",
                     field=f"spec.members[{number}]",
                 )
         check_text(spec.reason, "spec.reason", MAX_REASON_BYTES)

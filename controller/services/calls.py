@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -18,13 +17,12 @@ from google.rpc import code_pb2
 
 from controller.access.errors import AccessDenied
 from controller.bearer import (
-    Bearer,
-    BearerRefused,
-    Bearers,
-    current_bearer,
+    Proof,
+    current_proof,
     is_secured,
     now_serving,
     serving,
+    token_shown,
 )
 from controller.errors import ServiceError, abort, status_of
 from controller.gate import Gate
@@ -32,8 +30,9 @@ from controller.journal import JournalError
 from controller.log.errors import LogError
 from controller.replica import Replica
 from controller.services.times import check_times
+from controller.standing import BearerRefused
 from controller.telemetry.calls import CallTelemetry
-from controller.writes import Caller, write_audit
+from controller.writes import PRINCIPAL_PATTERN, Caller, write_audit
 from federation.errors import FederationError
 from souverix.audit.v1 import audit_pb2
 from telemetry.started import OFF, Telemetry
@@ -44,9 +43,6 @@ _log = logging.getLogger(__name__)
 PRINCIPAL_METADATA = "souverix-principal"
 
 ANONYMOUS = "user:anonymous"
-
-#: What a principal may look like; anything else is refused rather than written into the audit log.
-PRINCIPAL_PATTERN = re.compile(r"[a-z]+:[A-Za-z0-9._@/-]{1,128}")
 
 #: Refusals written to the audit log a second, and the burst allowed: a hostile or broken caller must not be able to
 #: fill the log. What is held back is counted in the next entry.
@@ -75,18 +71,24 @@ def caller_of(context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
     supplied = getattr(context, "caller", None)
     if isinstance(supplied, Caller):
         return supplied
-    bearer = current_bearer()
-    if bearer is not None:
-        identity = bearer.identity
+    proof = current_proof()
+    if proof is not None:
         return Caller(
-            identity.principal,
+            proof.principal,
             context.peer(),
             context.time_remaining(),
-            issued_by=identity.domain,
+            issued_by=proof.domain,
+            groups=proof.groups,
         )
     if is_secured(context):
-        # Nothing but the certificate names a caller there, and it was not judged.
+        # Nothing but the certificate or the token names a caller there, and it was not judged.
         return Caller(ANONYMOUS, context.peer(), context.time_remaining())
+    if token_shown(context):
+        raise ServiceError(
+            grpc.StatusCode.UNAUTHENTICATED,
+            "TOKEN_NOT_TAKEN",
+            "a token was sent in clear; whoever saw it can use it: get a new one, and show tokens over TLS only",
+        )
     metadata = dict(context.invocation_metadata() or ())
     principal = metadata.get(PRINCIPAL_METADATA, ANONYMOUS)
     text = principal.decode(errors="replace") if isinstance(principal, bytes) else str(principal)
@@ -142,6 +144,16 @@ async def _parsed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         if isinstance(request, _Malformed):
             raise MalformedFrame("a frame is not a message of this method")
         yield request
+
+
+class Proving(Protocol):
+    """Judges what proves the callers of a listener."""
+
+    def of_call(self, context: Any) -> Any:
+        """What proves a caller. Raises `BearerRefused`."""
+
+    def standing(self, proof: Any, /) -> AbstractAsyncContextManager[None]:
+        """The call lasts as long as the block, at most as long as the proof is good. Raises `BearerRefused` then."""
 
 
 class RefusalAudit:
@@ -240,7 +252,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self,
         audit: RefusalAudit,
         telemetry: Telemetry = OFF,
-        bearers: Bearers | None = None,
+        proving: Proving | None = None,
         *,
         gate: Gate | None = None,
     ) -> None:
@@ -248,7 +260,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         #: None: nobody is held to a role.
         self._gate = gate
         #: None without TLS.
-        self._bearers = bearers
+        self._proving = proving
         self._telemetry = CallTelemetry(telemetry)
         #: Wrapped handlers of the methods there are: the wrapping is the same for every call.
         self._wrapped: dict[str, Any] = {}
@@ -305,12 +317,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             with serving():
                 try:
-                    bearer = self._judge(context)
+                    proof = self._judge(context)
                     _check_parsed(request)
                     Admission(self._gate, method, request, context).renew()
                     if not isinstance(request, AsyncIterator):
                         return await inner(request, context)
-                    async with self._standing(bearer):
+                    async with self._standing(proof):
                         return await inner(_parsed(request), context)
                 except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
                     await self._refuse(method, context, error)
@@ -330,18 +342,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _judge(self, context: Any) -> Bearer | None:
+    def _judge(self, context: Any) -> Proof | None:
         """Who calls, from here on also for the refusal that may follow. Raises `BearerRefused`."""
-        if self._bearers is None:
+        if self._proving is None:
             return None
-        bearer = self._bearers.of_call(context)
-        now_serving(bearer)
-        return bearer
+        proof: Proof = self._proving.of_call(context)
+        now_serving(proof)
+        return proof
 
-    def _standing(self, bearer: Bearer | None) -> AbstractAsyncContextManager[None]:
-        if self._bearers is None or bearer is None:
+    def _standing(self, proof: Proof | None) -> AbstractAsyncContextManager[None]:
+        if self._proving is None or proof is None:
             return contextlib.nullcontext()
-        return self._bearers.standing(bearer)
+        return self._proving.standing(proof)
 
     async def _refuse(
         self, method: str, context: grpc.aio.ServicerContext[Any, Any], error: Exception

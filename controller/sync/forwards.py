@@ -10,13 +10,15 @@ from typing import Protocol
 
 import grpc
 
+from controller.access.bindings import is_member
 from controller.errors import ForwardedStatus, ServiceError, status_of
 from controller.replica import Replica
 from controller.sync.driver import SessionDriver
-from controller.writes import Caller
+from controller.writes import PRINCIPAL_PATTERN, Caller
 from souverix.sync.v1 import sync_pb2
 from telemetry.context import current, parse
 from telemetry.spans import Kind
+from trust.tokens import MAX_GROUPS
 
 #: Hops a forwarded write may take: deeper trees of authority are not on record, and a loop must end.
 MAX_HOPS = 8
@@ -119,6 +121,7 @@ class Forwards:
                     request=request,
                     principal=caller.principal,
                     issued_by=caller.issued_by,
+                    groups=caller.groups,
                     via=[*caller.via, own],
                     timeout_ms=int(timeout_s * 1000),
                     traceparent=str(current() or ""),
@@ -145,6 +148,7 @@ class Forwards:
             forward.timeout_ms / 1000,
             tuple(forward.via),
             forward.issued_by,
+            tuple(forward.groups),
         )
         parent = parse(forward.traceparent) if forward.traceparent else None
         with self._replica.telemetry.tracer.span("sync.forward", kind=Kind.SERVER, parent=parent):
@@ -205,6 +209,12 @@ class Forwards:
         truthful = bool(forward.via) and forward.via[-1] == peer
         if of_child:
             truthful = truthful and all(d is not None and table.is_within(d, below) for d in served)
+        if not _is_named(forward):
+            raise ServiceError(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "PRINCIPAL_MALFORMED",
+                f"{peer} passed on a write of somebody whose name, or whose groups, are none",
+            )
         if not truthful:
             raise ServiceError(
                 grpc.StatusCode.PERMISSION_DENIED,
@@ -218,6 +228,15 @@ class Forwards:
         waiting = self._waiting.get(reply.id)
         if waiting is not None and waiting[0] is driver and not waiting[1].done():
             waiting[1].set_result(reply)
+
+
+def _is_named(forward: sync_pb2.Forward) -> bool:
+    """Tells whether those it names could be: they go into the audit log."""
+    return (
+        PRINCIPAL_PATTERN.fullmatch(forward.principal) is not None
+        and len(forward.groups) <= MAX_GROUPS
+        and all(is_member(group) for group in forward.groups)
+    )
 
 
 def _outcome_unknown(controller: str) -> ServiceError:

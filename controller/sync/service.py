@@ -9,9 +9,10 @@ from typing import Any
 
 import grpc
 
-from controller.bearer import BearerRefused, current_bearer
+from controller.bearer import current_bearer
 from controller.journal import JournalClosed
 from controller.replica import Replica
+from controller.standing import BearerRefused
 from controller.sync.driver import FAREWELL_S, SessionDriver
 from controller.sync.links import Links
 from controller.tasks import end

@@ -18,12 +18,13 @@ from souverix.fleet.v1 import fleet_service_pb2_grpc
 from souverix.graph.v1 import graph_service_pb2_grpc
 from souverix.policy.v1 import policy_pb2, policy_service_pb2, policy_service_pb2_grpc
 from souverix.supply.v1 import supply_service_pb2_grpc
+from souverix.trust.v1 import access_service_pb2_grpc
 from trust.channels import ClientTls, open_blocking_channel
 
 T = TypeVar("T")
 
 #: Generous: these machines are slow and shared; a wait ends as soon as its condition holds.
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 PRINCIPAL = (("souverix-principal", "user:tester"),)
 
@@ -42,6 +43,7 @@ class Clients:
         self.attention = attention_service_pb2_grpc.AttentionServiceStub(self._channel)
         self.audit = audit_service_pb2_grpc.AuditServiceStub(self._channel)
         self.supply = supply_service_pb2_grpc.SupplyServiceStub(self._channel)
+        self.access = access_service_pb2_grpc.AccessServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self

@@ -29,8 +29,9 @@ class Printed:
 class Ctl:
     """Runs the program against one controller, as a user would."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, **environment: str) -> None:
         self.server = server
+        self._more = environment
 
     def __call__(self, *arguments: str, code: int = 0, stdin: str = "") -> Printed:
         """One run, which must end with this exit code."""
@@ -68,4 +69,5 @@ class Ctl:
             "SOUVERIX_SERVER": self.server,
             "SOUVERIX_PRINCIPAL": "user:operator",
             "COLUMNS": "200",
+            **self._more,
         }

@@ -185,10 +185,11 @@ def test_what_is_kept_while_the_controller_is_away_arrives_once_and_in_order(sit
     last = site.kept_up_to("gone")
     assert last > max(site.reports("gone"))
     site.uplink.heal()
-    wait_until(lambda: max(site.reports("gone")) == last, "the reports of an agent that is gone")
-    assert site.has_all_once("gone")
+    # What the agent had sent when it was killed may have reached the relay after that look.
+    wait_until(lambda: max(site.reports("gone")) >= last, "the reports of an agent that is gone")
     wait_until(lambda: site.is_live("stays", RELAY), "the other live again")
     wait_until(lambda: site.kept("stays") == 0 and site.kept("gone") == 0, "nothing kept any more")
+    assert site.has_all_once("gone")
     assert site.has_all_once("stays")
     site.wait_for_success(site.ping("stays"))
 

@@ -23,7 +23,7 @@ import souverixctl.main
 from controller.command import delivery
 from controller.config_file import load_config
 from scripts import api_reference, diagrams
-from trust.errors import Reason
+from trust.errors import Reason, TokenReason
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -155,7 +155,7 @@ def reasons_of_errors() -> set[str]:
     direct = {
         text_of(call, 1, "reason") for call in calls("ServiceError", "BearerRefused", "_status")
     }
-    direct |= {reason.value for reason in Reason}
+    direct |= {reason.value for reason in (*Reason, *TokenReason)}
     return reasons_of_error_classes() | {reason for reason in direct if reason}
 
 

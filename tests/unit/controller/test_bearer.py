@@ -10,7 +10,6 @@ import grpc
 import pytest
 
 from controller.bearer import (
-    BearerRefused,
     Bearers,
     check_bearer,
     current_bearer,
@@ -18,6 +17,7 @@ from controller.bearer import (
     serving,
 )
 from controller.services.calls import caller_of
+from controller.standing import BearerRefused
 from souverix.trust.v1 import certificate_authority_pb2
 from tests.certificates import CertificateTree, authority_below
 from tests.federation_fixture import MemoryController, controller_below, root_controller

@@ -45,7 +45,7 @@ async def followed(
     port = server.add_secure_port("127.0.0.1:0", ListenerTls(held).credentials())
     await server.start()
     address = f"127.0.0.1:{port}"
-    running = asyncio.create_task(CertificateDuty(held, bearers, Changes(), address).run())
+    running = asyncio.create_task(CertificateDuty(held, bearers, Changes(), [address]).run())
     yield Followed(certificate_tree, held, address)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,52 @@ def test_roles_are_enforced_by_tls_unless_it_is_said_otherwise(
         access=AccessSection(mode),
     )
     assert config.access_enforced is enforced
+
+
+PEOPLE = """
+[tls]
+directory = "tls"
+[access.oidc]
+name = "corp"
+issuer = "https://login.example.net"
+audience = "souverix"
+jwks = "jwks.json"
+"""
+
+
+def with_people(old: str = "", new: str = "") -> str:
+    """The zone's configuration with a listener for people, and one thing changed."""
+    text = ZONE.replace("[listen]", '[listen]\npeople_address = "127.0.0.1:7443"') + PEOPLE
+    assert not old or text.count(old) == 1
+    return text.replace(old, new)
+
+
+def test_people_by_token_are_configured_with_defaults(tmp_path: Path) -> None:
+    oidc = loaded(tmp_path, with_people()).access.oidc
+    assert oidc is not None
+    assert (oidc.name_claim, oidc.groups_claim) == ("sub", "groups")
+    assert oidc.rules.max_life == timedelta(hours=12)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('people_address = "127.0.0.1:7443"', "", "come together"),
+        (PEOPLE, '[tls]\ndirectory = "tls"\n', "come together"),
+        ('[tls]\ndirectory = "tls"\n', "", "needs [tls]"),
+        ("127.0.0.1:7443", "127.0.0.1:7500", "that of listen.address already"),
+        ("127.0.0.1:7443", "people", "listen.people_address 'people' is not HOST:PORT"),
+        ('"corp"', '"Corp@evil"', "access.oidc.name 'Corp@evil' is no id"),
+        ('"souverix"', '""', "access.oidc.audience is empty"),
+        ("jwks =", "clock_skew_s = 301\njwks =", "access.oidc.clock_skew_s 301.0 is out of range"),
+        ("jwks =", "clock_skew_s = nan\njwks =", "access.oidc.clock_skew_s nan is out of range"),
+        ("jwks =", "max_life_s = 1e9\njwks =", "access.oidc.max_life_s 1000000000.0 is out of"),
+        ("jwks =", "algorithms = []\njwks =", "unknown setting 'algorithms'"),
+    ],
+)
+def test_people_by_token_are_configured_whole_or_not_at_all(
+    tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        loaded(tmp_path, with_people(old, new))
+    assert says in str(refused.value)

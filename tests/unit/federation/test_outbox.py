@@ -9,9 +9,9 @@ from federation.identifiers import Key, Lane, StreamId
 from federation.outbox import (
     FAR_COMMITS,
     LEAD_BYTES,
-    LIVE_LEAD_BYTES,
     MAX_JOINED_BYTES,
     MAX_RUNS_A_FRAME,
+    PART_BYTES,
     LogReading,
     Outbox,
 )
@@ -271,9 +271,29 @@ def test_backlog_leaves_room_while_control_is_live(region: MemoryController) -> 
     outbox = outbox_of(region)
     while (reading := outbox.next_reading()) is not None:
         outbox.take(reading, commits_from(region, reading, count=3))
-        outbox.next_frame(LIVE_LEAD_BYTES, control_is_live=True)
-    assert outbox.next_frame(LIVE_LEAD_BYTES, control_is_live=True) is None
-    assert outbox.next_frame(LIVE_LEAD_BYTES - 1, control_is_live=True) is not None
+        outbox.next_frame(1, control_is_live=True)
+    assert outbox.next_frame(1, control_is_live=True) is None
+    assert outbox.next_frame(0, control_is_live=True) is not None
+
+
+def test_joined_run_is_cut_at_its_seals_while_control_is_live(region: MemoryController) -> None:
+    for _ in range(9):
+        write_node(region, size=PART_BYTES // 2)
+    region.write_policy("region-a", "urgent")
+    outbox = outbox_of(region)
+    reading = outbox.next_reading()
+    assert reading is not None
+    outbox.take(reading, commits_from(region, reading)[:-1])
+    parts = []
+    while (part := outbox.next_frame(0, control_is_live=True)) is not None:
+        parts += spans(outbox, part[0].runs)
+        [run] = part[0].runs.runs
+        sealed = [r for commit in region.commits for r in commit.runs if r.seal == run.seal]
+        assert sealed
+        assert run.seal.sequence == run.first_sequence + len(run.events) - 1
+        assert part[1] == sum(map(len, run.events))
+    state = state_of(region)
+    assert parts == [(state, 1, 2), (state, 3, 4), (state, 5, 6), (state, 7, 8), (state, 9, 9)]
 
 
 def test_control_of_before_the_session_does_not_count_as_live(region: MemoryController) -> None:

@@ -18,6 +18,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "SOUVERIX_SERVER",
         "SOUVERIX_PRINCIPAL",
         "SOUVERIX_TLS",
+        "SOUVERIX_TOKEN_FILE",
         "NO_COLOR",
         "FORCE_COLOR",
     ):

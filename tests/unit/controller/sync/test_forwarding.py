@@ -110,6 +110,40 @@ async def test_a_child_may_not_speak_for_others_than_those_below_it(childless: T
     assert not childless["global"].knows("global", "usurped")
 
 
+@pytest.mark.parametrize(
+    ("principal", "groups"),
+    [
+        ("", []),
+        ("alice", []),
+        ("user:two words", []),
+        ("user:" + "a" * 129, []),
+        ("oidc:alice@corp", ["noc"]),
+        ("oidc:alice@corp", ["group:n\noc@corp"]),
+        ("oidc:alice@corp", ["group:noc@corp"] * 257),
+    ],
+)
+async def test_names_that_are_none_are_not_passed_on(
+    childless: Tree, principal: str, groups: list[str]
+) -> None:
+    child = PlayedChild(childless["global"], "zone-control", "zone")
+    await child.begin()
+    await child.send(
+        forward=sync_pb2.Forward(
+            id=1,
+            to_controller="global-control",
+            method=CREATE,
+            request=creation("zone", "nameless"),
+            principal=principal,
+            groups=groups,
+            via=["zone-control"],
+            timeout_ms=5000,
+        )
+    )
+    reply = await child.receive("forward_reply")
+    assert reply.status_code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    child.call.cancel()
+
+
 async def test_a_child_may_not_write_beyond_its_subtree_in_its_own_name(childless: Tree) -> None:
     child = PlayedChild(childless["global"], "zone-control", "zone")
     await child.begin()
