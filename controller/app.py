@@ -38,6 +38,7 @@ from controller.log.etcd_log import EtcdLog
 from controller.log.port import StoredLog
 from controller.log.sqlite_log import SqliteLog
 from controller.maintenance import MaintenanceExpiry
+from controller.membership import Membership
 from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
 from controller.outdated import StateOutdated
@@ -84,7 +85,7 @@ from souverix.nodelink.v1 import (
 from souverix.policy.v1 import policy_service_pb2, policy_service_pb2_grpc
 from souverix.supply.v1 import supply_service_pb2, supply_service_pb2_grpc
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
-from souverix.trust.v1 import access_service_pb2, access_service_pb2_grpc
+from souverix.trust.v1 import access_service_pb2, access_service_pb2_grpc, enrolment_service_pb2
 from telemetry.started import Telemetry, TelemetryUnavailable, start
 from trust.channels import ListenerTls
 from trust.encryption_keys import EncryptionKey
@@ -163,6 +164,9 @@ async def running(
         tasks = [life, serving, attention, sboms, compaction]
         if application.certificates is not None:
             tasks.append(asyncio.create_task(application.certificates.run(), name="certificates"))
+        renewal = application.membership.own_renewal
+        if renewal is not None:
+            tasks.append(asyncio.create_task(renewal.run(), name="own renewal"))
         if application.people is not None:
             tasks.append(asyncio.create_task(application.people.run(), name="people"))
         for task in tasks:
@@ -227,6 +231,7 @@ class Application:
             else None
         )
         self._admin: grpc.aio.Server | None = None
+        self.membership = Membership(config, replica, bearers)
         self._sync = SyncService(replica, links)
         replica.add_duty(self._prepare)
         if config.parent is not None:
@@ -259,6 +264,7 @@ class Application:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if self._admin is not None:
             await self._admin.start()
+        await self.membership.start()
         _log.info("serving", extra={"address": self._config.listen.address})
 
     async def stop(self) -> None:
@@ -266,6 +272,7 @@ class Application:
         await self._sync.end_sessions(sync_pb2.GOODBYE_REASON_SHUTDOWN, "the controller stops")
         self._relays.stop()
         self._nodes.stop()
+        await self.membership.stop(STOP_GRACE_S)
         await asyncio.gather(*(server.stop(STOP_GRACE_S) for server in self._servers))
         if self._admin is not None:
             await self._admin.stop(STOP_GRACE_S)
@@ -296,6 +303,8 @@ class Application:
         access = AccessService(replica)
         access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, server)
         self._name(access_service_pb2.DESCRIPTOR, access)
+        self._names += self.membership.add_services(server, machines)
+        self._name(enrolment_service_pb2.DESCRIPTOR, self.membership.enrolment)
         commands = CommandService(replica)
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(commands, server)
         self._name(command_service_pb2.DESCRIPTOR, commands)
@@ -331,6 +340,7 @@ class Application:
         )
         credentials = ListenerTls(self._held).credentials() if self._held else None
         _bind(self._server, "listen.address", self._config.listen.address, credentials)
+        self.membership.bind(_bind)
         if self._people_server is not None and self._held is not None:
             shown = ListenerTls(self._held, demand_certificates=False).credentials()
             address = self._config.listen.people_address

@@ -30,6 +30,7 @@ from controller.attention.links import (
     judge_streams,
 )
 from controller.attention.marks import STANDING
+from controller.attention.newcomers import judge_enrolment
 from controller.attention.nodes import NodeSource, judge_node
 from controller.attention.outcomes import CommandAt, CommandOutcomes
 from controller.attention.queue import AttentionQueue
@@ -70,7 +71,7 @@ MAX_AT_ONCE = 256
 SILENT_ASPECTS = frozenset({"inventory"})
 
 #: Aspects of other subjects that tell of one.
-NOTED_ASPECTS = frozenset({"delivery", "attention_mark", "conflict", "peer_link"})
+NOTED_ASPECTS = frozenset({"delivery", "attention_mark", "conflict", "peer_link", "enrolment"})
 
 #: Times to look again that count no more, beside one for each source, before they are cleared away.
 STALE_ENTRIES = 1024
@@ -184,6 +185,8 @@ class AttentionFeed:
         for domain in list(state.authority.records):
             for subject in state.subjects_of(domain, "attention"):
                 self._keys[Key(domain, subject, "attention_mark")] = None
+            for subject in state.subjects_of(domain, "enrolments"):
+                self._keys[Key(domain, subject, "enrolment")] = None
         self._keys |= dict.fromkeys(state.conflicts.open_keys)
         for item in state.audits:
             if SUPERSEDED_WRITE.encode() in item.write.raw:
@@ -283,6 +286,9 @@ class AttentionFeed:
                     self._look_at_mark(key)
                 case "peer_link":
                     self._put(f"hop/{key.domain}", self._judge(f"hop/{key.domain}", now_ms))
+                case "enrolment":
+                    source = f"enrolment/{key.domain}/{key.subject}"
+                    self._put(source, self._judge(source, now_ms))
                 case "conflict":
                     recorded = self._state.conflicts.recorded.get(key.subject.partition("/")[2])
                     if recorded is not None:
@@ -368,6 +374,8 @@ class AttentionFeed:
             return judge_transfer(self._state, name, self.limits, now_ms)
         if kind == "hop":
             return judge_hop(self._state, self._replica.config.controller.domain, name, now_ms)
+        if kind == "enrolment":
+            return judge_enrolment(self._state, name, now_ms)
         if kind == "command":
             at = CommandAt(*name.split("/", 1))
             return self._outcomes.judge(at, self.limits, now_ms)

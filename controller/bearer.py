@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
@@ -22,7 +22,14 @@ from cryptography import x509
 from controller.standing import BearerRefused, StandingCalls
 from federation.identifiers import Key
 from federation.state import Applied, State
-from trust.certificates import check_issued, fingerprint, identity_of, parse_der, parse_pem
+from trust.certificates import (
+    check_issued,
+    fingerprint,
+    identity_of,
+    parse_der,
+    parse_pem,
+    to_pem,
+)
 from trust.errors import CertificateRefused, Reason
 from trust.files import ReloadedCredentials
 from trust.identity import Identity, Kind
@@ -67,6 +74,17 @@ class Bearer:
     def groups(self) -> tuple[str, ...]:
         """None: certificates name no groups."""
         return ()
+
+
+def bearer_of(certificate: x509.Certificate) -> Bearer:
+    """Whom a certificate names, judged or not. Raises `CertificateRefused`."""
+    return Bearer(
+        identity_of(certificate),
+        fingerprint(certificate),
+        to_pem([certificate]),
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +172,7 @@ class Bearers:
         state: State,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._held = held
+        self.held = held
         self._state = state
         self._now = now
         self._judged: dict[bytes, Bearer] = {}
@@ -184,8 +202,31 @@ class Bearers:
         bearer = self._judged.get(leaf)
         if bearer is None or not bearer.not_before <= self._now() <= bearer.not_after:
             bearer = self._judge(leaf)
+        self.check(bearer)
+        return bearer
+
+    def check(self, bearer: Bearer) -> None:
+        """What else may be said against a bearer, whether it calls or not. Raises `BearerRefused`."""
         for check in self.checks:
             check(bearer)
+
+    def of_shown(self, der: bytes, ended_within: timedelta = timedelta(0)) -> Bearer:
+        """The bearer that a certificate names which was sent rather than shown to TLS; it may have ended so long ago.
+
+        Raises `BearerRefused`.
+        """
+        try:
+            certificate = parse_der(der)
+            identity = identity_of(certificate)
+            now, ends = self._now(), certificate.not_valid_after_utc
+            at = ends if ends < now <= ends + ended_within else now
+            check_issued(certificate, self.authorities_of(identity.domain), at)
+        except CertificateRefused as error:
+            raise BearerRefused(
+                grpc.StatusCode.UNAUTHENTICATED, error.reason.value, str(error)
+            ) from error
+        bearer = bearer_of(certificate)
+        self.check(bearer)
         return bearer
 
     def _judge(self, leaf: bytes) -> Bearer:
@@ -197,13 +238,7 @@ class Bearers:
             raise BearerRefused(
                 grpc.StatusCode.UNAUTHENTICATED, error.reason.value, str(error)
             ) from error
-        bearer = Bearer(
-            identity,
-            fingerprint(certificate),
-            leaf,
-            certificate.not_valid_before_utc,
-            certificate.not_valid_after_utc,
-        )
+        bearer = bearer_of(certificate)
         if len(self._judged) >= MAX_JUDGED:
             self._judged.clear()
         self._judged[leaf] = bearer
@@ -211,7 +246,7 @@ class Bearers:
 
     def authorities_of(self, domain: str) -> list[x509.Certificate]:
         """The authorities that may name members of a domain."""
-        known = [c for c in self._held.current.authorities if identity_of(c).domain == domain]
+        known = [c for c in self.held.current.authorities if identity_of(c).domain == domain]
         return known + stated_authorities(self._state, domain)
 
     # Calls that go on.

@@ -39,6 +39,8 @@ class ListenSection:
     people_address: str = ""
     #: Listener for channelz; empty: none.
     admin_address: str = ""
+    #: Listener for machines that have no certificate yet, or an expired one; empty: none.
+    enrolment_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,21 @@ class TlsSection:
         if self.directory:
             return TrustFiles.in_directory(Path(self.directory))
         return TrustFiles(Path(self.certificate), Path(self.key), Path(self.roots))
+
+
+@dataclass(frozen=True, slots=True)
+class AuthoritySection:
+    """The certificate authority of the own domain, where this controller issues for it."""
+
+    #: Directory of ca-key.pem, ca.pem and roots.pem, as `souverixctl pki issue-ca` makes it; replicas share it.
+    directory: str = ""
+    #: File whose first line is the passphrase of the key; empty: the key is in clear.
+    passphrase_file: str = ""
+    #: How long certificates of nodes and relays are good: a day, and renewed after two thirds of it.
+    machine_life_h: float = 24.0
+    #: How long after its end a certificate may still be renewed at the enrolment listener. Who finds an old disk can
+    #: do that, too, so it is no longer than machines are away.
+    recovery_days: float = 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +248,8 @@ class ControllerConfig:
     log: LogSection = field(default_factory=LogSection)
     #: None: no TLS, and loopback addresses only.
     tls: TlsSection | None = None
+    #: None: certificates are made elsewhere, by files.
+    authority: AuthoritySection | None = None
     parent: ParentSection | None = None
     #: None: as the authority record of the own domain says.
     sync: SyncSection | None = None

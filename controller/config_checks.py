@@ -7,6 +7,7 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from controller.access.bindings import is_member
@@ -16,8 +17,12 @@ from controller.connectivity_settings import connectivity_problems
 from controller.lifecycle_settings import lifecycle_problems
 from federation.identifiers import is_valid_id
 from telemetry import settings
+from trust.authority import MAX_LEAF_LIFE
 
 MAX_PORT = 65535
+
+#: Two years: a machine that was away for longer is another matter than one that was away.
+MAX_RECOVERY_DAYS = 730
 
 #: Of an Ed25519 key.
 PUBLIC_KEY_BYTES = 32
@@ -49,6 +54,7 @@ def problems(config: ControllerConfig) -> Iterator[str]:
     yield from lifecycle_problems(config.lifecycle)
     yield from _trust_problems(config)
     yield from _tls_problems(config)
+    yield from _authority_problems(config)
     yield from _address_problems(config)
     yield from _people_problems(config)
     for i, admin in enumerate(config.access.admins):
@@ -161,6 +167,24 @@ def _tls_problems(config: ControllerConfig) -> Iterator[str]:
         yield "tls names either directory, or certificate, key and roots"
 
 
+def _authority_problems(config: ControllerConfig) -> Iterator[str]:
+    authority = config.authority
+    if config.listen.enrolment_address and authority is None:
+        yield "listen.enrolment_address is of use with [authority] only: what it is for is issuing certificates"
+    if authority is None:
+        return
+    if config.tls is None:
+        yield "[authority] issues certificates, and nobody here speaks TLS: add [tls]"
+    if not authority.directory:
+        yield "authority.directory is required: where ca-key.pem and ca.pem are"
+    for name, value, most in (
+        ("machine_life_h", authority.machine_life_h, MAX_LEAF_LIFE / timedelta(hours=1)),
+        ("recovery_days", authority.recovery_days, MAX_RECOVERY_DAYS),
+    ):
+        if not 0 < value <= most:
+            yield f"authority.{name} {value} is out of range; it is above 0 and at most {most:g}"
+
+
 def _people_problems(config: ControllerConfig) -> Iterator[str]:
     oidc, address = config.access.oidc, config.listen.people_address
     if (oidc is None) == bool(address):
@@ -188,6 +212,8 @@ def _address_problems(config: ControllerConfig) -> Iterator[str]:
         addresses.append(("listen.people_address", config.listen.people_address))
     if config.listen.admin_address:
         addresses.append(("listen.admin_address", config.listen.admin_address))
+    if config.listen.enrolment_address:
+        addresses.append(("listen.enrolment_address", config.listen.enrolment_address))
     if config.parent is not None:
         if not config.parent.addresses:
             yield "parent.addresses names no address"

@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 from airgap.errors import BundleRefused
 from controller.access.errors import AccessDenied
 from controller.changes import SlowWatcher
+from controller.enrolment.errors import EnrolmentRefused, RequestRefused
 from controller.journal import JournalClosed, JournalFull, WriteOutcomeUnknown
 from controller.log.errors import CommitTooLarge, LogCorrupt, LogError
 from federation import errors as core
@@ -66,6 +67,8 @@ class ForwardedStatus(Exception):
 
 _CORE: tuple[tuple[type[core.FederationError], grpc.StatusCode], ...] = (
     (AccessDenied, Code.PERMISSION_DENIED),
+    (RequestRefused, Code.INVALID_ARGUMENT),
+    (EnrolmentRefused, Code.PERMISSION_DENIED),
     (core.InvalidWrite, Code.INVALID_ARGUMENT),
     (core.NotFound, Code.NOT_FOUND),
     (core.AlreadyExists, Code.ALREADY_EXISTS),

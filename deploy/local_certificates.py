@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from trust.authority import Authority, ServerNames, new_root
+from trust.certificates import fingerprint
 from trust.channels import ClientTls
 from trust.files import AUTHORITY_FILE, TrustFiles, write_authority, write_identity, write_roots
 from trust.identity import Kind, dns_name_of
@@ -21,13 +22,17 @@ TRUST_DOMAIN = "souverix.local"
 ON_LOOPBACK = ServerNames(ip=("127.0.0.1",))
 
 
+#: How long ago the authorities were made: so that there can be leaves that have ended.
+AGE = timedelta(days=180)
+
+
 class LocalCertificates:
     """The certificates of a tree of domains, given as (domain, parent), parents first."""
 
     def __init__(self, directory: Path, domains: Sequence[tuple[str, str]]) -> None:
         self._directory = directory
         self._authorities: dict[str, Authority] = {}
-        now = datetime.now(UTC)
+        now = datetime.now(UTC) - AGE
         root_domain = next(domain for domain, parent in domains if not parent)
         root = new_root(new_tls_key(), TRUST_DOMAIN, root_domain, now)
         for domain, parent in domains:
@@ -42,6 +47,11 @@ class LocalCertificates:
     def authority(self, domain: str) -> Path:
         """Directory of a domain's authority, as `souverixctl pki issue --authority` takes it."""
         return self._directory / f"ca-{domain}"
+
+    @property
+    def root_fingerprint(self) -> str:
+        """What an installer is told of the root."""
+        return fingerprint(next(iter(self._authorities.values())).certificates[-1])
 
     def authority_file(self, domain: str) -> Path:
         """The certificates of a domain's authority, as its parent is told."""

@@ -94,15 +94,14 @@ class LocalFederation(LocalLayout):
         *options: str,
         server: str = "",
         name: str = "",
-        certificate: Path | None = None,
+        tls: Path | None = None,
         module: str = "nodeagent.main",
     ) -> RunningProcess:
         """Starts the agent of this host as a node of a domain; `server` is dialled instead of the domain's replicas,
-        `name` tells a second agent of the node from the first, `certificate` is the directory of what it shows
-        instead of the node's own, and `module` runs in the agent's place.
+        `name` tells a second agent of the node from the first, `tls` is the directory of a certificate that is not
+        ours, and `module` runs in the agent's place.
         """
         name = name or node
-        own = self._tls_option(domain, Kind.NODE, node)
         command = [
             sys.executable,
             "-m",
@@ -114,7 +113,7 @@ class LocalFederation(LocalLayout):
             server or self.server(domain),
             "--state-dir",
             str(self.directory / f"agent-{name}"),
-            *(own if certificate is None else ["--tls", str(certificate)]),
+            *(["--tls", str(tls)] if tls else self._tls_option(domain, Kind.NODE, node)),
             *options,
         ]
         return self._start(f"agent/{name}", command)

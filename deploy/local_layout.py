@@ -55,6 +55,8 @@ class LocalLayout:
     secured: bool = False
     #: With `secured`, who may do everything, so that others are held to their roles. Empty: nobody is.
     admins: Sequence[str] = ()
+    #: With `secured`, domains whose controllers hold their authority, and enrol machines.
+    enrolling: Sequence[str] = ()
     #: child controller -> addresses it dials for its parent, to put a proxy between; overrides the real ones.
     parent_addresses: dict[str, list[str]] = field(default_factory=dict)
     _ports: dict[str, int] = field(default_factory=dict)
@@ -84,6 +86,10 @@ class LocalLayout:
     def server(self, domain: str) -> str:
         """All addresses of a domain, as `souverixctl --server` takes them."""
         return ",".join(self.addresses(domain))
+
+    def enrolment_address(self, domain: str) -> str:
+        """Where a domain's first replica enrols machines."""
+        return f"127.0.0.1:{self._port(f'{domain}/enrolment')}"
 
     def etcd_endpoint(self, domain: str) -> str:
         """Where a domain's etcd listens."""
@@ -138,6 +144,7 @@ class LocalLayout:
             f"data_dir = {json.dumps(str(self.data_dir(plan.domain, replica)))}",
             "[listen]",
             f'address = "{self.address(plan.domain, replica)}"',
+            *self._enrolment(plan, replica),
             "[log]",
             f'kind = "{"etcd" if plan.log == "embedded" else plan.log}"',
             f"lease_ttl_s = {self.lease_ttl_s}",
@@ -155,6 +162,9 @@ class LocalLayout:
             lines += ["[tls]", f"directory = {json.dumps(str(leaf))}"]
             mode = "enforce" if self.admins else "off"
             lines += ["[access]", f'mode = "{mode}"', f"admins = {json.dumps(list(self.admins))}"]
+        if plan.domain in self.enrolling:
+            authority = json.dumps(str(self.certificates.authority(plan.domain)))
+            lines += ["[authority]", f"directory = {authority}"]
         lines += [
             "[trust]",
             f"signing_key = {json.dumps(str(self.signing_key(plan.domain)))}",
@@ -181,6 +191,11 @@ class LocalLayout:
         if plan.air_gapped:
             return [f"127.0.0.1:{self._port(f'{plan.domain}/no-link')}"]
         return self.parent_addresses.get(plan.controller) or self.addresses(parent.domain)
+
+    def _enrolment(self, plan: DomainPlan, replica: int) -> list[str]:
+        if plan.domain not in self.enrolling or replica != 1:
+            return []
+        return [f'enrolment_address = "{self.enrolment_address(plan.domain)}"']
 
     def _authority(self, child: DomainPlan) -> list[str]:
         if not self.secured:

@@ -66,6 +66,8 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "artifact": AspectRule(Lane.STATE, True, "version"),
     "artifact_verdict": AspectRule(Lane.STATE, False, "message"),
     "role_binding": AspectRule(Lane.CONTROL, True, "policy"),
+    "enrolment_token": AspectRule(Lane.CONTROL, False, "policy"),
+    "enrolment": AspectRule(Lane.CONTROL, False, "message"),
     "node_sbom": AspectRule(Lane.STATE, False, "message"),
     "supply_policy": AspectRule(Lane.CONTROL, True, "policy"),
 }

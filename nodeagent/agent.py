@@ -65,7 +65,9 @@ RUN_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """What an operator says of one node. `controllers` are addresses "HOST:PORT", tried in turn."""
+    """What an operator says of one node. `controllers` are addresses "HOST:PORT", tried in turn, and so are
+    `enrolment`: listeners where an expired certificate is recovered.
+    """
 
     node: str
     controllers: tuple[str, ...]
@@ -73,6 +75,7 @@ class NodeSettings:
     heartbeat_s: float
     report_interval_s: float
     software_version: str
+    enrolment: tuple[str, ...] = ()
 
 
 class Agent:

@@ -17,11 +17,13 @@ from cryptography import x509
 
 from nodeagent.errors import SettingsInvalid
 from nodeagent.logs import EventLog
-from trust.certificates import check_issued, identity_of, parse_pem
+from trust.certificates import check_issued, identity_of, parse_pem, to_pem
 from trust.channels import ClientTls, ListenerTls, Options, open_channel
 from trust.errors import CertificateRefused, FilesUnusable, TrustError
-from trust.files import Credentials, ReloadedCredentials, TrustFiles
+from trust.files import Credentials, ReloadedCredentials, TrustFiles, write_file
 from trust.identity import Identity, Kind, nodes_name_of
+from trust.keys import TlsKey
+from trust.keys import to_pem as key_to_pem
 
 LOOK_S = 5.0
 """How often files are looked at: a renewed certificate is in use within this, and a third of its life is left."""
@@ -44,6 +46,7 @@ class AgentCertificate:
     """One bearer's certificate, as its files have it. Raises SettingsInvalid when they cannot be used."""
 
     def __init__(self, files: TrustFiles, log: EventLog) -> None:
+        self.files = files
         self._log = log
         try:
             self._held = ReloadedCredentials(files)
@@ -86,6 +89,16 @@ class AgentCertificate:
             if await _is_taken(fresh, address, options):
                 return
             self._log.warning("certificate_not_taken", controller=address)
+
+    def replace(self, key: TlsKey, certificates: Sequence[x509.Certificate]) -> None:
+        """Puts another key and chain in place of those in the file, both or neither. Raises FilesUnusable."""
+        pem = key_to_pem(key) + to_pem(certificates)
+        write_file(self.files.certificate, pem, private=True)
+
+    @property
+    def is_replaceable(self) -> bool:
+        """Tells whether key and chain lie in one file, so that they can be replaced together."""
+        return self.files.certificate == self.files.key
 
     def judge_agent(self, context: Any, node: str) -> str:
         """For a relay: why the agent that calls is not the one of a node of this domain; empty: it is."""

@@ -1,7 +1,6 @@
 """The command `souverix-node`.
 
-Owns options, help and exit codes: 0 after a clean stop, 1 when the state directory fails, 2 for wrong settings.
-Decides nothing else.
+Owns options and help of what runs; decides nothing else.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +19,9 @@ if "GRPC_VERBOSITY" not in os.environ:
 
 from nodeagent import AGENT_VERSION
 from nodeagent.agent import NodeSettings
-from nodeagent.errors import OperatorMustAct, SettingsInvalid, StateUnavailable
+from nodeagent.certificate_commands import enrol, recover
+from nodeagent.errors import SettingsInvalid
+from nodeagent.exit_codes import with_exit_code
 from nodeagent.link import DEFAULT_HEARTBEAT_S
 from nodeagent.logs import set_up_logs
 from nodeagent.process import run_node
@@ -35,6 +35,7 @@ from nodeagent.settings import (
     merged,
     node_settings,
     read_file,
+    split_addresses,
     telemetry_settings,
     tls_files,
 )
@@ -70,6 +71,13 @@ def _shared_options(command: Command) -> Command:
             help="Replicas of the controller, tried in turn. Loopback only, until TLS. May be repeated.",
         ),
         click.option(
+            "--enrolment",
+            "enrolment",
+            multiple=True,
+            metavar="HOST:PORT[,…]",
+            help="Enrolment listeners, where the certificate is recovered if it ended while the node was away.",
+        ),
+        click.option(
             "--state-dir",
             type=click.Path(path_type=Path),
             help="Where backlog, ledger and configuration are kept. Made if missing.",
@@ -77,7 +85,8 @@ def _shared_options(command: Command) -> Command:
         click.option(
             "--tls",
             metavar="DIR",
-            help="Directory of identity.pem and roots.pem: dial by mutual TLS. [in clear, on loopback only]",
+            help="Directory of identity.pem and roots.pem: dial by mutual TLS. The certificate is renewed in time. "
+            "[in clear, on loopback only]",
         ),
         click.option("--kind", type=click.Choice(list(KINDS)), help="What the node is. [edge]"),
         click.option("--component-type", metavar="NAME", help="Component the node runs."),
@@ -133,6 +142,8 @@ def main() -> None:
     sent in order when one does.
 
     \b
+    Come by a certificate with a token, once:
+      souverix-node enrol --node edge-7 --controller 192.0.2.7:7444 --token-file token --root-fingerprint HEX --tls tls
     Report this host to a controller:
       souverix-node run --node edge-7 --controller 127.0.0.1:7443 --state-dir /var/lib/souverix-node
     See what the agent knows, also while it runs:
@@ -181,7 +192,7 @@ def run(node: str | None, config: Path | None, log_level: str, **options: Any) -
             )
         )
 
-    _with_exit_code(start)
+    with_exit_code(start)
 
 
 @main.command()
@@ -229,7 +240,7 @@ def relay(
             )
         )
 
-    _with_exit_code(start)
+    with_exit_code(start)
 
 
 @main.command()
@@ -326,7 +337,7 @@ def simulate(
         )
         asyncio.run(run_fleet(fleet))
 
-    _with_exit_code(start)
+    with_exit_code(start)
 
 
 @main.command()
@@ -343,19 +354,18 @@ def status(state_dir: Path, as_json: bool) -> None:
             for node in nodes:
                 click.echo("\n".join(lines(node)))
 
-    _with_exit_code(show)
+    with_exit_code(show)
 
 
 def _gathered(config: Path | None, options: dict[str, Any]) -> Settings:
-    addresses = [
-        part.strip() for word in options["controllers"] for part in word.split(",") if part.strip()
-    ]
+    addresses, listeners = (split_addresses(options[name]) for name in ("controllers", "enrolment"))
     pairs = [label.partition("=") for label in options["labels"]]
     if any(not name or not equals for name, equals, _ in pairs):
         raise SettingsInvalid("a label is NAME=VALUE, as in --label rack=12")
     named: Settings = {
         **options,
         "controllers": addresses,
+        "enrolment": listeners,
         "tags": list(options["tags"]),
         "labels": {name: value for name, _, value in pairs},
     }
@@ -371,19 +381,8 @@ def _state_dir(settings: Settings) -> Path:
     return Path(str(state_dir))
 
 
-def _with_exit_code(action: Callable[[], None]) -> None:
-    """Run `action`; tell its failure in a line. Failures of simulated agents come in groups, hence `except*`."""
-    code = 0
-    try:
-        action()
-    except* OperatorMustAct as failures:
-        click.echo(f"souverix-node: {failures.exceptions[0]}", err=True)
-        code = 2
-    except* StateUnavailable as failures:
-        click.echo(f"souverix-node: {failures.exceptions[0]}", err=True)
-        code = 1
-    if code:
-        sys.exit(code)
+main.add_command(enrol)
+main.add_command(recover)
 
 
 if __name__ == "__main__":

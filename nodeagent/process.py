@@ -17,6 +17,7 @@ from nodeagent.clock import Clock
 from nodeagent.connection import Dialler, dial, secured_dialler
 from nodeagent.errors import StateDirUnusable
 from nodeagent.linux_host import LinuxHost
+from nodeagent.renewing import Renewer
 from nodeagent.statedir import StateDir
 from telemetry.started import OFF, Telemetry
 from trust.files import TrustFiles
@@ -46,8 +47,18 @@ async def run_node(
                 f"{settings.node}: a node's backlog and ledger are its own; name another --state-dir"
             )
         dialler: Dialler = dial
+        chance = SystemRandom().random
+        renewer = None
         if files is not None:
-            dialler = secured_dialler(certificate_of(files, settings.node, (Kind.NODE, Kind.RELAY)))
+            certificate = certificate_of(files, settings.node, (Kind.NODE, Kind.RELAY))
+            dialler = secured_dialler(certificate)
+            renewer = Renewer(
+                certificate,
+                certificate.to_nodes_service,
+                settings.controllers,
+                settings.enrolment,
+                chance,
+            )
         telemetry = telemetry_of(settings.node)
         agent = Agent(
             settings,
@@ -55,11 +66,15 @@ async def run_node(
             state_dir / "config",
             LinuxHost(),
             Clock(),
-            SystemRandom().random,
+            chance,
             dialler=dialler,
             telemetry=telemetry,
         )
-        await agent.run(stop_on_signals())
+        stop = stop_on_signals()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(agent.run(stop))
+            if renewer is not None:
+                tasks.create_task(renewer.run(stop))
     finally:
         state.close()
         await asyncio.to_thread(telemetry.stop)

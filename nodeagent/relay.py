@@ -25,13 +25,16 @@ from nodeagent.errors import SettingsInvalid, StateDirUnusable, StateUnavailable
 from nodeagent.linux_host import LinuxHost
 from nodeagent.logs import EventLog
 from nodeagent.process import stop_on_signals
+from nodeagent.relay_renewal import RelayRenewal
 from nodeagent.relay_server import RelayServer, Settled
 from nodeagent.relay_store import RelayStore, open_database
 from nodeagent.relay_upstream import Upstream
+from nodeagent.renewing import Renewer
 from nodeagent.statedir import StateDir
 from nodeagent.telemetry import add_relay_gauges
 from souverix.fleet.v1 import node_pb2
 from souverix.nodelink.v1 import nodelink_pb2_grpc, relay_pb2
+from souverix.trust.v1 import join_service_pb2_grpc
 from telemetry.started import OFF, Telemetry
 from trust.files import TrustFiles
 from trust.identity import Kind
@@ -107,6 +110,11 @@ class Relay:
             dialler=secured_dialler(certificate) if certificate else dial,
             telemetry=telemetry,
         )
+        self._renewer = None
+        if certificate is not None:
+            self._renewer = Renewer(
+                certificate, certificate.to_controller, own.controllers, own.enrolment, chance
+            )
         add_relay_gauges(
             telemetry.meter,
             lambda: self._carried,
@@ -124,6 +132,10 @@ class Relay:
             ]
         )
         nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(self._server, server)
+        if self._certificate is not None:
+            join_service_pb2_grpc.add_RenewalServiceServicer_to_server(
+                RelayRenewal(self.upstream), server
+            )
         _bind(server, self._settings.listen, self._certificate)
         await server.start()
         self._log.info("relay_started", version=AGENT_VERSION, kept=self._store.kept_reports)
@@ -132,6 +144,8 @@ class Relay:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.upstream.run(stop))
                 tasks.create_task(self._agent.run(stop))
+                if self._renewer is not None:
+                    tasks.create_task(self._renewer.run(stop))
         finally:
             writing.cancel()
             if self._bringing is not None:

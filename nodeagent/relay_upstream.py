@@ -57,6 +57,8 @@ class Upstream:
         certificate: AgentCertificate | None = None,
     ) -> None:
         self.session: RelaySession | None = None
+        #: The connection to the controller, while one stands.
+        self.channel: grpc.aio.Channel | None = None
         #: Monotonic time at which the present session began, or the last one ended.
         self.since_s = clock.monotonic_s()
         self._relay = relay
@@ -118,6 +120,7 @@ class Upstream:
         tls = self._certificate.to_controller() if self._certificate else None
         async with open_channel(address, _OPTIONS, tls) as channel:
             call = relay_pb2_grpc.RelayLinkServiceStub(channel).Connect()
+            self.channel = channel
             try:
                 return await self._converse(call, address, stop, tls)
             except grpc.aio.AioRpcError as error:
@@ -127,6 +130,7 @@ class Upstream:
             except (TimeoutError, asyncio.InvalidStateError):
                 return "no welcome in time", None
             finally:
+                self.channel = None
                 call.cancel()
                 self._over()
 

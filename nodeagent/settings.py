@@ -46,6 +46,7 @@ _TLS_FILES = ("certificate", "key", "roots")
 _FILE_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "node": str,
     "controllers": list,
+    "enrolment": list,
     "listen": str,
     "state_dir": str,
     "kind": str,
@@ -101,6 +102,7 @@ def node_settings(settings: Settings, node: str) -> NodeSettings:
         heartbeat_s=_span_s(settings, "heartbeat_s", DEFAULT_HEARTBEAT_S),
         report_interval_s=_span_s(settings, "report_interval_s", DEFAULT_INTERVAL_S),
         software_version=_word(settings, "software_version"),
+        enrolment=checked_enrolment(settings),
     )
 
 
@@ -151,6 +153,19 @@ def checked_controllers(addresses: Sequence[str], *, secured: bool = False) -> t
                 f"controller {address} is not on this machine's loopback: without TLS the agent dials "
                 "127.0.0.0/8, [::1] and localhost only; give it a certificate with --tls DIR"
             )
+    return tuple(dict.fromkeys(addresses))
+
+
+def split_addresses(words: Sequence[str]) -> list[str]:
+    """Addresses as the command line has them: options repeated, or joined by commas."""
+    return [part.strip() for word in words for part in word.split(",") if part.strip()]
+
+
+def checked_enrolment(settings: Settings) -> tuple[str, ...]:
+    """Addresses of enrolment listeners. Raises SettingsInvalid."""
+    addresses = _words(settings, "enrolment")
+    for address in addresses:
+        _host_of("enrolment", address)
     return tuple(dict.fromkeys(addresses))
 
 

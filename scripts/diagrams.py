@@ -13,6 +13,7 @@ from typing import Any
 
 from controller.command import delivery
 from controller.connectivity import peer_links, spectrum
+from controller.enrolment import stages as enrolment
 from controller.lifecycle import stages
 from controller.nodelink import session
 from federation import session_phases
@@ -88,6 +89,13 @@ def machines() -> list[Machine]:
             "A node's life, as its master-of-record decides it.",
             stages.Stage.PROVISIONING.name,
             _moves(stages.TRANSITIONS),
+        ),
+        Machine(
+            "Enrolment of a machine",
+            "controller/enrolment/stages.py",
+            "A machine that came with a good token, as the controller that issues certificates records it.",
+            enrolment.Stage.PENDING.name,
+            _moves(enrolment.TRANSITIONS),
         ),
         Machine(
             "Delivery of a command",

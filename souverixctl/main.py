@@ -30,6 +30,7 @@ from souverixctl import (
     components,
     conflicts,
     drift,
+    enrolment,
     federation,
     graph,
     lifecycle,
@@ -100,7 +101,7 @@ for group in (
     drift.group, graph.group, conflicts.group,
     audit.group, federation.group, bundle.group, authority.group, observations.values,
     artifacts.group, artifacts.policy_group, components.who_runs, components.sbom_group, components.hardware,
-    access.group, pki.group,
+    access.group, enrolment.group, pki.group,
 ):  # fmt: skip
     program.add_command(group)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -293,7 +293,7 @@ def requested_key(request: bytes) -> EllipticCurvePublicKey:
         read = x509.load_pem_x509_csr(request) if pem else x509.load_der_x509_csr(request)
         key = _checked_key(read.public_key())
         signed = read.is_signature_valid
-    except (ValueError, InvalidSignature, x509.InvalidVersion) as error:
+    except (ValueError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise CertificateRefused(Reason.MALFORMED, f"no certificate request: {error}") from error
     if not signed:
         raise CertificateRefused(
@@ -302,10 +302,10 @@ def requested_key(request: bytes) -> EllipticCurvePublicKey:
     return key
 
 
-def renewal_time(certificate: x509.Certificate) -> datetime:
-    """When a leaf is to be renewed."""
+def renewal_time(certificate: x509.Certificate, share: float = RENEWED_AT) -> datetime:
+    """When a leaf is to be renewed, or when another share of its life is over."""
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    return begins + (ends - begins) * RENEWED_AT
+    return begins + (ends - begins) * share
 
 
 def describe(certificate: x509.Certificate) -> dict[str, object]:

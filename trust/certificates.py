@@ -381,6 +381,12 @@ def dns_names_of(certificate: x509.Certificate) -> tuple[str, ...]:
     return () if names is None else tuple(names.get_values_for_type(x509.DNSName))
 
 
+def ip_addresses_of(certificate: x509.Certificate) -> tuple[str, ...]:
+    """The IP addresses among a certificate's alternative names."""
+    names = _extension(certificate, x509.SubjectAlternativeName)
+    return () if names is None else tuple(map(str, names.get_values_for_type(x509.IPAddress)))
+
+
 def is_permitted(name: str, permitted: Iterable[str]) -> bool:
     """Tells whether a DNS name is one of those given, or below one."""
     return any(name == p or name.endswith("." + p) for p in permitted)

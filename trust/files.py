@@ -125,8 +125,11 @@ class TrustFiles:
 
     def read(self) -> Credentials:
         """What the files hold. Raises `FilesUnusable` naming the file and the next step."""
-        certificates = _certificates(self.certificate)
-        key_pem = read_bounded(self.key, MAX_PEM_BYTES + MAX_KEY_BYTES)
+        shown = read_bounded(self.certificate, MAX_PEM_BYTES + MAX_KEY_BYTES)
+        certificates = _parsed(self.certificate, shown)
+        # Of one file that holds both, one look: it may be replaced between two.
+        one = self.key == self.certificate
+        key_pem = shown if one else read_bounded(self.key, MAX_PEM_BYTES + MAX_KEY_BYTES)
         _check_private(self.key)
         block = _KEY_BLOCK.search(key_pem)
         try:
@@ -175,6 +178,29 @@ class ReloadedCredentials:
         for listener in self.on_renewal:
             listener()
         return True
+
+
+class ReloadedAuthority:
+    """An authority that follows its files. The passphrase of its key, if it has one, is a file's first line."""
+
+    def __init__(self, directory: Path, passphrase_file: Path | None) -> None:
+        self.directory = directory
+        self._passphrase_file = passphrase_file
+        self._stamp: object = None
+        self._read: Authority | None = None
+
+    def current(self, at: datetime) -> Authority:
+        """The authority as its files are now. Raises `FilesUnusable`, `KeyUnreadable`."""
+        stamp = tuple(
+            stamp_of(self.directory / name) for name in (AUTHORITY_FILE, AUTHORITY_KEY_FILE)
+        )
+        if self._read is None or stamp != self._stamp:
+            passphrase = None
+            if self._passphrase_file is not None:
+                passphrase = read_bounded(self._passphrase_file, MAX_KEY_BYTES).split(b"\n")[0]
+            self._read = read_authority(self.directory, passphrase, at)
+            self._stamp = stamp
+        return self._read
 
 
 def read_authority(directory: Path, passphrase: bytes | None, at: datetime) -> Authority:
@@ -266,7 +292,10 @@ def _with_root(
 
 
 def _certificates(path: Path, most: int | None = None) -> tuple[x509.Certificate, ...]:
-    data = read_bounded(path, MAX_PEM_BYTES)
+    return _parsed(path, read_bounded(path, MAX_PEM_BYTES), most)
+
+
+def _parsed(path: Path, data: bytes, most: int | None = None) -> tuple[x509.Certificate, ...]:
     try:
         return parse_pem(data) if most is None else parse_pem(data, most)
     except CertificateRefused as error:

@@ -6,6 +6,8 @@ Ed25519 leaves fail the TLS handshake of gRPC; that is why there are two kinds.
 
 from __future__ import annotations
 
+import hashlib
+
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -41,6 +43,14 @@ def new_signing_key() -> SigningKey:
 def is_tls_key(key: object) -> bool:
     """Tells whether a public key is of the one kind that certificates are issued for."""
     return isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1)
+
+
+def public_key_hash(key: EllipticCurvePublicKey) -> bytes:
+    """SHA-256 of a public key (its SubjectPublicKeyInfo in DER): what people compare."""
+    spki = key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(spki).digest()
 
 
 def to_pem(key: TlsKey | SigningKey, passphrase: bytes | None = None) -> bytes:

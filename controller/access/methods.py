@@ -28,6 +28,7 @@ _POLICY = "/souverix.policy.v1.PolicyService/"
 _REPLAY = "/souverix.nodelink.v1.ReplayService/"
 _SUPPLY = "/souverix.supply.v1.SupplyService/"
 _ACCESS = "/souverix.trust.v1.AccessService/"
+_ENROLMENT = "/souverix.trust.v1.EnrolmentService/"
 
 METHODS: Final[dict[str, Rule]] = {
     _ATTENTION + "ListItems": Rule(Role.VIEWER, Place.LISTED),
@@ -139,6 +140,14 @@ METHODS: Final[dict[str, Rule]] = {
     # Both tell of the caller alone, unless AccessService finds that it may ask about others.
     _ACCESS + "CheckAccess": Rule(Role.ANYBODY, Place.ANYWHERE),
     _ACCESS + "WhoAmI": Rule(Role.ANYBODY, Place.ANYWHERE),
+    # Who lets machines in decides who the domain's members are, as with keys of agents.
+    _ENROLMENT + "CreateEnrolmentToken": Rule(Role.DOMAIN_ADMIN, Place.DOMAIN),
+    _ENROLMENT + "RevokeEnrolmentToken": Rule(Role.DOMAIN_ADMIN, Place.NAME),
+    _ENROLMENT + "ListEnrolmentTokens": Rule(Role.OPERATOR, Place.LISTED),
+    _ENROLMENT + "GetEnrolment": Rule(Role.VIEWER, Place.NAME),
+    _ENROLMENT + "ListEnrolments": Rule(Role.VIEWER, Place.LISTED),
+    _ENROLMENT + "ApproveEnrolment": Rule(Role.DOMAIN_ADMIN, Place.NAME),
+    _ENROLMENT + "RejectEnrolment": Rule(Role.DOMAIN_ADMIN, Place.NAME),
 }
 
 #: Streams of machines, by the kinds of certificates that may open them. Who exactly it is, is the service's to check.
@@ -146,7 +155,15 @@ MACHINE_METHODS: Final[dict[str, frozenset[Machine]]] = {
     "/souverix.sync.v1.SyncService/Connect": frozenset({Machine.CONTROLLER}),
     "/souverix.nodelink.v1.NodeLinkService/Connect": frozenset({Machine.NODE, Machine.RELAY}),
     "/souverix.nodelink.v1.RelayLinkService/Connect": frozenset({Machine.RELAY}),
+    "/souverix.trust.v1.RenewalService/RenewCertificate": frozenset({Machine.NODE, Machine.RELAY}),
 }
+
+_JOIN = "/souverix.trust.v1.JoinService/"
+
+#: Of newcomers, who have no certificate: served on the enrolment listener, and nowhere else.
+NEWCOMER_METHODS: Final = frozenset(
+    _JOIN + name for name in ("GetTrustAnchors", "Enrol", "BeginRecovery", "RecoverCertificate")
+)
 
 #: Services of gRPC itself that tell nothing of the federation.
 OPEN_SERVICES: Final = (

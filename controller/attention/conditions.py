@@ -43,6 +43,7 @@ class Kind(enum.IntEnum):
     STREAM_QUARANTINED = 23
     STREAM_WAITING = 24
     SUPPLY_CHAIN_VIOLATION = 30
+    ENROLMENT_PENDING = 35
 
     @property
     def word(self) -> str:

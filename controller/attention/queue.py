@@ -68,6 +68,7 @@ GROUP_NOUNS = {
     Kind.CONTROLLER_CLOCK_OFF: "controllers have a clock that is off",
     Kind.STREAM_QUARANTINED: "streams have runs in quarantine",
     Kind.STREAM_WAITING: "streams wait",
+    Kind.ENROLMENT_PENDING: "machines wait to be let in",
 }
 
 #: The verb that shows the members of a group, as far as there is one for the kind.
@@ -76,6 +77,7 @@ GROUP_STEPS = {
     Kind.NODE_AUTONOMOUS: "souverixctl get nodes --domain {domain} --mode autonomous",
     Kind.NODE_DISCONNECTED: "souverixctl get nodes --domain {domain} --mode disconnected",
     Kind.NODE_QUARANTINED: "souverixctl get nodes --domain {domain} --phase quarantined",
+    Kind.ENROLMENT_PENDING: "souverixctl enrolment list --domain {domain} --pending",
     Kind.UPDATE_STUCK: "souverixctl get nodes --domain {domain} --phase updating",
     Kind.MAINTENANCE_OVERDUE: "souverixctl get nodes --domain {domain} --phase updating",
     Kind.DECOMMISSION_STUCK: "souverixctl get nodes --domain {domain} --phase decommissioning",

@@ -43,6 +43,7 @@ KIND_WEIGHTS: Final[Mapping[Kind, float]] = MappingProxyType(
         Kind.NODE_FLAPPING: 8.0,
         Kind.AUTHORITY_TRANSFER_PENDING: 8.0,
         Kind.MAINTENANCE_OVERDUE: 8.0,
+        Kind.ENROLMENT_PENDING: 8.0,
         Kind.NODE_CLOCK_OFF: 6.0,
         Kind.DECOMMISSION_STUCK: 4.0,
         Kind.WAIVER_EXPIRING: 3.0,

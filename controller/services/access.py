@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 from controller.access.binding import binding_etag, binding_name, compose_binding
 from controller.access.bindings import ASPECT, Bearing, is_member
 from controller.access.errors import AccessDenied
-from controller.access.methods import MACHINE_METHODS, METHODS
+from controller.access.methods import MACHINE_METHODS, METHODS, NEWCOMER_METHODS
 from controller.access.places import root_of
 from controller.access.roles import BINDABLE, Role
 from controller.bearer import TokenBearer, current_proof
@@ -135,6 +135,10 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
             if method in MACHINE_METHODS:
                 return service.CheckAccessResponse(
                     reason=f"{method.lstrip('/')} is for machines; no binding gives it"
+                )
+            if method in NEWCOMER_METHODS:
+                return service.CheckAccessResponse(
+                    reason=f"{method.lstrip('/')} is for newcomers at the enrolment listener; no binding gives it"
                 )
             raise InvalidWrite(
                 f"method {request.method[:160]!r} is none; write it as "

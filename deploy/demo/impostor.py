@@ -92,7 +92,7 @@ async def _turned_away(stage: Stage, name: str, certificate: Path) -> str:
     """Runs an agent in the name of the field node until it was not let in; what it was told."""
     federation = stage.federation
     agent = federation.start_agent(
-        ZONE_A2, FIELD_NODE, name=name, certificate=certificate, module=dishonest_agent.__name__
+        ZONE_A2, FIELD_NODE, name=name, tls=certificate, module=dishonest_agent.__name__
     )
     stage.remember_processes()
 

@@ -211,3 +211,42 @@ def test_a_name_that_is_claimed_must_be_the_certificates(region: Region) -> None
             with pytest.raises(BearerRefused) as refused:
                 check_bearer(*claim)
             assert refused.value.reason == "IDENTITY_MISMATCH"
+
+
+# Certificates that are sent rather than shown to TLS.
+
+
+def refusal_of(region: Region, shown: Credentials, within: timedelta = timedelta(0)) -> str:
+    with pytest.raises(BearerRefused) as refused:
+        region.bearers.of_shown(to_der(shown.leaf), within)
+    return refused.value.reason
+
+
+def test_a_certificate_that_ended_counts_for_as_long_as_it_is_let(region: Region) -> None:
+    node = leaf(region, "region-a", Kind.NODE, "n1", life=timedelta(hours=1))
+    assert region.bearers.of_shown(to_der(node.leaf)).identity.name == "n1"
+    region.now += timedelta(days=30)
+    assert refusal_of(region, node) == "CERTIFICATE_EXPIRED"
+    assert refusal_of(region, node, timedelta(days=29)) == "CERTIFICATE_EXPIRED"
+    assert region.bearers.of_shown(to_der(node.leaf), timedelta(days=31)).identity.name == "n1"
+    region.now -= timedelta(days=60)
+    assert refusal_of(region, node, timedelta(days=31)) == "CERTIFICATE_NOT_YET_VALID"
+
+
+def test_one_that_ended_must_be_of_the_known_authority_all_the_same(region: Region) -> None:
+    sibling = region.tree.authorities["region-b"]
+    false = authority_below(sibling, "region-a", region.now)
+    files = region.tree.leaf("region-a", Kind.NODE, "n1", authority=false, life=timedelta(hours=1))
+    region.now += timedelta(days=1)
+    assert refusal_of(region, files.read(), timedelta(days=2)) == "CERTIFICATE_ISSUER_UNKNOWN"
+
+
+def test_further_checks_are_made_of_what_is_sent(region: Region) -> None:
+    """As of a revocation, which must end renewals, too."""
+
+    def refuse(bearer: Any) -> None:
+        raise BearerRefused(grpc.StatusCode.UNAUTHENTICATED, "REVOKED", bearer.fingerprint)
+
+    node = leaf(region, "region-a", Kind.NODE, "n1")
+    region.bearers.checks.append(refuse)
+    assert refusal_of(region, node) == "REVOKED"

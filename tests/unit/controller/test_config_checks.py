@@ -109,6 +109,30 @@ def test_roles_are_enforced_by_tls_unless_it_is_said_otherwise(
     assert config.access_enforced is enforced
 
 
+@pytest.mark.parametrize(
+    ("authority", "says"),
+    [
+        ('directory = "ca"', "add [tls]"),
+        ('directory = "ca"\nrecovery_days = 0.0', "authority.recovery_days 0.0 is out of range"),
+        ('directory = "ca"\nmachine_life_h = 9601.0', "authority.machine_life_h 9601.0 is out of"),
+        ("machine_life_h = 12", "authority.directory is required"),
+    ],
+)
+def test_an_authority_needs_files_bounds_and_tls(tmp_path: Path, authority: str, says: str) -> None:
+    tls = "" if "[tls]" in says else '[tls]\ndirectory = "tls"\n'
+    with pytest.raises(ConfigError, match=r"authority|tls") as refused:
+        loaded(tmp_path, f"{ZONE}\n{tls}[authority]\n{authority}\n")
+    assert says in str(refused.value)
+
+
+def test_an_enrolment_listener_is_of_use_with_an_authority_only(tmp_path: Path) -> None:
+    listening = ZONE.replace("[listen]", '[listen]\nenrolment_address = "127.0.0.1:7501"')
+    with pytest.raises(ConfigError, match="of use with"):
+        loaded(tmp_path, listening)
+    whole = f'{listening}\n[tls]\ndirectory = "tls"\n[authority]\ndirectory = "ca"\n'
+    assert loaded(tmp_path, whole).listen.enrolment_address == "127.0.0.1:7501"
+
+
 PEOPLE = """
 [tls]
 directory = "tls"
