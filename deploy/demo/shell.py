@@ -58,13 +58,13 @@ async def run(text: str) -> tuple[int, str]:
     return process.returncode or 0, output.decode(errors="replace").strip()
 
 
-async def play_line(stage: Stage, text: str, *, quiet: bool = False) -> str:
-    """Runs a line; what it says. Shows both unless it is to be `quiet`. Raises `StepFailed` unless it ends well."""
+async def play_line(stage: Stage, text: str, *, quiet: bool = False, code: int = 0) -> str:
+    """Runs a line, which must end with `code`; what it says. Shows both, unless `quiet`. Raises `StepFailed`."""
     if not quiet:
         stage.display.command(text)
     with stage.display.waiting(text.partition(" --tls ")[0]):
-        code, output = await run(text)
-    expect(code == 0, f"{text}\nexit code {code}: {output[-600:]}")
+        ended, output = await run(text)
+    expect(ended == code, f"{text}\nexit code {ended}, not {code}: {output[-600:]}")
     if not quiet:
-        stage.display.say(output, style="dim")
+        stage.display.say(output, style="yellow" if code else "dim")
     return output

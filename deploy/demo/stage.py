@@ -32,6 +32,9 @@ FIELD_NODE = "field-unit"
 #: And again in zone a2, where strangers get at it.
 SHED_NODE = "shed-unit"
 
+#: And in zone a1, by a certificate that it comes by itself.
+NEW_NODE = "new-unit"
+
 #: And behind the air gap.
 ISLAND_NODE = "well-pump"
 
@@ -221,6 +224,7 @@ async def stage(directory: Path, display: Display) -> AsyncIterator[Stage]:
         secured=True,
         # The island has nobody but its own before a first file comes.
         admins=[administrator(GLOBAL), administrator(ISLAND)],
+        enrolling=[ZONE_A1],
     )
     async with contextlib.AsyncExitStack() as stack:
         links = []

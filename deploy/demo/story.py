@@ -13,6 +13,7 @@ from deploy.demo.command import command_from_global
 from deploy.demo.components import who_runs_it
 from deploy.demo.display import duration
 from deploy.demo.drift import drift_and_heal
+from deploy.demo.enrolling import enrol
 from deploy.demo.handover import hand_over
 from deploy.demo.impostor import refuse_impostors
 from deploy.demo.node_return import go_off_and_return
@@ -57,6 +58,11 @@ STEPS: Sequence[Step] = (
         "Who may do what",
         "Everybody has a certificate; what its bearer may do, roles say. Without one, nothing.",
         hold_to_roles,
+    ),
+    Step(
+        "A machine enrols",
+        "A one-time token brings a new machine its certificate; what comes with the same token again is refused.",
+        enrol,
     ),
     Step(
         "A command from global to an edge node, and back",
