@@ -24,8 +24,13 @@ class Waiting:
 
     @property
     def handed_out(self) -> int:
-        """Reports that have a number and are not acknowledged."""
+        """Reports that have a number and are not acknowledged: they may have arrived."""
         return self.numbered - self.acknowledged
+
+    @property
+    def kept_back(self) -> int:
+        """Reports that were never handed out."""
+        return self.reports - self.handed_out
 
 
 def backlog_of(state_dir: Path, node: str) -> Waiting:

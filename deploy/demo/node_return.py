@@ -186,7 +186,8 @@ async def in_mode(
 
 async def _backlog(stage: Stage, client: Client) -> Seen[bool]:
     """What waits at the node, as its own disk tells, and how far behind the zone is."""
-    waiting = backlog_of(stage.federation.directory / f"agent-{FIELD_NODE}", FIELD_NODE).reports
+    directory = stage.federation.directory / f"agent-{FIELD_NODE}"
+    waiting = backlog_of(directory, FIELD_NODE).kept_back
     behind = (await node_at(client, FIELD_NODE)).connectivity.sync_debt.behind
     text = f"{waiting} reports wait at {FIELD_NODE}; {ZONE_A2} is {behind.ToMilliseconds() / 1000:.1f} s behind"
     done = True if waiting >= BACKLOG_REPORTS else None

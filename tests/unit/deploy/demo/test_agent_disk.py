@@ -47,7 +47,7 @@ def test_what_waits_is_read_from_the_disk(tmp_path: Path) -> None:
     recorded(tmp_path)
     waiting = backlog_of(tmp_path, NODE)
     assert waiting == Waiting(reports=REPORTS - 1, acknowledged=1, numbered=REPORTS)
-    assert waiting.handed_out == REPORTS - 1
+    assert (waiting.handed_out, waiting.kept_back) == (REPORTS - 1, 0)
 
 
 def test_an_untouched_backlog_is_taken_and_a_tampered_one_is_found_out(tmp_path: Path) -> None:
