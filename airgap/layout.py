@@ -33,6 +33,10 @@ MAX_VOLUMES = 10_000
 TAG_BYTES = 16
 
 
+#: Audience of an export of the audit log: no controller's id, so that none takes it in.
+AUDITORS = "*auditors"
+
+
 class ManifestSigner(Protocol):
     """The exporter's signing key."""
 

@@ -45,6 +45,7 @@ from controller.outdated import StateOutdated
 from controller.own_files import load_bundle_key, load_signer, read_credentials, read_people
 from controller.people import People
 from controller.replica import Replica
+from controller.revoked_bearers import RevokedBearers
 from controller.sboms.live import LiveSboms
 from controller.services.access import AccessService
 from controller.services.attention import AttentionService
@@ -58,6 +59,7 @@ from controller.services.fleet_moves import LateWrites
 from controller.services.graph import GraphService
 from controller.services.policy import PolicyService
 from controller.services.replays import ReplayService
+from controller.services.revocation import RevocationService
 from controller.services.supply import SupplyService
 from controller.sync.dialer import Dialer
 from controller.sync.links import Links
@@ -85,7 +87,13 @@ from souverix.nodelink.v1 import (
 from souverix.policy.v1 import policy_service_pb2, policy_service_pb2_grpc
 from souverix.supply.v1 import supply_service_pb2, supply_service_pb2_grpc
 from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
-from souverix.trust.v1 import access_service_pb2, access_service_pb2_grpc, enrolment_service_pb2
+from souverix.trust.v1 import (
+    access_service_pb2,
+    access_service_pb2_grpc,
+    enrolment_service_pb2,
+    revocation_service_pb2,
+    revocation_service_pb2_grpc,
+)
 from telemetry.started import Telemetry, TelemetryUnavailable, start
 from trust.channels import ListenerTls
 from trust.encryption_keys import EncryptionKey
@@ -201,7 +209,7 @@ class Application:
         self._config = config
         self._replica = replica
         self._links = links
-        refusals = RefusalAudit(replica)
+        self._refusals = refusals = RefusalAudit(replica)
         self._local = LocalCalls(refusals, replica.gate)
         self.values = ValueStore(
             Path(config.values_dir) if config.values_dir else config.controller.data_dir / "values"
@@ -214,6 +222,8 @@ class Application:
         self._names: list[str] = []
         self._held = replica.credentials
         bearers = Bearers(self._held, replica.state) if self._held else None
+        if bearers is not None:
+            RevokedBearers(replica.revocations, replica.knocks).watch(bearers)
         self.bearers = bearers
         self._server = _server(
             CallInterceptor(refusals, replica.telemetry, bearers, gate=replica.gate)
@@ -305,10 +315,13 @@ class Application:
         self._name(access_service_pb2.DESCRIPTOR, access)
         self._names += self.membership.add_services(server, machines)
         self._name(enrolment_service_pb2.DESCRIPTOR, self.membership.enrolment)
+        revocation = RevocationService(replica)
+        revocation_service_pb2_grpc.add_RevocationServiceServicer_to_server(revocation, server)
+        self._name(revocation_service_pb2.DESCRIPTOR, revocation)
         commands = CommandService(replica)
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(commands, server)
         self._name(command_service_pb2.DESCRIPTOR, commands)
-        nodes = NodeLinkService(replica, self.values)
+        nodes = NodeLinkService(replica, self.values, self.bearers)
         nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(nodes, machines)
         self._name(nodelink_pb2.DESCRIPTOR)
         self._nodes = nodes
@@ -321,7 +334,7 @@ class Application:
         attention = AttentionService(replica, self.attention)
         attention_service_pb2_grpc.add_AttentionServiceServicer_to_server(attention, server)
         self._name(attention_service_pb2.DESCRIPTOR, attention)
-        self._relays = RelayLinkService(replica, self.values, nodes)
+        self._relays = RelayLinkService(replica, nodes)
         relay_pb2_grpc.add_RelayLinkServiceServicer_to_server(self._relays, machines)
         self._name(relay_pb2.DESCRIPTOR)
         federation = FederationService(replica, self._links, lambda: len(nodes.links))

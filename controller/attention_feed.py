@@ -27,6 +27,7 @@ from controller.attention.links import (
     BacklogSignal,
     judge_backlog,
     judge_hop,
+    judge_knock,
     judge_streams,
 )
 from controller.attention.marks import STANDING
@@ -409,6 +410,7 @@ class AttentionFeed:
             links.extend(self._links.conditions(self.limits, now_ms))
             links.extend(judge_backlog(each, self.limits) for each in self._backlogs(now_ms))
         links.extend(judge_streams(self._state, domain, self.limits, now_ms))
+        links.extend(judge_knock(each, domain) for each in self._replica.knocks.recent())
         self.queue.put("links", self._that_matter(links))
 
     def _backlogs(self, now_ms: int) -> Iterator[BacklogSignal]:

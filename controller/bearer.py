@@ -19,13 +19,18 @@ from typing import Any
 import grpc
 from cryptography import x509
 
+from controller.revocation.targets import ASPECT as REVOCATION
+from controller.revocation.targets import Issued
 from controller.standing import BearerRefused, StandingCalls
 from federation.identifiers import Key
 from federation.state import Applied, State
+from trust.authority import BACKDATED
 from trust.certificates import (
+    MAX_CHAIN,
     check_issued,
     fingerprint,
     identity_of,
+    issuer_among,
     parse_der,
     parse_pem,
     to_pem,
@@ -59,6 +64,13 @@ class Bearer:
     leaf: bytes = field(repr=False)
     not_before: datetime
     not_after: datetime
+    #: The certificates that the bearer rests on: its leaf, then the authorities up to the root, which is left out.
+    lineage: tuple[Issued, ...] = ()
+
+    @property
+    def issued_s(self) -> int:
+        """When the leaf was issued, in seconds since the epoch."""
+        return int((self.not_before + BACKDATED).timestamp())
 
     @property
     def principal(self) -> str:
@@ -74,17 +86,6 @@ class Bearer:
     def groups(self) -> tuple[str, ...]:
         """None: certificates name no groups."""
         return ()
-
-
-def bearer_of(certificate: x509.Certificate) -> Bearer:
-    """Whom a certificate names, judged or not. Raises `CertificateRefused`."""
-    return Bearer(
-        identity_of(certificate),
-        fingerprint(certificate),
-        to_pem([certificate]),
-        certificate.not_valid_before_utc,
-        certificate.not_valid_after_utc,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,10 @@ class Bearers:
         self._calls: StandingCalls[Bearer] = StandingCalls(now)
         #: Further judgements of a bearer, made as often as this one's; each raises `BearerRefused`.
         self.checks: list[Callable[[Bearer], None]] = []
+        #: Told of every bearer that wants in: why a check refused it, or None when it was let in.
+        self.judgements: list[Callable[[Bearer, BearerRefused | None], None]] = []
+        #: Called when what is known has changed, after calls that go on were judged anew.
+        self.on_recheck: list[Callable[[], None]] = []
 
     def of_call(self, context: Any) -> Bearer:
         """The bearer at the other end of a call. Raises `BearerRefused`."""
@@ -196,17 +201,55 @@ class Bearers:
                 "CERTIFICATE_MISSING",
                 "no certificate was shown, and this listener demands one",
             )
-        return self._of_leaf(shown[0])
+        return self._admit(shown[0])
+
+    def of_certificate(self, leaf: bytes) -> Bearer:
+        """The bearer of a leaf, in PEM, that was shown otherwise than by TLS. Whether who shows it holds its key is not
+        known by this. Raises `BearerRefused`.
+        """
+        try:
+            # As it is kept: text around it must not make many of one.
+            leaf = to_pem(parse_pem(leaf, most=1))
+        except CertificateRefused as error:
+            raise _refused(error) from error
+        return self._admit(leaf)
+
+    def _admit(self, leaf: bytes) -> Bearer:
+        return self._let_in(self._of_leaf(leaf))
+
+    def _let_in(self, bearer: Bearer) -> Bearer:
+        try:
+            self._check(bearer)
+        except BearerRefused as refusal:
+            refusal.bearer = bearer
+            self._tell(bearer, refusal)
+            raise
+        self._tell(bearer, None)
+        return bearer
+
+    def _tell(self, bearer: Bearer, refusal: BearerRefused | None) -> None:
+        for listener in self.judgements:
+            listener(bearer, refusal)
+
+    def has_ended(self, bearer: Bearer) -> bool:
+        """Tells whether a bearer's certificate has ended since it was judged."""
+        return self._now() > bearer.not_after
+
+    def still_holds(self, bearer: Bearer) -> bool:
+        """Tells whether a bearer who was judged before would be let in now."""
+        try:
+            self._check(self._of_leaf(bearer.leaf))
+        except BearerRefused:
+            return False
+        return True
 
     def _of_leaf(self, leaf: bytes) -> Bearer:
         bearer = self._judged.get(leaf)
         if bearer is None or not bearer.not_before <= self._now() <= bearer.not_after:
             bearer = self._judge(leaf)
-        self.check(bearer)
         return bearer
 
-    def check(self, bearer: Bearer) -> None:
-        """What else may be said against a bearer, whether it calls or not. Raises `BearerRefused`."""
+    def _check(self, bearer: Bearer) -> None:
         for check in self.checks:
             check(bearer)
 
@@ -220,25 +263,19 @@ class Bearers:
             identity = identity_of(certificate)
             now, ends = self._now(), certificate.not_valid_after_utc
             at = ends if ends < now <= ends + ended_within else now
-            check_issued(certificate, self.authorities_of(identity.domain), at)
+            issuer = check_issued(certificate, self.authorities_of(identity.domain), at)
         except CertificateRefused as error:
-            raise BearerRefused(
-                grpc.StatusCode.UNAUTHENTICATED, error.reason.value, str(error)
-            ) from error
-        bearer = bearer_of(certificate)
-        self.check(bearer)
-        return bearer
+            raise _refused(error) from error
+        return self._let_in(self._bearer(certificate, to_pem([certificate]), issuer))
 
     def _judge(self, leaf: bytes) -> Bearer:
         try:
             certificate = parse_pem(leaf)[0]
             identity = identity_of(certificate)
-            check_issued(certificate, self.authorities_of(identity.domain), self._now())
+            issuer = check_issued(certificate, self.authorities_of(identity.domain), self._now())
         except CertificateRefused as error:
-            raise BearerRefused(
-                grpc.StatusCode.UNAUTHENTICATED, error.reason.value, str(error)
-            ) from error
-        bearer = bearer_of(certificate)
+            raise _refused(error) from error
+        bearer = self._bearer(certificate, leaf, issuer)
         if len(self._judged) >= MAX_JUDGED:
             self._judged.clear()
         self._judged[leaf] = bearer
@@ -248,6 +285,31 @@ class Bearers:
         """The authorities that may name members of a domain."""
         known = [c for c in self.held.current.authorities if identity_of(c).domain == domain]
         return known + stated_authorities(self._state, domain)
+
+    def _bearer(
+        self, certificate: x509.Certificate, leaf: bytes, issuer: x509.Certificate
+    ) -> Bearer:
+        return Bearer(
+            identity_of(certificate),
+            fingerprint(certificate),
+            leaf,
+            certificate.not_valid_before_utc,
+            certificate.not_valid_after_utc,
+            tuple(self._lineage(certificate, issuer)),
+        )
+
+    def _lineage(
+        self, certificate: x509.Certificate, issuer: x509.Certificate | None
+    ) -> Iterator[Issued]:
+        """The certificates from a leaf up to below the root, each with the domain of its issuer."""
+        path = self._state.authority.path_of(identity_of(certificate).domain) or ()
+        known = [each for domain in reversed(path) for each in self.authorities_of(domain)]
+        for _ in range(MAX_CHAIN):
+            if issuer is None or issuer == certificate:
+                return
+            domain = identity_of(issuer).domain
+            yield Issued(domain, fingerprint(certificate), f"{certificate.serial_number:x}")
+            certificate, issuer = issuer, issuer_among(issuer, known)
 
     # Calls that go on.
 
@@ -266,12 +328,27 @@ class Bearers:
     def recheck(self) -> None:
         """Judges the bearers of all calls that go on, because what is known has changed; ends those refused."""
         self._judged.clear()
-        self._calls.recheck(lambda bearer: self._of_leaf(bearer.leaf))
+        self._calls.recheck(lambda bearer: self._check(self._of_leaf(bearer.leaf)))
+        self._tell_rechecked()
 
     def note(self, applied: Applied) -> None:
-        """Rechecks when a commit brought facts that name authorities."""
-        if any(key.aspect == ASPECT for key in applied.keys):
+        """Rechecks when a commit brought facts that name authorities, or that revoke certificates: then no signature is
+        judged anew, for there may be many calls.
+        """
+        aspects = {key.aspect for key in applied.keys}
+        if ASPECT in aspects:
             self.recheck()
+        elif REVOCATION in aspects:
+            self._calls.recheck(self._check)
+            self._tell_rechecked()
+
+    def _tell_rechecked(self) -> None:
+        for listener in self.on_recheck:
+            listener()
+
+
+def _refused(error: CertificateRefused) -> BearerRefused:
+    return BearerRefused(grpc.StatusCode.UNAUTHENTICATED, error.reason.value, str(error))
 
 
 def now_serving(proof: Proof) -> None:

@@ -6,16 +6,23 @@ from __future__ import annotations
 
 import time
 
-from controller.bearer import Bearer, Bearers, bearer_of
+from controller.bearer import Bearer, Bearers
 from controller.enrolment.attempts import Attempts
-from controller.enrolment.errors import NoMachine, ProofWrong, RenewalTooEarly, RequestRefused
+from controller.enrolment.enrolments import certificate_of
+from controller.enrolment.errors import (
+    NoMachine,
+    ProofWrong,
+    RenewalSuperseded,
+    RenewalTooEarly,
+    RequestRefused,
+)
 from controller.issuing import Issuer
 from controller.replica import Replica
 from controller.writes import write_audit
 from souverix.audit.v1 import audit_pb2
 from souverix.trust.v1 import join_service_pb2
 from trust.authority import requested_key
-from trust.certificates import fingerprint, parse_pem
+from trust.certificates import fingerprint, parse_der, parse_pem, to_der
 from trust.errors import CertificateRefused
 from trust.identity import Kind
 from trust.renewal import is_proven
@@ -61,9 +68,10 @@ class Renewals:
             key = requested_key(request)
         except CertificateRefused as error:
             raise RequestRefused(error) from error
+        self._check_not_superseded(bearer)
         self._check_pace(identity.principal)
         leaf = self._issuer.issue(key, identity.kind, identity.name)
-        self._bearers.check(bearer_of(leaf))
+        self._bearers.of_shown(to_der(leaf))
         record = audit_pb2.AuditRecord(
             principal=identity.principal,
             action=action,
@@ -77,6 +85,17 @@ class Renewals:
         )
         self._issues.note(identity.principal, time.monotonic())
         return self._issuer.answer(leaf)
+
+    def _check_not_superseded(self, bearer: Bearer) -> None:
+        """Who was replaced by an enrolment has its key still, and gets nothing for it. Raises `RenewalSuperseded`."""
+        identity = bearer.identity
+        last = certificate_of(self._replica.state, identity.domain, identity.name)
+        if last and bearer.not_before < parse_der(last).not_valid_before_utc:
+            raise RenewalSuperseded(
+                f"{identity.name} was enrolled anew after this certificate was made; if this is the right machine, "
+                "have a token made for it",
+                subject=f"nodes/{identity.name}",
+            )
 
     def _check_pace(self, principal: str) -> None:
         wait_s = self._issues.wait_s(principal, time.monotonic())

@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from itertools import islice
@@ -30,6 +31,8 @@ from controller.log.port import EMPTY_HASH, Head, Log, MastershipLease, hash_aft
 from controller.log.witness import Continuity, Witness, WitnessFile, check_continuity
 from controller.outdated import StateOutdated
 from controller.query.live import LiveColumns
+from controller.revocation.entries import Revocations
+from controller.revocation.knocks import Knocks
 from controller.signing import Ed25519Signer, Ed25519Verifier
 from controller.signing_keys import SigningKeys
 from controller.store.store import Store
@@ -103,6 +106,9 @@ class Replica:
             config.access.admins,
             enforced=config.access_enforced,
         )
+        #: Which certificates count no more, and who shows one all the same.
+        self.revocations = Revocations(self.state, _wall_ms)
+        self.knocks = Knocks(_wall_ms)
         #: What is measured of the links of nodes; empty on a standby.
         self.connectivity = ConnectivityTable(
             config.connectivity.of_all(), config.connectivity.of_domains()
@@ -313,6 +319,7 @@ class Replica:
         ):
             self._recent_bytes -= self._recent.popleft()[1]
         self.gate.note(applied)
+        self.revocations.note(applied)
         self.histories.take_note(applied)
         self.store.take_note(applied, log_hash)
         self.changes.publish(applied)
@@ -462,6 +469,10 @@ class Replica:
 
 async def _as_coroutine(duty: Duty, journal: Journal) -> None:
     await duty(journal)
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _replace(path: Path, text: str) -> None:

@@ -6,17 +6,22 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from controller.errors import ServiceError
+
+if TYPE_CHECKING:
+    from controller.bearer import Bearer
 
 P = TypeVar("P")
 
 
 class BearerRefused(ServiceError):
     """Whoever calls has no certificate or token that counts here, or is not who it says it is. Audited, whatever was
-    called.
+    called. `bearer` is set where the certificate is sound, and something else is wrong with it.
     """
+
+    bearer: Bearer | None = None
 
 
 class _Standing(Generic[P]):

@@ -164,6 +164,7 @@ class LocalFederation(LocalLayout):
             "--seed",
             str(seed),
             *self._tls_option(domain, Kind.RELAY, "simulator"),
+            *(["--authority", str(self.certificates.authority(domain))] if self.secured else []),
             *options,
         ]
         return self._start(f"agents/{domain}", command)

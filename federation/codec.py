@@ -68,6 +68,7 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "role_binding": AspectRule(Lane.CONTROL, True, "policy"),
     "enrolment_token": AspectRule(Lane.CONTROL, False, "policy"),
     "enrolment": AspectRule(Lane.CONTROL, False, "message"),
+    "revocation": AspectRule(Lane.CONTROL, False, "policy"),
     "node_sbom": AspectRule(Lane.STATE, False, "message"),
     "supply_policy": AspectRule(Lane.CONTROL, True, "policy"),
 }

@@ -15,6 +15,7 @@ from pathlib import Path
 from nodeagent import AGENT_VERSION
 from nodeagent.actions import Tools
 from nodeagent.backlog import Backlog
+from nodeagent.certificates import Vouch
 from nodeagent.clock import Clock, duration, timestamp
 from nodeagent.commands import Commands
 from nodeagent.configuration import ConfigurationStore
@@ -50,7 +51,7 @@ from nodeagent.link_effects import (
     Welcomed,
 )
 from nodeagent.logs import EventLog
-from nodeagent.proof import proof_message
+from nodeagent.proof import proof_message, voucher_message
 from nodeagent.replay import Replay
 from nodeagent.reporter import Reporter
 from nodeagent.statedir import Database
@@ -92,8 +93,11 @@ class Agent:
         describe: Callable[[node_pb2.ActualState], None] = lambda state: None,
         dialler: Dialler = dial,
         telemetry: Telemetry = OFF,
+        vouch: Vouch | None = None,
     ) -> None:
+        """`vouch` is the word of the node's certificate; None where it has none."""
         node = settings.node
+        self._vouch = vouch
         self._settings = settings
         self._clock = clock
         self._log = EventLog(node)
@@ -199,15 +203,7 @@ class Agent:
             case SendHello():
                 request.hello.CopyFrom(self._hello())
             case SendProof():
-                request.proof.signature = self._identity.sign(
-                    proof_message(
-                        send.controller,
-                        self._settings.node,
-                        self._identity.source,
-                        self._run,
-                        send.nonce,
-                    )
-                )
+                request.proof.CopyFrom(self._proof(send))
             case SendReplayChunk():
                 if self._replay is None:
                     return None
@@ -236,6 +232,15 @@ class Agent:
             case SendGoodbye():
                 request.goodbye.reason = "the agent stops"
         return request
+
+    def _proof(self, send: SendProof) -> nodelink_pb2.AgentProof:
+        identity = self._identity
+        words = (send.controller, self._settings.node, identity.source, self._run)
+        proof = nodelink_pb2.AgentProof(signature=identity.sign(proof_message(*words, send.nonce)))
+        if self._vouch is not None:
+            message = voucher_message(*words, identity.public_key, send.nonce)
+            proof.voucher.CopyFrom(self._vouch(message))
+        return proof
 
     def _hello(self) -> nodelink_pb2.AgentHello:
         hello = nodelink_pb2.AgentHello(

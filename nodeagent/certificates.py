@@ -1,13 +1,14 @@
 """The certificate of an agent or a relay: what it shows, whom it dials, and when it dials anew.
 
-Owns the files and the look at them, and the judgement of agents by a relay. Never ends a stream itself: it says when a
-renewed certificate has been taken by the other side, so that the new way is known to be open before the old is left.
+Owns the files and the look at them, what is signed with their key, and the judgement of agents by a relay. Never ends a
+stream itself: it says when a renewed certificate has been taken by the other side, so that the new way is known to be
+open before the old is left.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,12 +18,13 @@ from cryptography import x509
 
 from nodeagent.errors import SettingsInvalid
 from nodeagent.logs import EventLog
-from trust.certificates import check_issued, identity_of, parse_pem, to_pem
+from souverix.nodelink.v1 import nodelink_pb2
+from trust.certificates import check_issued, identity_of, parse_pem, to_der, to_pem
 from trust.channels import ClientTls, ListenerTls, Options, open_channel
 from trust.errors import CertificateRefused, FilesUnusable, TrustError
 from trust.files import Credentials, ReloadedCredentials, TrustFiles, write_file
 from trust.identity import Identity, Kind, nodes_name_of
-from trust.keys import TlsKey
+from trust.keys import TlsKey, sign_as_bearer
 from trust.keys import to_pem as key_to_pem
 
 LOOK_S = 5.0
@@ -30,6 +32,9 @@ LOOK_S = 5.0
 
 PROOF_TIMEOUT_S = 10.0
 """For the other side to take a renewed certificate."""
+
+Vouch = Callable[[bytes], nodelink_pb2.KeyVoucher]
+"""A certificate's word for a message."""
 
 _PROOF = "/grpc.health.v1.Health/Check"
 """Asked to learn whether a certificate is taken: what is said otherwise does not matter."""
@@ -90,6 +95,10 @@ class AgentCertificate:
                 return
             self._log.warning("certificate_not_taken", controller=address)
 
+    def vouch(self, message: bytes) -> nodelink_pb2.KeyVoucher:
+        """The present certificate's word for a message."""
+        return vouch_by(self.current(), message)
+
     def replace(self, key: TlsKey, certificates: Sequence[x509.Certificate]) -> None:
         """Puts another key and chain in place of those in the file, both or neither. Raises FilesUnusable."""
         pem = key_to_pem(key) + to_pem(certificates)
@@ -116,6 +125,13 @@ class AgentCertificate:
         if named.kind is Kind.RELAY or (named.kind, named.name) == (Kind.NODE, node):
             return ""
         return f"the certificate is of {named.principal}, not of {node}"
+
+
+def vouch_by(credentials: Credentials, message: bytes) -> nodelink_pb2.KeyVoucher:
+    """A certificate's word for a message: its bearer's key signs it."""
+    return nodelink_pb2.KeyVoucher(
+        certificate=to_der(credentials.leaf), signature=sign_as_bearer(credentials.key, message)
+    )
 
 
 def certificate_of(files: TrustFiles, name: str, kinds: Sequence[Kind]) -> AgentCertificate:

@@ -277,6 +277,13 @@ def relay(
     is_flag=True,
     help="Register the nodes first: a large fleet is there at once, where enrolment is slow or closed.",
 )
+@click.option(
+    "--authority",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="With --tls: the directory of the domain's authority (ca.pem, ca-key.pem in clear), which issues the made-up "
+    "nodes' certificates. For trying out only.",
+)
 @_shared_options
 def simulate(
     count: int,
@@ -286,6 +293,7 @@ def simulate(
     relays: int | None,
     streams: bool,
     registers: bool,
+    authority: Path | None,
     config: Path | None,
     log_level: str,
     **options: Any,
@@ -321,6 +329,10 @@ def simulate(
         if relays and streams:
             raise SettingsInvalid("--relays and --streams exclude one another: name one of them")
         settings = _gathered(config, options)
+        if bool(settings.get("tls")) != (authority is not None):
+            raise SettingsInvalid(
+                "--tls and --authority go together: by TLS each made-up node proves itself by a certificate of its own"
+            )
         width = len(str(count))
         nodes = [checked_node(f"{prefix}{number:0{width}}") for number in range(1, count + 1)]
         state_dir = settings.get("state_dir")
@@ -334,6 +346,7 @@ def simulate(
             registers=registers,
             tell=click.echo,
             tls=Path(str(settings["tls"])) if settings.get("tls") else None,
+            authority=authority,
         )
         asyncio.run(run_fleet(fleet))
 

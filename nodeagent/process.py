@@ -48,10 +48,10 @@ async def run_node(
             )
         dialler: Dialler = dial
         chance = SystemRandom().random
-        renewer = None
+        renewer = vouch = None
         if files is not None:
             certificate = certificate_of(files, settings.node, (Kind.NODE, Kind.RELAY))
-            dialler = secured_dialler(certificate)
+            dialler, vouch = secured_dialler(certificate), certificate.vouch
             renewer = Renewer(
                 certificate,
                 certificate.to_nodes_service,
@@ -69,6 +69,7 @@ async def run_node(
             chance,
             dialler=dialler,
             telemetry=telemetry,
+            vouch=vouch,
         )
         stop = stop_on_signals()
         async with asyncio.TaskGroup() as tasks:

@@ -39,9 +39,6 @@ from telemetry.started import OFF, Telemetry
 from trust.files import TrustFiles
 from trust.identity import Kind
 
-DEPOSIT_REPORTS = 64
-"""Reports of one deposit, by the contract: what an agent sends without an acknowledgement."""
-
 DEPOSITS_AT_ONCE = 4
 """Deposits under way, by the contract."""
 
@@ -109,6 +106,7 @@ class Relay:
             self._describe,
             dialler=secured_dialler(certificate) if certificate else dial,
             telemetry=telemetry,
+            vouch=certificate.vouch if certificate else None,
         )
         self._renewer = None
         if certificate is not None:
@@ -189,16 +187,17 @@ class Relay:
 
     async def _bring(self, node: str, source: str) -> None:
         """Offers the controller what is kept of a node; what it does not take stays, for the next session."""
-        while reports := self._store.first(node, source, DEPOSIT_REPORTS):
-            deposit = relay_pb2.Deposit(node=node, source=source, reports=reports)
-            ack = await self.upstream.deposit(deposit)
-            if ack is None:
-                return
-            self._store.arrived(node, source, ack.sequence)
-            if ack.problem:
-                self._log.warning("not_taken", of=node, cause=ack.problem)
-                return
-            self._log.info("brought", of=node, reports=len(reports), up_to=ack.sequence)
+        batch = self._store.batch_of(node, source)
+        if batch is None:
+            return
+        ack = await self.upstream.deposit(relay_pb2.Deposit(node=node, source=source, batch=batch))
+        if ack is None:
+            return
+        self._store.arrived(node, source, ack.sequence)
+        if ack.problem:
+            self._log.warning("not_taken", of=node, cause=ack.problem)
+        else:
+            self._log.info("brought", of=node, reports=len(batch.reports), up_to=ack.sequence)
 
     @property
     def _carried(self) -> int:

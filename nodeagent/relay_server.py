@@ -19,6 +19,7 @@ from nodeagent.relay_passage import AgentPassage
 from nodeagent.relay_session import RelaySession, RelaySessionFull
 from nodeagent.relay_store import Kept, RelayStore, Remembered
 from nodeagent.relay_upstream import Upstream
+from nodeagent.replay import CHUNK_BYTES
 from souverix.nodelink.v1 import nodelink_pb2, nodelink_pb2_grpc
 
 GREETING_TIMEOUT_S = 10.0
@@ -33,8 +34,15 @@ REFUSED_RETRY_S = 30.0
 KEEP_PAUSE_S = 0.1
 """Between two writes of what was taken meanwhile: many nodes' reports share one."""
 
-MAX_TO_KEEP = 4096
-"""Reports taken and not yet written. Beyond it agents are read no further until they are."""
+MAX_TO_KEEP = 1024
+"""Batches taken and not yet written, of 128 KiB and a report at most. Beyond it agents are read no further until they
+are."""
+
+MAX_SEQUENCE = 2**62
+"""Highest number of a report that is kept: no agent comes near it, and the store's column holds signed numbers."""
+
+BATCH_REPORTS = 64
+"""Reports of a batch in custody, by the contract: what an agent sends without an acknowledgement."""
 
 Request = nodelink_pb2.ConnectRequest
 Response = nodelink_pb2.ConnectResponse
@@ -138,6 +146,7 @@ class RelayServer(nodelink_pb2_grpc.NodeLinkServiceServicer):
             return
         self._log.info("custody_begins", of=hello.node, backlog=hello.backlog_reports)
         yield welcome
+        yield _turn(hello, welcome.fence)
         back = asyncio.Event()
         self._in_custody.add(back)
         reader = asyncio.create_task(self._keep(hello, requests))
@@ -165,28 +174,29 @@ class RelayServer(nodelink_pb2_grpc.NodeLinkServiceServicer):
             known = self._welcomes.get(hello.node) or self._store.welcome_of(hello.node)
         except StateUnavailable:
             return None
-        if known is None or self._store.is_full or not hello.oldest_report:
+        if known is None or self._store.is_full or not 0 < hello.oldest_report < MAX_SEQUENCE:
             return None
         if known.source != hello.source or known.frame.fence != hello.highest_fence:
             return None
         frame = Response()
         frame.CopyFrom(known.frame)
         frame.welcome.reports_acknowledged = hello.oldest_report - 1
-        # What the relay keeps is not reconciled here: the lock is the controller's, at the node's next return.
-        frame.welcome.locked = False
+        # Behind the lock an agent hands over what waits as it does in its turn: in order, chained and signed.
+        frame.welcome.locked = True
         return frame
 
     async def _keep(self, hello: nodelink_pb2.AgentHello, requests: AsyncIterator[Request]) -> None:
         async for request in requests:
-            if not request.HasField("report"):
+            batch = request.replay_chunk
+            is_asked_for = batch.first_sequence == hello.oldest_report and batch.signature
+            if not is_asked_for or len(batch.reports) > BATCH_REPORTS:
                 continue
             if self._store.is_full:
                 return
             while len(self._to_keep) >= MAX_TO_KEEP:
                 self._written.clear()
                 await self._written.wait()
-            kept = Kept(hello.node, hello.source, self._clock.wall_us(), request.report)
-            self._to_keep.append(kept)
+            self._to_keep.append(Kept(hello.node, hello.source, self._clock.wall_us(), batch))
 
     def controller_is_back(self) -> None:
         """Has agents in custody greet again, the controller this time."""
@@ -210,7 +220,7 @@ class RelayServer(nodelink_pb2_grpc.NodeLinkServiceServicer):
             if welcomes:
                 self._store.remember(welcomes.items())
         except StateUnavailable as error:
-            self._log.error("not_kept", reports=len(kept), cause=error)
+            self._log.error("not_kept", batches=len(kept), cause=error)
 
 
 class Settled:
@@ -235,6 +245,19 @@ class Settled:
         while node in self._waiting:
             self._changed.clear()
             await self._changed.wait()
+
+
+def _turn(hello: nodelink_pb2.AgentHello, fence: nodelink_pb2.Fence) -> Response:
+    """Asks an agent for its next reports, in one signed chunk. Nothing is staged: nobody has looked at any of them."""
+    turn = nodelink_pb2.ReplayTurn(
+        first_sequence=hello.oldest_report,
+        staged_sequence=hello.oldest_report - 1,
+        next_chunk=1,
+        max_reports=BATCH_REPORTS,
+        max_bytes=CHUNK_BYTES,
+        custody=True,
+    )
+    return Response(fence=fence, replay_turn=turn)
 
 
 def _refused(problem: str) -> Response:

@@ -1,8 +1,8 @@
 """What a relay keeps on disk: who it is, how each node was last welcomed, and the reports it took while its controller
 could not be reached.
 
-Owns the SQLite file, its schema and its bounds. A report is kept until the controller has it, or for 30 days; a report
-that is kept twice is kept once. Must never tell anybody that a report arrived.
+Owns the SQLite file, its schema and its bounds. Of each node one batch is kept, as its agent signed it, until the
+controller has it, or for 30 days. Must never tell anybody that a report arrived.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nodeagent.errors import StateDirUnusable
 from nodeagent.statedir import BUSY_TIMEOUT_S, Database
 from souverix.nodelink.v1 import nodelink_pb2
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 MAX_KEPT_BYTES = 256 * 1024 * 1024
 """Bytes of reports kept: a day of a thousand nodes' reports, and no threat to a small disk."""
@@ -28,32 +28,44 @@ MAX_KEPT_AGE_S = 30 * 86_400
 MAX_WELCOMES = 100_000
 """Nodes whose last welcome is remembered: five times what a relay carries at once."""
 
-_SCHEMA = """
+_KEPT = """
+CREATE TABLE kept (
+    node    TEXT NOT NULL,
+    source  TEXT NOT NULL,
+    last    INTEGER NOT NULL,
+    reports INTEGER NOT NULL,
+    time_us INTEGER NOT NULL,
+    batch   BLOB NOT NULL,
+    PRIMARY KEY (node, source)
+) WITHOUT ROWID;
+"""
+
+_SCHEMA = f"""
 CREATE TABLE relay (relay TEXT NOT NULL, source TEXT NOT NULL);
 CREATE TABLE welcome (
     node    TEXT PRIMARY KEY,
     source  TEXT NOT NULL,
     welcome BLOB NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE kept (
-    node     TEXT NOT NULL,
-    source   TEXT NOT NULL,
-    sequence INTEGER NOT NULL,
-    time_us  INTEGER NOT NULL,
-    body     BLOB NOT NULL,
-    PRIMARY KEY (node, source, sequence)
-) WITHOUT ROWID;
-"""
+{_KEPT}"""
+
+#: Reports that an earlier version kept are signed by nobody, and nobody takes them; their agents have them still.
+_FROM_1 = f"DROP TABLE kept; {_KEPT}"
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A report of the store. `source` numbers it; `time_us` is when the relay took it."""
+    """A batch of the store. `source` numbers its reports; `time_us` is when the relay took it."""
 
     node: str
     source: str
     time_us: int
-    report: nodelink_pb2.Report
+    batch: nodelink_pb2.ReplayChunk
+
+    @property
+    def last(self) -> int:
+        """Number of its last report."""
+        return int(self.batch.first_sequence) + len(self.batch.reports) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +94,8 @@ class RelayStore:
             )
         else:
             self.source = row["source"]
-        self.kept_reports = database.number("SELECT COUNT(*) FROM kept")
-        self.kept_bytes = database.number("SELECT SUM(LENGTH(body)) FROM kept")
+        self.kept_reports = self.kept_bytes = 0
+        self._count()
 
     @property
     def is_full(self) -> bool:
@@ -91,7 +103,7 @@ class RelayStore:
         return self.kept_bytes >= self._max_kept_bytes
 
     def oldest_us(self) -> int | None:
-        """When the oldest report was taken; None when none is kept."""
+        """When the oldest batch was taken; None when none is kept."""
         row = self._database.row("SELECT MIN(time_us) FROM kept")
         return row[0] if row is not None else None
 
@@ -119,57 +131,49 @@ class RelayStore:
             return None
         return Remembered(row["source"], nodelink_pb2.ConnectResponse.FromString(row["welcome"]))
 
-    def keep(self, reports: Iterable[Kept]) -> int:
-        """Keeps reports, durable on return, as far as there is room; how many more are kept."""
-        more = 0
+    def keep(self, batches: Iterable[Kept]) -> None:
+        """Keeps batches, durable on return, as far as there is room. A later batch of an agent begins at what its
+        controller lacks, and so stands for an earlier one, unless it ends before it.
+        """
         with self._database.transaction():
-            for kept in reports:
+            for kept in batches:
                 if self.is_full:
                     break
-                body = kept.report.SerializeToString()
-                fresh = self._database.write(
-                    "INSERT INTO kept VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                raw = kept.batch.SerializeToString()
+                self.kept_bytes += len(raw) * self._database.write(
+                    "INSERT INTO kept VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET last = excluded.last, "
+                    "reports = excluded.reports, time_us = excluded.time_us, batch = excluded.batch "
+                    "WHERE excluded.last > last",
                     kept.node,
                     kept.source,
-                    kept.report.sequence,
+                    kept.last,
+                    len(kept.batch.reports),
                     kept.time_us,
-                    body,
+                    raw,
                 )
-                more += fresh
-                self.kept_bytes += fresh * len(body)
-        self.kept_reports += more
-        return more
+        self._count()
 
     def kept_for(self) -> list[tuple[str, str]]:
         """Node and source of all that is kept, the longest kept first."""
-        rows = self._database.rows(
-            "SELECT node, source FROM kept GROUP BY node, source ORDER BY MIN(time_us)"
-        )
+        rows = self._database.rows("SELECT node, source FROM kept ORDER BY time_us")
         return [(row["node"], row["source"]) for row in rows]
 
-    def first(self, node: str, source: str, most: int) -> list[nodelink_pb2.Report]:
-        """The first reports kept of a node, in the order of their numbers and without gaps."""
-        rows = self._database.rows(
-            "SELECT body FROM kept WHERE node = ? AND source = ? ORDER BY sequence LIMIT ?",
-            node,
-            source,
-            most,
+    def batch_of(self, node: str, source: str) -> nodelink_pb2.ReplayChunk | None:
+        """The batch that is kept of an agent; None when none is."""
+        row = self._database.row(
+            "SELECT batch FROM kept WHERE node = ? AND source = ?", node, source
         )
-        reports = [nodelink_pb2.Report.FromString(row["body"]) for row in rows]
-        return [r for n, r in enumerate(reports) if r.sequence == reports[0].sequence + n]
+        return None if row is None else nodelink_pb2.ReplayChunk.FromString(row["batch"])
 
     def arrived(self, node: str, source: str, sequence: int) -> None:
-        """The controller has all reports up to `sequence`: forget them."""
+        """The controller has all reports up to `sequence`: forget the batch, if that is all of it."""
         self._database.write(
-            "DELETE FROM kept WHERE node = ? AND source = ? AND sequence <= ?",
-            node,
-            source,
-            sequence,
+            "DELETE FROM kept WHERE node = ? AND source = ? AND last <= ?", node, source, sequence
         )
         self._count()
 
     def expire(self, now_us: int) -> int:
-        """Forgets what nobody took for too long; how many reports."""
+        """Forgets what nobody took for too long; how many batches."""
         gone = self._database.write(
             "DELETE FROM kept WHERE time_us < ?", now_us - MAX_KEPT_AGE_S * 1_000_000
         )
@@ -178,8 +182,8 @@ class RelayStore:
         return gone
 
     def _count(self) -> None:
-        self.kept_reports = self._database.number("SELECT COUNT(*) FROM kept")
-        self.kept_bytes = self._database.number("SELECT SUM(LENGTH(body)) FROM kept")
+        self.kept_reports = self._database.number("SELECT SUM(reports) FROM kept")
+        self.kept_bytes = self._database.number("SELECT SUM(LENGTH(batch)) FROM kept")
 
 
 def open_database(path: Path) -> Database:
@@ -190,13 +194,14 @@ def open_database(path: Path) -> Database:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         found = connection.execute("PRAGMA user_version").fetchone()[0]
-        if found == 0:
+        if found in (0, 1):
+            change = _SCHEMA if found == 0 else _FROM_1
             connection.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                f"BEGIN IMMEDIATE; {change} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
     except (sqlite3.Error, OSError) as error:
         raise StateDirUnusable(f"{path} cannot be opened: {error}") from error
-    if found not in (0, SCHEMA_VERSION):
+    if found not in range(SCHEMA_VERSION + 1):
         connection.close()
         raise StateDirUnusable(
             f"{path} has schema version {found}, this relay knows {SCHEMA_VERSION}: run the relay that wrote it"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from nodeagent.backlog import Backlog
 from nodeagent.errors import ReplayRefused
 from nodeagent.identity import Identity
-from nodeagent.proof import chain_next, chain_start, end_message
+from nodeagent.proof import chain_next, chain_start, custody_message, end_message
 from souverix.nodelink.v1 import nodelink_pb2
 
 CHUNK_BYTES = 128 * 1024
@@ -61,9 +61,13 @@ class Replay:
         chunk.chain_hash = self._head
         if self._is_full() or not chunk.reports:
             chunk.remaining_reports = self._left
-            message = end_message(self._token, self._last, self._left, self._head)
-            chunk.signature = self._identity.sign(message)
+            chunk.signature = self._identity.sign(self._end())
         return chunk
+
+    def _end(self) -> bytes:
+        if self._turn.custody:
+            return custody_message(self._last, self._head)
+        return end_message(self._token, self._last, self._left, self._head)
 
     @property
     def last(self) -> int:

@@ -17,13 +17,14 @@ from pathlib import Path
 from secrets import SystemRandom
 
 from nodeagent.agent import Agent, NodeSettings
-from nodeagent.certificates import AgentCertificate
+from nodeagent.certificates import AgentCertificate, Vouch
 from nodeagent.clock import Clock
 from nodeagent.connection import Dialler
 from nodeagent.errors import SettingsInvalid, StateUnavailable
 from nodeagent.logs import EventLog
 from nodeagent.process import stop_on_signals
 from nodeagent.simulated_calls import SharedConnections, SimulatedRelay
+from nodeagent.simulated_certificates import SimulatedCertificates
 from nodeagent.simulated_operator import follow_versions, register
 from nodeagent.simulated_stream import Tally, tempered
 from nodeagent.simulated_temper import LABEL, SCENARIOS, Misbehaviour, Temper, temper_of
@@ -58,6 +59,8 @@ class FleetSettings:
     tell: Callable[[str], None]
     #: Directory of a relay's certificate, by which all streams go; with relays, of one directory for each relay's id.
     tls: Path | None = None
+    #: Directory of the authority that issues the nodes' certificates; with `tls`, and only there.
+    authority: Path | None = None
 
 
 class SimulatedNode:
@@ -71,6 +74,7 @@ class SimulatedNode:
         database: Database,
         config_directory: Path,
         dialler: Dialler,
+        vouch: Vouch | None,
     ) -> None:
         host = SyntheticHost(settings.node, seed)
         self.version = settings.software_version or host.software_version
@@ -89,6 +93,7 @@ class SimulatedNode:
             SystemRandom().random,
             self._describe,
             dialler,
+            vouch=vouch,
         )
 
     def _describe(self, state: node_pb2.ActualState) -> None:
@@ -138,6 +143,8 @@ class Fleet:
         self._nodes: dict[str, SimulatedNode] = {}
         names = relay_names(settings.nodes, settings.relays)
         self._certificate = self._certificate_of(names[0] if names else "")
+        authority = settings.authority
+        self._certificates = SimulatedCertificates(authority) if authority is not None else None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Lives until `stop` is set."""
@@ -152,6 +159,7 @@ class Fleet:
                     self._database,
                     self._directory / "nodes" / node / "config",
                     tempered(dialler_of(number), temper, self._tally, self._age_s),
+                    self._certificates.of(node) if self._certificates is not None else None,
                 )
                 if number % STARTS_PER_S == 0:
                     await asyncio.sleep(0)

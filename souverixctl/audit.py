@@ -1,21 +1,25 @@
 """The audit log: list, watch, verify.
 
 Owns how entries and verdicts are shown, and that a fault found by a verification ends the run with
-its own exit code. Never verifies by itself: the controller reads its log.
+its own exit code. The controller verifies its log; exports are verified here (`souverixctl.audit_file`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from pathlib import Path
 
 import click
 
 from souverix.audit.v1 import audit_pb2 as audit
 from souverix.audit.v1 import audit_service_pb2 as service
+from souverix.bundle.v1 import bundle_service_pb2 as wire
 from souverixctl import options, verbs
+from souverixctl.audit_file import verify_file
+from souverixctl.bundle import Incoming, fetch_export, read_public_key
 from souverixctl.describe import field_word
-from souverixctl.errors import CtlError, NotIntact
+from souverixctl.errors import BadInput, CtlError, NotIntact
 from souverixctl.follow import follow
 from souverixctl.output import Cell, as_document
 from souverixctl.pages import fetch_pages
@@ -121,19 +125,72 @@ def watch_audit(session: Session, domain: str) -> None:
         )
 
 
-@group.command("verify", short_help="Verify the chains and seals of the log.")
+@group.command("export", short_help="Export the audit log to a file, to be verified offline.")
+@click.option(
+    "--out",
+    "path",
+    required=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write; one that is there is not overwritten.",
+)
+@pass_session
+def export(session: Session, path: Path) -> None:
+    """Export every audit entry that the controller holds, of its own domain and below, with the facts that prove who
+    may have written it: keys, grants, seals, the beginning of the federation.
+
+    The file is signed by the controller, and verified by anybody who has the root's public key.
+
+    \b
+    souverixctl audit export --out audit.svxb
+    souverixctl audit verify --file audit.svxb --root-key "$(cat root.pub)"
+    """
+    request = wire.ExportBundleRequest(for_auditors=True)
+    summary, _ = fetch_export(session, request, Incoming(path.parent, path.name))
+    present(session, summary, lambda: session.output.line(f"{path}: {summary.events} events"))
+
+
+@group.command("verify", short_help="Verify the chains and seals of the log, or of an export.")
 @click.option("--domain", default="", metavar="DOMAIN", help="Only of this domain. Default: all.")
 @click.option("--all-lanes", is_flag=True, help="Every stream held, not the audit lane alone.")
+@click.option(
+    "--file",
+    "path",
+    default=None,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Verify an export here, and ask no controller.",
+)
+@click.option(
+    "--root-key",
+    default="",
+    metavar="KEY",
+    help="With --file: public key of the federation's root, 64 hexadecimal digits.",
+)
 @pass_session
-def verify(session: Session, domain: str, all_lanes: bool) -> None:
-    """Have the controller recompute every chain and check every seal, from the log itself.
+def verify(
+    session: Session, domain: str, all_lanes: bool, path: Path | None, root_key: str
+) -> None:
+    """Have the controller recompute every chain and check every seal, from the log itself; with --file, do it here,
+    from an export and the root's key alone.
 
     Exit code 0: all intact; 8: a fault was found, or the verification did not end; 1: no stream
     matches, so nothing was verified.
 
     \b
     souverixctl audit verify --all-lanes
+    souverixctl audit verify --file audit.svxb --root-key "$(cat root.pub)"
     """
+    if path is not None:
+        if domain or all_lanes or not root_key:
+            raise BadInput(
+                "--file takes --root-key, and verifies all that the file holds",
+                "add --root-key KEY, and leave --domain and --all-lanes out",
+            )
+        verify_file(session, path, read_public_key(root_key))
+        return
+    if root_key:
+        raise BadInput("--root-key is for an export", "add --file FILE")
     request = service.VerifyAuditRequest(domain=domain, all_lanes=all_lanes)
     verdicts: list[service.StreamVerdict] = []
     summary: service.VerifySummary | None = None

@@ -72,7 +72,8 @@ def _size(text: str) -> int:
     return size
 
 
-def _public_key(text: str) -> bytes:
+def read_public_key(text: str) -> bytes:
+    """A raw public key from its digits. Raises BadInput."""
     with suppress(ValueError):
         raw = bytes.fromhex(text)
         if len(raw) == KEY_BYTES:
@@ -131,13 +132,21 @@ def export(
     request = wire.ExportBundleRequest(
         audience=audience,
         volume_bytes=_size(volume_size) if volume_size else 0,
-        recipient_public_key=_public_key(encrypt_to) if encrypt_to else b"",
+        recipient_public_key=read_public_key(encrypt_to) if encrypt_to else b"",
         full=full,
     )
     request.validity.CopyFrom(parse_duration(valid_for))
     directory.mkdir(parents=True, exist_ok=True)
+    summary, paths = fetch_export(session, request, Incoming(directory))
+    present(session, summary, lambda: _show_export(session, summary, audience, paths))
+
+
+def fetch_export(
+    session: Session, request: wire.ExportBundleRequest, files: Incoming
+) -> tuple[wire.ExportSummary, list[Path]]:
+    """Has an export made, and keeps its files, which have their names when they are whole. Raises Refused, BadInput."""
     summary, paths = None, []
-    with session.output.progress() as progress, _Incoming(directory) as incoming:
+    with session.output.progress() as progress, files as incoming:
         task = progress.add_task("selecting events", total=None)
         for reply in session.connection.stream(request, wire.ExportBundleResponse):
             kind = reply.WhichOneof("kind")
@@ -155,7 +164,7 @@ def export(
                 summary = reply.summary
     if summary is None:
         raise CtlError("the controller ended the export before it was whole", "export again")
-    present(session, summary, lambda: _show_export(session, summary, audience, paths))
+    return summary, paths
 
 
 def _show_export(
@@ -167,16 +176,17 @@ def _show_export(
     session.output.note(f"{summary.events} events for {audience}, to be imported until {until} UTC")
 
 
-class _Incoming:
-    """Files on their way to disk; none is left half written."""
+class Incoming:
+    """Files on their way to disk; none is left half written. `name` is for the only one, in place of the proposed."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = "") -> None:
         self._directory = directory
+        self._name = name
         self._file: BinaryIO | None = None
         self._partial: Path | None = None
         self._path: Path | None = None
 
-    def __enter__(self) -> _Incoming:
+    def __enter__(self) -> Incoming:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -188,7 +198,7 @@ class _Incoming:
     def begin(self, volume: wire.VolumeBegin) -> Path:
         """The next file. Its name is the controller's proposal, as far as it is a plain name."""
         self.finish()
-        name = volume.suggested_name
+        name = self._name or volume.suggested_name
         if not name or name != Path(name).name or name.startswith("."):
             raise CtlError(f"the controller proposes {name!r}, which is no plain file name", "")
         self._path = self._directory / name
@@ -232,7 +242,7 @@ def import_(session: Session, files: Sequence[Path], check_only: bool) -> None:
     """
     waiting = list(files)
     for path in waiting:
-        _opened(path).close()
+        open_file(path).close()
     while waiting:
         gaps = []
         for path in waiting:
@@ -261,7 +271,7 @@ def _import_one(session: Session, path: Path, *, check_only: bool) -> wire.Impor
 
         def pieces() -> Iterator[wire.ImportBundleRequest]:
             yield wire.ImportBundleRequest(begin=wire.ImportBegin(size=size, check_only=check_only))
-            with _opened(path) as file:
+            with open_file(path) as file:
                 while data := file.read(PIECE_BYTES):
                     yield wire.ImportBundleRequest(data=data)
 
@@ -343,25 +353,27 @@ def inspect(session: Session, files: Sequence[Path]) -> None:
     souverixctl bundle inspect stick/region-b-control-to-edge-zone-b1-control-812.svxb
     """
     for path in files:
-        with _opened(path) as file:
+        with open_file(path) as file:
             try:
                 manifest = BundleReader(file, _AnyKey()).manifest
             except BundleRefused as error:
-                raise _not_intact(path, error) from error
+                raise not_intact(path, error) from error
         if session.output.is_table:
             _show_manifest(session, path, manifest)
         else:
             session.output.step(manifest)
 
 
-def _opened(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BinaryIO:
+    """A file to be read. Raises BadInput."""
     try:
         return path.open("rb")
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _not_intact(path: Path, error: BundleRefused) -> NotIntact:
+def not_intact(path: Path, error: BundleRefused) -> NotIntact:
+    """What a refused file ends a run with."""
     return NotIntact(
         f"{path}: {error.reason.value}: {error}",
         "copy it again from where it was made, or export again",
@@ -417,22 +429,22 @@ def verify(
     \b
     souverixctl bundle verify stick/region-b-control-to-edge-zone-b1-control-812.svxb --exporter-key 9f…
     """
-    keys = _OneKey(_public_key(exporter_key))
+    keys = _OneKey(read_public_key(exporter_key))
     private = None
     if key_file is not None:
         try:
-            with _opened(key_file) as file:
+            with open_file(key_file) as file:
                 private = read_encryption_key(file.read(MAX_KEY_BYTES))
         except KeyUnreadable as error:
             raise BadInput(f"{key_file}: {error}") from error
     for path in files:
         events = 0
-        with _opened(path) as file:
+        with open_file(path) as file:
             try:
                 for content in BundleReader(file, keys).contents(private):
                     events += sum(len(run.events) for run in content.runs)
             except BundleRefused as error:
-                raise _not_intact(path, error) from error
+                raise not_intact(path, error) from error
         session.output.line(f"{path}: good, {events} events")
 
 

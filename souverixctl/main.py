@@ -26,6 +26,7 @@ from souverixctl import (
     audit,
     authority,
     bundle,
+    certificates,
     commands,
     components,
     conflicts,
@@ -101,7 +102,7 @@ for group in (
     drift.group, graph.group, conflicts.group,
     audit.group, federation.group, bundle.group, authority.group, observations.values,
     artifacts.group, artifacts.policy_group, components.who_runs, components.sbom_group, components.hardware,
-    access.group, enrolment.group, pki.group,
+    access.group, enrolment.group, certificates.group, pki.group,
 ):  # fmt: skip
     program.add_command(group)
 

@@ -181,6 +181,13 @@ def check_issued(
     )
 
 
+def issuer_among(
+    certificate: x509.Certificate, authorities: Iterable[x509.Certificate]
+) -> x509.Certificate | None:
+    """The authority, of those given, whose key signed a certificate; None: none did."""
+    return next((each for each in authorities if _signed(certificate, each)), None)
+
+
 def verify_chain(
     certificates: Sequence[x509.Certificate], roots: Iterable[x509.Certificate], at: datetime
 ) -> Chain:

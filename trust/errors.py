@@ -22,6 +22,7 @@ class Reason(enum.StrEnum):
     NOT_A_LEAF = "CERTIFICATE_IS_NO_LEAF"
     OUT_OF_REACH = "CERTIFICATE_OUT_OF_REACH"
     KEY_UNFIT = "CERTIFICATE_KEY_UNFIT"
+    REVOKED = "CERTIFICATE_REVOKED"
 
 
 class TokenReason(enum.StrEnum):

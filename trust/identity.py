@@ -62,11 +62,7 @@ class Identity:
             raise NameInvalid(
                 f"{self.domain!r} is no domain: lower-case letters, digits and '-', at most 63"
             )
-        if not _NAME.fullmatch(self.name):
-            raise NameInvalid(
-                f"{self.name!r} is no name: letters, digits, '.', '_' and '-', at most 128, beginning with a letter "
-                "or a digit"
-            )
+        check_bearer_name(self.name)
 
     def __str__(self) -> str:
         return f"{SCHEME}{self.trust_domain}/{self.domain}/{self.kind}/{self.name}"
@@ -98,6 +94,15 @@ class Identity:
 def authority_of(trust_domain: str, domain: str) -> Identity:
     """The identity of a domain's certificate authority. Raises `NameInvalid`."""
     return Identity(trust_domain, domain, Kind.AUTHORITY, domain)
+
+
+def check_bearer_name(text: str) -> None:
+    """Raises `NameInvalid` unless a bearer may be called so."""
+    if not _NAME.fullmatch(text):
+        raise NameInvalid(
+            f"{text[:MAX_IDENTITY]!r} is no name: letters, digits, '.', '_' and '-', at most 128, beginning with a "
+            "letter or a digit"
+        )
 
 
 def check_trust_domain(text: str) -> None:

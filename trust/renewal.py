@@ -10,11 +10,8 @@ recovery of an expired one has a nonce, so that the old key must be at hand now.
 from __future__ import annotations
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
 
-from trust.keys import TlsKey
+from trust.keys import TlsKey, is_signed_by_bearer, sign_as_bearer
 
 #: Bytes of a nonce: nobody meets one twice.
 NONCE_BYTES = 32
@@ -23,22 +20,15 @@ _LABEL = b"souverix certificate renewal 1\0"
 
 
 def sign(key: TlsKey, nonce: bytes, request: bytes) -> bytes:
-    """The proof, by the key of the old certificate; ECDSA with SHA-256 in DER."""
-    return key.sign(_signed(nonce, request), ECDSA(hashes.SHA256()))
+    """The proof, by the key of the old certificate."""
+    return sign_as_bearer(key, _signed(nonce, request))
 
 
 def is_proven(
     certificate: x509.Certificate, nonce: bytes, request: bytes, signature: bytes
 ) -> bool:
     """Tells whether a proof is by the key of a certificate."""
-    key = certificate.public_key()
-    if not isinstance(key, EllipticCurvePublicKey):
-        return False
-    try:
-        key.verify(signature, _signed(nonce, request), ECDSA(hashes.SHA256()))
-    except InvalidSignature:
-        return False
-    return True
+    return is_signed_by_bearer(certificate.public_key(), _signed(nonce, request), signature)
 
 
 def _signed(nonce: bytes, request: bytes) -> bytes:

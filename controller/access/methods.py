@@ -29,6 +29,7 @@ _REPLAY = "/souverix.nodelink.v1.ReplayService/"
 _SUPPLY = "/souverix.supply.v1.SupplyService/"
 _ACCESS = "/souverix.trust.v1.AccessService/"
 _ENROLMENT = "/souverix.trust.v1.EnrolmentService/"
+_REVOCATION = "/souverix.trust.v1.RevocationService/"
 
 METHODS: Final[dict[str, Rule]] = {
     _ATTENTION + "ListItems": Rule(Role.VIEWER, Place.LISTED),
@@ -148,6 +149,9 @@ METHODS: Final[dict[str, Rule]] = {
     _ENROLMENT + "ListEnrolments": Rule(Role.VIEWER, Place.LISTED),
     _ENROLMENT + "ApproveEnrolment": Rule(Role.DOMAIN_ADMIN, Place.NAME),
     _ENROLMENT + "RejectEnrolment": Rule(Role.DOMAIN_ADMIN, Place.NAME),
+    _REVOCATION + "RevokeCertificate": Rule(Role.DOMAIN_ADMIN, Place.DOMAIN),
+    _REVOCATION + "GetRevocation": Rule(Role.VIEWER, Place.NAME),
+    _REVOCATION + "ListRevocations": Rule(Role.VIEWER, Place.LISTED),
 }
 
 #: Streams of machines, by the kinds of certificates that may open them. Who exactly it is, is the service's to check.

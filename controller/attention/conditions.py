@@ -44,6 +44,7 @@ class Kind(enum.IntEnum):
     STREAM_WAITING = 24
     SUPPLY_CHAIN_VIOLATION = 30
     ENROLMENT_PENDING = 35
+    REVOKED_CALLER = 34
 
     @property
     def word(self) -> str:
@@ -72,6 +73,7 @@ UNDATED: Final = frozenset(
         Kind.CONTROLLER_CLOCK_OFF,
         Kind.STREAM_QUARANTINED,
         Kind.SUPPLY_CHAIN_VIOLATION,
+        Kind.REVOKED_CALLER,
     }
 )
 
@@ -86,13 +88,14 @@ CONNECTIVITY: Final = frozenset(
 )
 
 #: Kinds that follow from facts of the log, which every controller that has them sees alike. The others are what one
-#: controller sees of its links.
+#: controller sees of its links and callers.
 FROM_FACTS: Final = frozenset(Kind) - {
     Kind.NODE_SYNC_DEBT,
     Kind.CONTROLLER_SYNC_DEBT,
     Kind.CONTROLLER_CLOCK_OFF,
     Kind.STREAM_QUARANTINED,
     Kind.STREAM_WAITING,
+    Kind.REVOKED_CALLER,
 }
 
 

@@ -1,5 +1,6 @@
 """When something is the matter between controllers, or in what one sees of others: links, clocks, streams, backlogs
-of nodes. Owns these judgements; an item belongs to the domain of the controller that sees it.
+of nodes, callers with revoked certificates. Owns these judgements; an item belongs to the domain of the controller that
+sees it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final
 
 from controller.attention.conditions import Condition, Judgement, Kind, Severity
 from controller.attention.rules import Limits
+from controller.revocation.knocks import Knock
 from controller.twin.hops import Hop, link_key, recorded_down_since_ms, speakers
 from federation.bounds import STREAM_SEALED
 from federation.state import State
@@ -177,6 +179,21 @@ def judge_backlog(signal: BacklogSignal, limits: Limits) -> Condition:
         f"linked, with at least {limits.node_backlog} reports that have not arrived",
         f"souverixctl describe node {signal.node}",
         extent=_rough(signal.reports / max(1, limits.node_backlog)),
+    )
+
+
+def judge_knock(knock: Knock, domain: str) -> Condition:
+    """Somebody who calls a controller of `domain` with a certificate that was revoked."""
+    kind, _, name = knock.principal.partition(":")
+    return Condition(
+        Kind.REVOKED_CALLER,
+        domain,
+        f"{kind}s/{name}",
+        Severity.HIGH,
+        knock.first_ms,
+        f"{knock.principal} goes on calling: {knock.words}",
+        f"souverixctl certificate revocations --domain {knock.domain}",
+        nodes=1 if kind == "node" else 0,
     )
 
 

@@ -69,6 +69,7 @@ GROUP_NOUNS = {
     Kind.STREAM_QUARANTINED: "streams have runs in quarantine",
     Kind.STREAM_WAITING: "streams wait",
     Kind.ENROLMENT_PENDING: "machines wait to be let in",
+    Kind.REVOKED_CALLER: "callers show certificates that were revoked",
 }
 
 #: The verb that shows the members of a group, as far as there is one for the kind.
@@ -90,6 +91,7 @@ GROUP_STEPS = {
     Kind.CONTROLLER_CLOCK_OFF: "souverixctl federation peers",
     Kind.STREAM_QUARANTINED: "souverixctl federation streams",
     Kind.STREAM_WAITING: "souverixctl federation streams",
+    Kind.REVOKED_CALLER: "souverixctl attention --kind revoked-caller --domain {domain}",
 }
 ANY_GROUP_STEP = "souverixctl get nodes --domain {domain}"
 

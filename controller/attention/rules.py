@@ -27,6 +27,7 @@ KIND_WEIGHTS: Final[Mapping[Kind, float]] = MappingProxyType(
         Kind.NODE_QUARANTINED: 15.0,
         Kind.NODE_AGENT_REFUSED: 15.0,
         Kind.NODE_CLAIMED_TWICE: 15.0,
+        Kind.REVOKED_CALLER: 15.0,
         Kind.CONFLICT_OPEN: 12.0,
         Kind.NODE_UNHEALTHY: 12.0,
         Kind.SUPPLY_CHAIN_VIOLATION: 12.0,

@@ -5,14 +5,39 @@ what may pass between; remembers nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
+from airgap.layout import AUDITORS
 from controller.config import ControllerConfig, ParentSection
 from federation.authority import AuthorityTable
 from federation.chain import key_id_of
 from federation.errors import NotFound
+from federation.identifiers import Lane, StreamId
 from federation.keys import KeyRing
 from federation.link_scope import LinkScope
 from federation.session_settings import PeerRole
+
+
+class Scope(Protocol):
+    """What passes between a controller and a peer."""
+
+    def is_sent(self, stream: StreamId) -> bool:
+        """Tells whether the peer is sent a stream."""
+
+    def may_bring(self, stream: StreamId) -> bool:
+        """Tells whether the peer may bring a stream."""
+
+
+class AuditScope:
+    """What auditors are given: all that was audited, and the facts that it is proved by."""
+
+    def is_sent(self, stream: StreamId) -> bool:
+        """The audit and the control lane."""
+        return stream.lane in (Lane.AUDIT, Lane.CONTROL)
+
+    def may_bring(self, stream: StreamId) -> bool:
+        """Nothing."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +47,11 @@ class BundlePeer:
     controller: str
     #: Empty: the parent's, of which this controller has not heard yet.
     domain: str
-    role: PeerRole
-    scope: LinkScope
+    scope: Scope
+
+
+#: Whoever verifies the audit log.
+AUDITING = BundlePeer(AUDITORS, "", AuditScope())
 
 
 def peer_of(config: ControllerConfig, table: AuthorityTable, controller: str) -> BundlePeer:
@@ -47,7 +75,7 @@ def peer_of(config: ControllerConfig, table: AuthorityTable, controller: str) ->
         role, domain = PeerRole.CHILD, found[0]
     scope = LinkScope(table, own, role, frozenset())
     scope.peer_domain = domain
-    return BundlePeer(controller, domain, role, scope)
+    return BundlePeer(controller, domain, scope)
 
 
 class RingKeys:

@@ -199,6 +199,12 @@ def decided(
     return changed
 
 
+def certificate_of(facts: Facts, domain: str, node: str) -> bytes:
+    """The certificate that the last enrolment of a name was issued, in DER; empty: none was, or it waits."""
+    record: Record | None = body_of(facts, Key(domain, f"{COLLECTION}/{node}", ASPECT))
+    return record.certificate if record is not None else b""
+
+
 def enrolment_name(domain: str, subject: str) -> str:
     """The resource name, "domains/{domain}/enrolments/{node}"."""
     return f"domains/{domain}/{subject}"

@@ -80,6 +80,12 @@ class RecoveryTooLate(EnrolmentRefused):
     reason = "RECOVERY_TOO_LATE"
 
 
+class RenewalSuperseded(EnrolmentRefused):
+    """A machine of that name was enrolled after the certificate was made: another holds the name now."""
+
+    reason = "RENEWAL_SUPERSEDED"
+
+
 class NonceUnknown(EnrolmentRefused):
     """The nonce was not given out by this replica, was used, or is too old; begin anew."""
 

@@ -155,18 +155,24 @@ class ConnectivityRecorder:
         self._wake.set()
 
     def _new_path(self, link: Link, now_s: float) -> Change | None:
-        """News of a node that is as connected as before, but by another path than is recorded."""
+        """News of a node that is as connected as before, but by another path or another run than recorded."""
         recorded = body_of(
             self._replica.state, Key(link.domain, f"nodes/{link.node}", "link_state")
         )
         measured = self._table.measured(link.node, now_s)
         path = _relay_of(link)
-        if recorded is None or measured is None or recorded.relay == path:
+        if recorded is None or measured is None:
+            return None
+        if recorded.relay != path:
+            reason = "path_changed"
+            words = f"comes through relay {path}" if path else "comes by itself"
+        elif recorded.run != link.run:
+            reason, words = "agent_restarted", "its agent runs anew"
+        else:
             return None
         mode = measured.mode
-        words = f"comes through relay {path}" if path else "comes by itself"
         return Change(
-            link.node, mode, mode, "path_changed", words, now_s, now_s, None, None, measured.backlog
+            link.node, mode, mode, reason, words, now_s, now_s, None, None, measured.backlog
         )
 
     async def _read_recorded(self, journal: Journal) -> None:
@@ -251,13 +257,13 @@ class ConnectivityRecorder:
                 if recorded is not None
                 else connectivity_pb2.CONNECTIVITY_MODE_UNSPECIFIED
             )
-            before = recorded.relay if recorded is not None else ""
+            before = (recorded.relay, recorded.run) if recorded is not None else ("", "")
             link = self._links.get(transition.node)
-            relay = _relay_of(link) if link is not None else before
-            if previous == transition.mode and relay == before:
+            relay, run = (_relay_of(link), link.run) if link is not None else before
+            if previous == transition.mode and (relay, run) == before:
                 continue
             message = _message(transition, previous)
-            message.relay = relay
+            message.relay, message.run = relay, run
             proposal.write(
                 home.domain,
                 subject,

@@ -15,26 +15,22 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from google.protobuf.duration_pb2 import Duration
 
-from controller.bearer import current_bearer
 from controller.journal import Journal
-from controller.nodelink.agent_keys import draft_pin, pinned_key
+from controller.nodelink.agent_keys import draft_pin, is_vouched, pinned_key
 from controller.nodelink.commits import commit
-from controller.nodelink.greeting import UNWELCOME_RETRY_S, NotWelcome, check_hello, find_home
-from controller.nodelink.incidents import Incident, is_held
+from controller.nodelink.greeting import Identified, NotWelcome, check_hello, waiting
+from controller.nodelink.identification import Identification
+from controller.nodelink.incidents import is_held
 from controller.nodelink.link import NOT_MASTER_MESSAGE, End, Link, goodbye
-from controller.nodelink.proof import proof_message
 from controller.nodelink.reception import BUSY_RETRY_S, Reception
 from controller.nodelink.relay_call import RelayedCall
 from controller.nodelink.reports import NodeMoved, ProtocolBroken, ReportIntake, highest_report
 from controller.nodelink.returning import Return
 from controller.nodelink.session import Session, SessionState, Step
-from controller.twin.facts import Home, home_of
+from controller.twin.facts import Home
 from controller.values import StoreFull, ValueStoreError
-from federation.chain import key_id_of
 from federation.errors import InvalidWrite
-from souverix.fleet.v1 import return_pb2
 from souverix.nodelink.v1 import nodelink_pb2
-from trust.identity import Kind
 
 _log = logging.getLogger(__name__)
 
@@ -74,12 +70,13 @@ class Conversation:
         try:
             journal = await self._desk.serving_journal()
             hello = await self._hello()
-            await self._check_bearer(journal, hello)
-            home, is_known = await self._examine(journal, hello)
+            relay = self._relayed.relay if self._relayed is not None else ""
+            who = Identification(self._desk, journal, hello, self._peer, relay)
+            home = await who.examine()
             nonce = secrets.token_bytes(NONCE_BYTES)
             yield self._challenge(home, nonce)
-            await self._check_proof(journal, hello, home, nonce, is_known=is_known)
-            link, intake, back = await self._open(journal, hello, home, is_known=is_known)
+            agent = await who.prove(home, nonce, await self._proof())
+            link, intake, back = await self._open(journal, agent, who)
         except NotWelcome as refusal:
             busy = refusal.reason == nodelink_pb2.LINK_END_BUSY
             self._session.move(Step.NO_PLACE if busy else Step.NOT_WELCOME)
@@ -135,75 +132,12 @@ class Conversation:
             message = f"the stream ended before the {what}"
             raise NotWelcome(nodelink_pb2.LINK_END_PROTOCOL_ERROR, message) from error
 
-    async def _check_bearer(self, journal: Journal, hello: nodelink_pb2.AgentHello) -> None:
-        """Refuses a node whose certificate names another. A relay's speaks for the nodes of its domain."""
-        bearer = current_bearer()
-        if bearer is None:
-            return
-        facts, named = self._desk.replica.state, bearer.identity
-        home = home_of(facts, f"nodes/{hello.node}")
-        domain = home.domain if home else self._desk.replica.config.controller.domain
-        fits = named.kind is Kind.RELAY or (named.kind, named.name) == (Kind.NODE, hello.node)
-        if fits and (domain == named.domain or facts.authority.is_within(domain, named.domain)):
-            return
-        evidence = f"the certificate is of {named.principal} of domain {named.domain}"
-        if home is not None:
-            kind = return_pb2.INCIDENT_KIND_WRONG_CERTIFICATE
-            await self._incident(journal, hello, home, kind, evidence, named.name)
-        raise NotWelcome(
-            nodelink_pb2.LINK_END_IDENTITY,
-            f"this agent is not the one of {hello.node} of domain {domain}: {evidence}",
-            UNWELCOME_RETRY_S,
-        )
-
-    async def _examine(self, journal: Journal, hello: nodelink_pb2.AgentHello) -> tuple[Home, bool]:
-        """Where the node lives, and whether it is known. Raises `NotWelcome` for one that need not prove anything."""
-        desk, now_s = self._desk, time.monotonic()
-        facts = desk.replica.state
-        home = find_home(facts, desk.controller, hello.node)
-        if home is None:
-            return desk.enrolment.check(journal, hello, now_s), False
-        pinned = pinned_key(facts, home.domain, hello.node)
-        if pinned and pinned != hello.public_key:
-            await self._refuse_key(journal, hello, home, pinned)
-        highest = highest_report(facts, home.domain, hello.node, hello.source)
-        wait_s = desk.admission.ask(hello.node, is_behind=_waiting(hello, highest) > 0, now_s=now_s)
-        if wait_s > 0:
-            raise NotWelcome(
-                nodelink_pb2.LINK_END_BUSY,
-                f"many nodes return at once; a place is kept for {hello.node} in {wait_s:.1f} s",
-                wait_s,
-            )
-        return home, True
-
-    async def _refuse_key(
-        self, journal: Journal, hello: nodelink_pb2.AgentHello, home: Home, pinned: bytes
-    ) -> None:
-        offered = key_id_of(hello.public_key)
-        evidence = f"key {offered} was offered, {key_id_of(pinned)} is pinned"
-        await self._incident(
-            journal, hello, home, return_pb2.INCIDENT_KIND_WRONG_KEY, evidence, offered
-        )
-        raise NotWelcome(
-            nodelink_pb2.LINK_END_IDENTITY,
-            f"this agent is not the one of {hello.node}: {evidence}; if it lost its state directory, an operator gives "
-            f"the old key up with 'souverixctl reset-key {hello.node}'",
-            UNWELCOME_RETRY_S,
-        )
-
-    async def _incident(
-        self,
-        journal: Journal,
-        hello: nodelink_pb2.AgentHello,
-        home: Home,
-        kind: return_pb2.IncidentKind,
-        evidence: str,
-        key_id: str,
-    ) -> None:
-        incident = Incident(
-            home.domain, hello.node, kind, evidence, self._peer, offered_key_id=key_id
-        )
-        await self._desk.note(incident, journal)
+    async def _proof(self) -> nodelink_pb2.AgentProof:
+        answer = await self._next("proof")
+        if not answer.HasField("proof"):
+            message = "a challenge is answered with a proof"
+            raise NotWelcome(nodelink_pb2.LINK_END_PROTOCOL_ERROR, message)
+        return answer.proof
 
     def _challenge(self, home: Home, nonce: bytes) -> Response:
         if not self._desk.replica.lease_valid():
@@ -213,54 +147,33 @@ class Conversation:
         frame.fence.CopyFrom(self._desk.fence(home.epoch))
         return frame
 
-    async def _check_proof(
-        self,
-        journal: Journal,
-        hello: nodelink_pb2.AgentHello,
-        home: Home,
-        nonce: bytes,
-        *,
-        is_known: bool,
-    ) -> None:
-        desk = self._desk
-        answer = await self._next("proof")
-        if not answer.HasField("proof"):
-            message = "a challenge is answered with a proof"
-            raise NotWelcome(nodelink_pb2.LINK_END_PROTOCOL_ERROR, message)
-        signed = proof_message(desk.controller, hello.node, hello.source, hello.run, nonce)
-        if desk.verifier.verify(hello.public_key, signed, answer.proof.signature):
-            return
-        key_id = key_id_of(hello.public_key)
-        evidence = f"the proof is not signed with key {key_id}"
-        if is_known:
-            kind = return_pb2.INCIDENT_KIND_PROOF_FAILED
-            await self._incident(journal, hello, home, kind, evidence, key_id)
-        raise NotWelcome(nodelink_pb2.LINK_END_IDENTITY, evidence, UNWELCOME_RETRY_S)
-
     async def _open(
-        self, journal: Journal, hello: nodelink_pb2.AgentHello, home: Home, *, is_known: bool
+        self, journal: Journal, agent: Identified, who: Identification
     ) -> tuple[Link, ReportIntake, Return]:
-        desk = self._desk
+        desk, hello, home = self._desk, agent.hello, agent.home
         facts = desk.replica.state
-        if not is_known:
-            await desk.enrolment.enrol(journal, hello, self._peer)
-        elif not pinned_key(facts, home.domain, hello.node):
+        if not agent.is_known:
+            await desk.enrolment.enrol(journal, hello, self._peer, agent.vouched)
+        elif not pinned_key(facts, home.domain, hello.node) or (
+            agent.vouched is not None and not is_vouched(facts, home.domain, hello.node)
+        ):
             key = await commit(
-                journal, lambda p: draft_pin(p, home.domain, hello.node, hello.public_key)
+                journal,
+                lambda p: draft_pin(p, home.domain, hello.node, hello.public_key, agent.vouched),
             )
             if key != hello.public_key:
-                await self._refuse_key(journal, hello, home, key)
+                await who.refuse_key(home, key, agent.vouched)
         now_s = time.monotonic()
         relay = self._relayed.relay if self._relayed is not None else ""
-        desk.make_room(hello, self._peer, relay, now_s)
+        desk.make_room(agent, self._peer, relay, now_s)
         if desk.journal is not journal:
             raise NotWelcome(nodelink_pb2.LINK_END_NOT_MASTER, NOT_MASTER_MESSAGE)
         highest = highest_report(facts, home.domain, hello.node, hello.source)
-        waiting = _waiting(hello, highest)
+        left = waiting(hello, highest)
         if is_held(facts, home.domain, hello.node):
             self._session.move(Step.PROVED_ISOLATED)
         else:
-            self._session.move(Step.PROVED_BEHIND if waiting else Step.PROVED_LEVEL)
+            self._session.move(Step.PROVED_BEHIND if left else Step.PROVED_LEVEL)
         link = Link(
             hello.node,
             home.domain,
@@ -271,8 +184,8 @@ class Conversation:
             now_s,
             desk.replica.lease_valid,
         )
-        link.relay = relay
-        link.backlog_reports = waiting
+        link.peer, link.relay, link.vouched = self._peer, relay, agent.vouched
+        link.backlog_reports = left
         desk.links.add(link)
         intake = ReportIntake(link, highest, desk.values, _wall_ms, self._durable)
         back = Return(desk, link, intake, journal, self._peer, hello.public_key)
@@ -347,7 +260,7 @@ class Conversation:
             if not link.is_open:
                 return
             link.heard_s = time.monotonic()
-            if link.contested_from:
+            if link.contest is not None:
                 await desk.heard_while_contested(link, journal)
             kind = request.WhichOneof("kind") or ""
             if kind and not self._session.takes(kind):
@@ -368,14 +281,6 @@ class Conversation:
                     link.left(End("agent_stopped", request.goodbye.reason[:200]))
                     return
         link.left(End("connection_lost", "the agent closed the stream"))
-
-
-def _waiting(hello: nodelink_pb2.AgentHello, highest: int) -> int:
-    """Reports that wait at the node and are not durable here: some may be whose acknowledgement was lost."""
-    if not hello.oldest_report:
-        return int(hello.backlog_reports)
-    last = hello.oldest_report + hello.backlog_reports - 1
-    return int(max(0, min(hello.backlog_reports, last - highest)))
 
 
 def _take_heartbeat(link: Link, heartbeat: nodelink_pb2.AgentHeartbeat) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NoReturn
 
+from controller.bearer import Bearer
 from controller.command.targets import delivering_controller
 from controller.journal import Journal
 from controller.nodelink.agent_keys import draft_pin
@@ -48,6 +49,18 @@ class NotWelcome(Exception):
         self.retry_after_s = retry_after_s
 
 
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """An agent that has proved to be a node's. `is_known` is False for a node that is to enrol; `vouched` is whose
+    certificate vouches for its key, None where nothing speaks TLS.
+    """
+
+    hello: nodelink_pb2.AgentHello
+    home: Home
+    is_known: bool
+    vouched: Bearer | None
+
+
 def check_hello(hello: nodelink_pb2.AgentHello) -> None:
     """Refuses a malformed greeting. Raises `NotWelcome`."""
     check_names(hello.node, hello.source, hello.agent_version)
@@ -69,6 +82,14 @@ def check_names(node: str, source: str, version: str = "") -> None:
 
 def _refuse(problem: str) -> NoReturn:
     raise NotWelcome(nodelink_pb2.LINK_END_PROTOCOL_ERROR, problem, UNWELCOME_RETRY_S)
+
+
+def waiting(hello: nodelink_pb2.AgentHello, highest: int) -> int:
+    """Reports that wait at the node and are not durable here: some may be whose acknowledgement was lost."""
+    if not hello.oldest_report:
+        return int(hello.backlog_reports)
+    last = hello.oldest_report + hello.backlog_reports - 1
+    return int(max(0, min(hello.backlog_reports, last - highest)))
 
 
 def find_home(facts: Facts, controller: str, node: str) -> Home | None:
@@ -130,13 +151,19 @@ class Enrolment:
             )
         return Home(journal.identity.domain, 1)
 
-    async def enrol(self, journal: Journal, hello: nodelink_pb2.AgentHello, source: str) -> None:
+    async def enrol(
+        self,
+        journal: Journal,
+        hello: nodelink_pb2.AgentHello,
+        source: str,
+        vouched: Bearer | None,
+    ) -> None:
         """Creates the node in the controller's own domain, with its key pinned: its agent has proved to hold it.
-        `source` is where the call comes from, for audit. Raises `NotWelcome`.
+        `source` is where the call comes from, for audit; `vouched` who vouches for the key. Raises `NotWelcome`.
         """
         try:
             check_node_spec(hello.spec)
-            await commit(journal, lambda proposal: _draft(proposal, hello, source))
+            await commit(journal, lambda proposal: _draft(proposal, hello, source, vouched))
         except InvalidWrite as error:
             raise NotWelcome(
                 nodelink_pb2.LINK_END_PROTOCOL_ERROR, str(error), UNWELCOME_RETRY_S
@@ -147,7 +174,9 @@ class Enrolment:
             ) from error
 
 
-def _draft(proposal: Proposal, hello: nodelink_pb2.AgentHello, source: str) -> None:
+def _draft(
+    proposal: Proposal, hello: nodelink_pb2.AgentHello, source: str, vouched: Bearer | None
+) -> None:
     """Existence, placement, description and lifecycle of a node that enrols, with the audit of it."""
     identity = proposal.identity
     record = proposal.state.authority.records.get(identity.domain)
@@ -157,7 +186,7 @@ def _draft(proposal: Proposal, hello: nodelink_pb2.AgentHello, source: str) -> N
     spec = node_pb2.NodeSpec()
     spec.CopyFrom(hello.spec)
     draft_node(draft, identity.domain, f"nodes/{hello.node}", spec, None)
-    draft_pin(proposal, identity.domain, hello.node, hello.public_key)
+    draft_pin(proposal, identity.domain, hello.node, hello.public_key, vouched)
     write_audit(
         proposal,
         audit_pb2.AuditRecord(

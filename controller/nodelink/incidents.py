@@ -35,7 +35,9 @@ EXIT_CONDITION = "the node's state directory is found sound, or is given up with
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """What was seen. `source` is where the agent called from."""
+    """What was seen. `source` is where the agent called from, `linked_source` where the one called from that was linked
+    meanwhile, `certificate` the fingerprint of the one that was shown.
+    """
 
     domain: str
     node: str
@@ -44,6 +46,10 @@ class Incident:
     source: str
     reason: str = ""
     offered_key_id: str = ""
+    relay: str = ""
+    linked_source: str = ""
+    certificate: str = ""
+    backlog: return_pb2.BacklogEvidence | None = None
 
 
 class Incidents:
@@ -55,7 +61,7 @@ class Incidents:
 
     async def record(self, journal: Journal, incident: Incident, now_s: float) -> bool:
         """Records an incident, unless it is a repeat or there are too many; tells whether."""
-        key = (incident.node, int(incident.kind), incident.offered_key_id)
+        key = (incident.node, int(incident.kind), incident.reason + incident.offered_key_id)
         earlier_s = self._recorded.get(key)
         if earlier_s is not None and now_s - earlier_s < REPEATED_AFTER_S:
             return False
@@ -129,9 +135,22 @@ def _draft(proposal: Proposal, incident: Incident) -> None:
         time=timestamp(proposal.wall_ms),
         source=incident.source,
         offered_key_id=incident.offered_key_id,
+        relay=incident.relay,
+        linked_source=incident.linked_source,
+        certificate=incident.certificate,
+        backlog=incident.backlog,
     )
     principal = f"controller:{proposal.identity.controller}"
-    proposal.write(incident.domain, subject, "return_incident", fact, principal=principal)
+    record = proposal.state.authority.records.get(incident.domain)
+    optimistic = record is None or record.master_of_record != proposal.identity.controller
+    proposal.write(
+        incident.domain,
+        subject,
+        "return_incident",
+        fact,
+        principal=principal,
+        optimistic=optimistic,
+    )
     kind = return_pb2.IncidentKind.Name(incident.kind).removeprefix("INCIDENT_KIND_")
     write_audit(
         proposal,
@@ -143,9 +162,32 @@ def _draft(proposal: Proposal, incident: Incident) -> None:
             outcome=audit_pb2.AUDIT_OUTCOME_DENIED,
             reason=incident.reason or kind,
             message=incident.evidence,
+            details=_told(incident),
         ),
         domain=incident.domain,
     )
+
+
+def _told(incident: Incident) -> dict[str, str]:
+    """What an audit entry tells beside the words."""
+    told = {
+        "key_id": incident.offered_key_id,
+        "relay": incident.relay,
+        "linked_source": incident.linked_source,
+        "certificate": incident.certificate,
+    }
+    if incident.backlog is not None:
+        seen = incident.backlog
+        told |= {
+            "key_id": seen.key_id,
+            "agent_source": seen.agent_source,
+            "run": seen.run,
+            "chunk": str(seen.chunk),
+            "chunk_digest": seen.chunk_digest.hex(),
+            "chain_computed": seen.chain_computed.hex(),
+            "chain_claimed": seen.chain_claimed.hex(),
+        }
+    return {name: value for name, value in told.items() if value}
 
 
 def _draft_refusal(proposal: Proposal, incident: Incident) -> None:

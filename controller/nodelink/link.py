@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
+from controller.bearer import Bearer
 from controller.nodelink.session import Session
 from souverix.nodelink.v1 import nodelink_pb2
 
@@ -33,6 +34,18 @@ class End:
     is_news: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """Another agent with a node's key that was refused: where and when it called, through which relay, with whose
+    certificate (its fingerprint). `at_s` is monotonic seconds.
+    """
+
+    peer: str
+    relay: str
+    certificate: str
+    at_s: float
+
+
 class Link:
     """One stream. `may_speak` tells whether the mastership lease stands; without it nothing but goodbyes leaves."""
 
@@ -53,14 +66,18 @@ class Link:
         self.run = run
         self.session = session
         self.fence = fence
+        #: Where the agent calls from.
+        self.peer = ""
         #: Id of the relay it comes through; empty: none.
         self.relay = ""
+        #: Whose certificate vouches for the agent's key; None without TLS.
+        self.vouched: Bearer | None = None
         self.opened_s = now_s
         self.heard_s = now_s
         self.rtt_s: float | None = None
         self.backlog_reports = 0
-        #: Where another agent with the node's key called from, while it is not known which of the two is alive.
-        self.contested_from = ""
+        #: Another agent with the node's key, while it is not known which of the two is alive.
+        self.contest: Contest | None = None
         #: Set once, by whichever comes first: the agent leaves, the stream breaks, or this side ends it.
         self.end_reason: End | None = None
         self._may_speak = may_speak

@@ -1,5 +1,5 @@
-"""What agents sign and hash: the proof of identity, the chain of a backlog, its end. Owns the signed forms
-(docs/return.md); never keeps a key.
+"""What agents sign and hash: the proof of identity, the voucher for the key, the chain of a backlog, its end. Owns the
+signed forms (docs/return.md); never keeps a key.
 """
 
 from __future__ import annotations
@@ -7,8 +7,10 @@ from __future__ import annotations
 import hashlib
 
 PROOF_TAG = b"souverix.proof.v1\0"
+VOUCHER_TAG = b"souverix.voucher.v1\0"
 CHAIN_TAG = b"souverix.replay.v1\0"
 END_TAG = b"souverix.replay-end.v1\0"
+CUSTODY_TAG = b"souverix.custody.v1\0"
 
 #: Raw Ed25519 public keys (RFC 8032).
 PUBLIC_KEY_BYTES = 32
@@ -20,6 +22,14 @@ def proof_message(controller: str, node: str, source: str, run: str, nonce: byte
     """
     parts = b"".join(_part(word.encode()) for word in (controller, node, source, run))
     return PROOF_TAG + parts + nonce
+
+
+def voucher_message(
+    controller: str, node: str, source: str, run: str, public_key: bytes, nonce: bytes
+) -> bytes:
+    """What the key of the node's certificate signs to vouch for the agent's: to this controller, in this greeting."""
+    parts = b"".join(_part(word.encode()) for word in (controller, node, source, run))
+    return VOUCHER_TAG + parts + _part(public_key) + nonce
 
 
 def chain_start(node: str, source: str, first: int) -> bytes:
@@ -36,6 +46,13 @@ def chain_next(head: bytes, report: bytes) -> bytes:
 def end_message(token: bytes, last: int, remaining: int, head: bytes) -> bytes:
     """What an agent signs to end a replay: the session, the last report's number, what still waits, the chain."""
     return END_TAG + _part(token) + _part(b"%d" % last) + _part(b"%d" % remaining) + head
+
+
+def custody_message(last: int, head: bytes) -> bytes:
+    """What an agent signs when it hands reports to a relay that keeps them: the last number and the chain, which begins
+    with node, source and first number.
+    """
+    return CUSTODY_TAG + _part(b"%d" % last) + head
 
 
 def _part(value: bytes) -> bytes:

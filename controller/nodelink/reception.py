@@ -13,19 +13,22 @@ from collections.abc import Coroutine
 from typing import Any
 
 from controller.background import Turns
+from controller.bearer import Bearers
 from controller.journal import Journal
 from controller.log.errors import LogError
 from controller.nodelink.admission import Admission
 from controller.nodelink.connectivity import ConnectivityRecorder
 from controller.nodelink.dispatch import Dispatcher
+from controller.nodelink.elsewhere import Elsewhere
 from controller.nodelink.greeting import (
     ENROLMENTS_BURST,
     ENROLMENTS_PER_S,
     Enrolment,
+    Identified,
     NotWelcome,
 )
 from controller.nodelink.incidents import Incident, Incidents
-from controller.nodelink.link import End, Link
+from controller.nodelink.link import Contest, End, Link
 from controller.nodelink.links import Links
 from controller.nodelink.rate import TokenBucket
 from controller.nodelink.replays import Replays
@@ -48,10 +51,14 @@ BUSY_RETRY_S = 5.0
 class Reception:
     """The shared part of one replica's links. `journal` is set while agents are served."""
 
-    def __init__(self, replica: Replica, values: ValueStore) -> None:
+    def __init__(
+        self, replica: Replica, values: ValueStore, bearers: Bearers | None = None
+    ) -> None:
         agents = replica.config.agents
         self.replica = replica
         self.values = values
+        #: Judges certificates that vouch for agents' keys; None without TLS: then nobody's is asked for.
+        self.bearers = bearers
         self.controller = replica.config.controller.id
         self.links = Links(agents.max_links, agents.heartbeat_interval_s)
         self.dispatcher = Dispatcher(replica, self.links)
@@ -69,6 +76,7 @@ class Reception:
         self.parked = Parked()
         self.replays = Replays()
         self.incidents = Incidents(time.monotonic())
+        self.elsewhere = Elsewhere()
         self.verifier = Ed25519Verifier()
         self.journal: Journal | None = None
         self._kept: set[asyncio.Task[None]] = set()
@@ -107,19 +115,19 @@ class Reception:
             fencing_token=self.journal.fencing_token if self.journal is not None else 0,
         )
 
-    def make_room(
-        self, hello: nodelink_pb2.AgentHello, peer: str, relay: str, now_s: float
-    ) -> None:
+    def make_room(self, agent: Identified, peer: str, relay: str, now_s: float) -> None:
         """Refuses a second agent of a node while the first lives, and any link when there are too many.
 
         The same run of the same agent, which proved to hold the key, takes over its own link: it keeps one stream at a
         time, and has left the other, be it of its own or through a relay.
         """
+        hello, vouched = agent.hello, agent.vouched
         held = self.links.get(hello.node)
         if held is not None:
             same_run = (held.run, held.source) == (hello.run, hello.source)
             if self.links.is_alive(held, now_s) and not same_run:
-                held.contested_from = peer
+                fingerprint = vouched.fingerprint if vouched is not None else ""
+                held.contest = Contest(peer, relay, fingerprint, now_s)
                 wait_s = self.links.silence_limit_s - (now_s - held.heard_s)
                 raise NotWelcome(
                     nodelink_pb2.LINK_END_DUPLICATE,
@@ -151,14 +159,22 @@ class Reception:
 
     async def heard_while_contested(self, link: Link, journal: Journal) -> None:
         """The agent that holds a link has spoken after another one with its key was refused: both are alive."""
-        other, link.contested_from = link.contested_from, ""
+        other, link.contest = link.contest, None
+        if other is None:
+            return
+        evidence = (
+            f"an agent that calls from {other.peer} was refused while the linked one, from {link.peer}, is alive: the "
+            "state directory was copied, or one host runs the agent twice"
+        )
         incident = Incident(
             link.domain,
             link.node,
             return_pb2.INCIDENT_KIND_TWO_AGENTS,
-            f"an agent that calls from {other} was refused while the linked one is alive: the state directory was "
-            "copied, or one host runs the agent twice",
-            other,
+            evidence,
+            other.peer,
+            relay=other.relay,
+            linked_source=link.peer,
+            certificate=other.certificate,
         )
         await self.note(incident, journal)
 

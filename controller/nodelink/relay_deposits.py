@@ -1,5 +1,7 @@
-"""Reports that a relay kept for a node while its controller could not be reached. Owns their way to the log, which is
-that of any report; the node is neither linked nor heard by it.
+"""Reports that a relay kept for a node while its controller could not be reached. Owns their examination and their way
+to the log, which is that of any report; the node is neither linked nor heard by it.
+
+A relay is believed nothing: a batch takes effect when all of it is in order and the node's pinned key has signed it.
 """
 
 from __future__ import annotations
@@ -8,9 +10,12 @@ import asyncio
 from collections.abc import Callable
 
 from controller.journal import Journal
+from controller.nodelink.agent_keys import is_vouched, pinned_key
+from controller.nodelink.evidence import evidence_of
 from controller.nodelink.greeting import NotWelcome, check_names, find_home
-from controller.nodelink.incidents import is_held
+from controller.nodelink.incidents import Incident, is_held
 from controller.nodelink.link import Link
+from controller.nodelink.reception import Reception
 from controller.nodelink.reports import (
     NodeMoved,
     ProtocolBroken,
@@ -19,11 +24,12 @@ from controller.nodelink.reports import (
     highest_report,
 )
 from controller.nodelink.session import Session
-from controller.replica import Replica
-from controller.twin.facts import body_of
-from controller.values import ValueStore, ValueStoreError
+from controller.nodelink.staging import Staging, Violation
+from controller.twin.facts import Home, body_of
+from controller.values import ValueStoreError
 from federation.errors import InvalidWrite
 from federation.identifiers import Key
+from souverix.fleet.v1 import return_pb2
 from souverix.nodelink.v1 import nodelink_pb2, relay_pb2
 
 #: Reports of one deposit: what an agent sends without an acknowledgement.
@@ -53,50 +59,95 @@ class _Kept(Link):
 class Deposits:
     """Takes deposits for one replica."""
 
-    def __init__(self, replica: Replica, values: ValueStore, wall_ms: Callable[[], int]) -> None:
-        self._replica = replica
-        self._values = values
+    def __init__(self, desk: Reception, wall_ms: Callable[[], int]) -> None:
+        self._desk = desk
         self._wall_ms = wall_ms
 
     async def take(
-        self, relay: str, journal: Journal, deposit: relay_pb2.Deposit, now_s: float
+        self, relay: str, peer: str, journal: Journal, deposit: relay_pb2.Deposit, now_s: float
     ) -> relay_pb2.DepositAck:
-        """What became of a deposit, once that is durable. Raises `ProtocolBroken` for what no relay may send."""
-        if not deposit.reports or len(deposit.reports) > MAX_DEPOSITED_REPORTS:
+        """What became of a deposit, once that is durable; `peer` is where the relay calls from.
+
+        Raises `ProtocolBroken` for what no relay may send.
+        """
+        batch = deposit.batch
+        if not deposit.reports and not 0 < len(batch.reports) <= MAX_DEPOSITED_REPORTS:
             raise ProtocolBroken(
-                f"a deposit holds {len(deposit.reports)} reports; 1 to {MAX_DEPOSITED_REPORTS} are allowed"
+                f"a deposit holds {len(batch.reports)} reports; 1 to {MAX_DEPOSITED_REPORTS} are allowed"
             )
         ack = relay_pb2.DepositAck(node=deposit.node, source=deposit.source)
         try:
-            check_names(deposit.node, deposit.source)
-            controller = self._replica.config.controller.id
-            home = find_home(self._replica.state, controller, deposit.node)
-        except NotWelcome as refusal:
+            home = self._home(relay, deposit)
+            key = self._key(home, deposit)
+        except _NotTaken as refusal:
             ack.problem = str(refusal)
             return ack
-        if home is None:
-            ack.problem = f"{deposit.node} is not known here"
+        staging = Staging(deposit.node, deposit.source, batch.first_sequence)
+        before = staging.staged
+        try:
+            staging.take(batch)
+            staging.check_custody(
+                batch.signature,
+                lambda message, signature: self._desk.verifier.verify(key, message, signature),
+            )
+        except Violation as violation:
+            ack.problem = str(violation)
+            evidence = evidence_of(before, batch, key)
+            await self._note((home.domain, deposit.node), relay, peer, violation, evidence, journal)
             return ack
-        if is_held(self._replica.state, home.domain, deposit.node):
-            ack.problem = (
+        await self._commit(home, staging, journal, ack, now_s)
+        return ack
+
+    def _home(self, relay: str, deposit: relay_pb2.Deposit) -> Home:
+        """Where the node lives that a deposit is of. Raises `_NotTaken`."""
+        facts = self._desk.replica.state
+        try:
+            check_names(deposit.node, deposit.source)
+            home = find_home(facts, self._desk.controller, deposit.node)
+        except NotWelcome as refusal:
+            raise _NotTaken(str(refusal)) from refusal
+        if home is None:
+            raise _NotTaken(f"{deposit.node} is not known here")
+        if is_held(facts, home.domain, deposit.node):
+            raise _NotTaken(
                 f"{deposit.node} is isolated: no report of it is taken until it is released"
             )
-            return ack
-        key = Key(home.domain, f"nodes/{deposit.node}", "link_state")
-        recorded = body_of(self._replica.state, key)
+        recorded = body_of(facts, Key(home.domain, f"nodes/{deposit.node}", "link_state"))
         if deposit.node != relay and (recorded is None or recorded.relay != relay):
-            ack.problem = f"{deposit.node} did not come through relay {relay} last"
-            return ack
-        highest = highest_report(self._replica.state, home.domain, deposit.node, deposit.source)
-        fresh = [report for report in deposit.reports if report.sequence > highest]
-        link = _Kept(deposit.node, home.domain, deposit.source, now_s, self._replica.lease_valid)
-        link.acknowledged = highest
-        intake = ReportIntake(link, highest, self._values, self._wall_ms, lambda reports: None)
+            raise _NotTaken(f"{deposit.node} did not come through relay {relay} last")
+        if deposit.reports:
+            raise _NotTaken("its reports are not signed: the relay is of an earlier version")
+        return home
+
+    def _key(self, home: Home, deposit: relay_pb2.Deposit) -> bytes:
+        """The key that must have signed a deposit. Raises `_NotTaken`."""
+        facts = self._desk.replica.state
+        key = pinned_key(facts, home.domain, deposit.node)
+        if not key:
+            raise _NotTaken(f"no key of {deposit.node} is pinned")
+        if self._desk.bearers is not None and not is_vouched(facts, home.domain, deposit.node):
+            raise _NotTaken(f"no certificate has vouched for the key of {deposit.node} yet")
+        return key
+
+    async def _commit(
+        self,
+        home: Home,
+        staging: Staging,
+        journal: Journal,
+        ack: relay_pb2.DepositAck,
+        now_s: float,
+    ) -> None:
+        """Puts what is new of a verified batch into effect, as far as its values are here."""
+        desk, values = self._desk, self._desk.values
+        highest = highest_report(desk.replica.state, home.domain, staging.node, staging.source)
+        link = _Kept(staging.node, home.domain, staging.source, now_s, desk.replica.lease_valid)
+        link.acknowledged = last = highest
+        intake = ReportIntake(link, highest, values, self._wall_ms, lambda reports: None)
         try:
-            last = highest
-            for report in fresh:
+            for raw in staging.reports[max(0, highest + 1 - staging.first) :]:
+                report = nodelink_pb2.Report.FromString(raw)
                 named = chunks_of(report.inventory)
-                if named and await self._values.missing(named):
+                if named and await values.missing(named):
                     ack.problem = (
                         f"report {report.sequence} names large values that only the node can bring"
                     )
@@ -107,7 +158,32 @@ class Deposits:
         except (ProtocolBroken, NodeMoved, InvalidWrite, ValueStoreError, OSError) as error:
             ack.problem = str(error)
         ack.sequence = link.acknowledged
-        return ack
+
+    async def _note(
+        self,
+        at: tuple[str, str],
+        relay: str,
+        peer: str,
+        violation: Violation,
+        evidence: return_pb2.BacklogEvidence,
+        journal: Journal,
+    ) -> None:
+        domain, node = at
+        incident = Incident(
+            domain,
+            node,
+            return_pb2.INCIDENT_KIND_DEPOSIT_REFUSED,
+            f"what relay {relay} kept is not what the agent signed: {violation.evidence}",
+            peer,
+            violation.reason,
+            relay=relay,
+            backlog=evidence,
+        )
+        await self._desk.note(incident, journal)
+
+
+class _NotTaken(Exception):
+    """A deposit that cannot be taken now, and is no violation."""
 
 
 async def _settle(link: _Kept, intake: ReportIntake, journal: Journal, last: int) -> None:

@@ -30,7 +30,6 @@ from controller.nodelink.reports import ProtocolBroken
 from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
 from controller.twin.facts import body_of
-from controller.values import ValueStore
 from federation.identifiers import Key
 from souverix.fleet.v1 import node_pb2
 from souverix.nodelink.v1 import nodelink_pb2, relay_pb2, relay_pb2_grpc
@@ -61,10 +60,10 @@ BUSY_RETRY_S = 5.0
 class RelayLinkService(relay_pb2_grpc.RelayLinkServiceServicer):
     """Serves relays beside `nodes`, which serves every node. `duty` is registered with the replica."""
 
-    def __init__(self, replica: Replica, values: ValueStore, nodes: NodeLinkService) -> None:
+    def __init__(self, replica: Replica, nodes: NodeLinkService) -> None:
         self._replica = replica
         self._nodes = nodes
-        self._deposits = Deposits(replica, values, lambda: time.time_ns() // 1_000_000)
+        self._deposits = Deposits(nodes.desk, lambda: time.time_ns() // 1_000_000)
         self._heartbeat_s = replica.config.agents.heartbeat_interval_s
         self._streams: dict[str, RelayStream] = {}
         replica.add_duty(self.duty)
@@ -240,7 +239,9 @@ class RelayLinkService(relay_pb2_grpc.RelayLinkServiceServicer):
         self, stream: RelayStream, journal: Journal, deposit: relay_pb2.Deposit
     ) -> None:
         try:
-            ack = await self._deposits.take(stream.relay, journal, deposit, time.monotonic())
+            ack = await self._deposits.take(
+                stream.relay, stream.peer, journal, deposit, time.monotonic()
+            )
         finally:
             stream.deposits -= 1
         stream.answer(Response(deposit=ack))

@@ -65,7 +65,7 @@ class RelayStream:
         self.source = source
         self.heard_s = now_s
         self.deposits = 0
-        self._peer = peer
+        self.peer = peer
         self._nodes = nodes
         self._heartbeats = heartbeats
         self._max_nodes = max_nodes
@@ -125,7 +125,7 @@ class RelayStream:
             raise ProtocolBroken(
                 f"index {index} is too high; a relay carries at most {self._max_nodes} nodes"
             )
-        call = RelayedCall(self.relay, self._peer, lambda link: self._opened(index, link))
+        call = RelayedCall(self.relay, self.peer, lambda link: self._opened(index, link))
         carried = _Carried(call, _Use.OPEN)
         self._carried[index] = carried
         self._heartbeats.greeted(index)

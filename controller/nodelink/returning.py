@@ -9,6 +9,7 @@ import logging
 import time
 
 from controller.journal import Journal
+from controller.nodelink.evidence import evidence_of
 from controller.nodelink.incidents import Incident, standing_incident
 from controller.nodelink.link import End, Link
 from controller.nodelink.reception import BUSY_RETRY_S, Reception
@@ -51,6 +52,8 @@ class Return:
         self._verdict: asyncio.Future[int | Violation] | None = None
         self._heard_s = 0.0
         self._is_resumed = False
+        #: Of a chunk that was refused.
+        self._evidence: return_pb2.BacklogEvidence | None = None
         self._replay: Replay | None = None
         if link.session.state is SessionState.ADMITTED:
             self._replay = desk.replays.begin(
@@ -76,6 +79,7 @@ class Return:
             # The agent does not have what was staged before the cut: it begins anew. Nothing of it took effect.
             staging = self._staging = Staging(staging.node, staging.source, staging.first)
         self._is_resumed = False
+        before = staging.staged
         try:
             if staging.take(chunk):
                 self._move(Step.CHUNK_STAGED)
@@ -84,6 +88,7 @@ class Return:
                 staging.check_end(chunk, self._link.session.token, self._is_signed)
                 verdict.set_result(chunk.remaining_reports)
         except Violation as violation:
+            self._evidence = evidence_of(before, chunk, self._public_key, self._link.run)
             verdict.set_result(violation)
 
     def durable(self, reports: int) -> None:
@@ -172,6 +177,9 @@ class Return:
             violation.evidence,
             self._peer,
             violation.reason,
+            relay=link.relay,
+            certificate=link.vouched.fingerprint if link.vouched is not None else "",
+            backlog=self._evidence,
         )
         # The agent may hang up now: what it tried is recorded all the same.
         await asyncio.shield(

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
+from controller.bearer import Bearer, Bearers
 from controller.command.targets import delivering_controller
 from controller.journal import Journal
 from controller.nodelink.conversation import Conversation
@@ -30,10 +31,15 @@ Response = nodelink_pb2.ConnectResponse
 class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
     """Serves `Connect`. `duty` is registered with the replica: links stand only while it runs."""
 
-    def __init__(self, replica: Replica, values: ValueStore) -> None:
+    def __init__(
+        self, replica: Replica, values: ValueStore, bearers: Bearers | None = None
+    ) -> None:
+        """With `bearers` an agent's key must be vouched for by the node's certificate."""
         self._replica = replica
-        self.desk = Reception(replica, values)
+        self.desk = Reception(replica, values, bearers)
         self.links = self.desk.links
+        if bearers is not None:
+            bearers.on_recheck.append(lambda: self._end_unvouched(bearers.still_holds))
         replica.add_duty(self.duty)
 
     async def duty(self, journal: Journal) -> None:
@@ -46,7 +52,7 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(desk.dispatcher.run(journal))
                     tasks.create_task(desk.connectivity.run(journal))
-                    tasks.create_task(self._sweep())
+                    tasks.create_task(self._sweep(journal))
         finally:
             desk.journal = None
             self.links.end_all(nodelink_pb2.LINK_END_NOT_MASTER, NOT_MASTER_MESSAGE, "master_lost")
@@ -83,10 +89,30 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
 
     # All links.
 
-    async def _sweep(self) -> None:
+    async def _sweep(self, journal: Journal) -> None:
         while True:
             self.links.sweep(time.monotonic())
+            self._end_expired()
+            for link in self.links:
+                if link.contest is not None and link.heard_s > link.contest.at_s:
+                    await self.desk.heard_while_contested(link, journal)
             await asyncio.sleep(self._replica.config.agents.heartbeat_interval_s)
+
+    def _end_expired(self) -> None:
+        """Ends the links of nodes whose certificate has ended. A stream of the node's own ends with its certificate
+        anyway; one that a relay carries does not.
+        """
+        bearers = self.desk.bearers
+        if bearers is not None:
+            self._end_unvouched(lambda vouched: not bearers.has_ended(vouched))
+
+    def _end_unvouched(self, holds: Callable[[Bearer], bool]) -> None:
+        for link in self.links:
+            if link.vouched is not None and not holds(link.vouched):
+                message = (
+                    f"the certificate that vouched for {link.node}'s key holds no more; renew it"
+                )
+                _end(link, nodelink_pb2.LINK_END_IDENTITY, "certificate_ended", message)
 
     def _note(self, applied: Applied) -> None:
         """Ends the links of nodes that a commit moved, deleted, or gave to another controller."""

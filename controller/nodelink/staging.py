@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from controller.nodelink.proof import chain_next, chain_start, end_message
+from controller.nodelink.proof import chain_next, chain_start, custody_message, end_message
 from controller.nodelink.reports import ProtocolBroken, check_report
 from souverix.nodelink.v1 import nodelink_pb2
 
@@ -42,6 +43,17 @@ class Violation(Exception):
         self.evidence = evidence
 
 
+class Staged(NamedTuple):
+    """How far a staging has come: so many reports of an agent (its source) from the one numbered `first`, and where
+    their chain leads.
+    """
+
+    source: str
+    first: int
+    reports: int
+    head: bytes
+
+
 class Staging:
     """One replay of one node, from the report numbered `first`."""
 
@@ -53,6 +65,11 @@ class Staging:
         self.head = chain_start(node, source, first)
         self.size = 0
         self._chunk_heads: list[bytes] = []
+
+    @property
+    def staged(self) -> Staged:
+        """How far it has come."""
+        return Staged(self.source, self.first, len(self.reports), self.head)
 
     @property
     def last(self) -> int:
@@ -105,6 +122,14 @@ class Staging:
             raise Violation(
                 "SIGNATURE_INVALID",
                 f"the end at report {self.last} is not signed with the node's key over this session",
+            )
+
+    def check_custody(self, signature: bytes, is_signed: Callable[[bytes, bytes], bool]) -> None:
+        """Checks the signature with which an agent handed this batch to a relay. Raises `Violation`."""
+        if not is_signed(custody_message(self.last, self.head), signature):
+            raise Violation(
+                "SIGNATURE_INVALID",
+                f"the batch of reports {self.first} to {self.last} is not signed with the node's key",
             )
 
     def _check_bounds(self, chunk: nodelink_pb2.ReplayChunk, size: int) -> None:

@@ -15,12 +15,12 @@ from typing import IO, Any, NamedTuple
 import grpc
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from airgap.layout import ManifestSigner
+from airgap.layout import AUDITORS, ManifestSigner
 from airgap.writer import MIN_VOLUME_BYTES
 from controller.bundle.exporting import Exporter, ExportOrder, exporting
 from controller.bundle.importing import Imported, Importer, Outcome, Phase
 from controller.bundle.ledger import Ledger
-from controller.bundle.peers import peer_of
+from controller.bundle.peers import AUDITING, peer_of
 from controller.errors import ServiceError
 from controller.replica import Replica
 from controller.services.calls import caller_of
@@ -128,7 +128,10 @@ class BundleService(bundle_service_pb2_grpc.BundleServiceServicer):
                     f"bundles/{manifest.set_id}",
                     f"{exported.events} events for {manifest.audience}, {len(exported.volumes)} volumes",
                 )
-                await asyncio.to_thread(self._ledger.exported, manifest.audience, order.create_ms)
+                if not request.for_auditors:
+                    await asyncio.to_thread(
+                        self._ledger.exported, manifest.audience, order.create_ms
+                    )
                 summary = service.ExportSummary(
                     set_id=manifest.set_id,
                     events=exported.events,
@@ -196,6 +199,14 @@ class BundleService(bundle_service_pb2_grpc.BundleServiceServicer):
 
     def _order(self, request: service.ExportBundleRequest) -> ExportOrder:
         """What a request asks for. Raises `InvalidWrite`, `NotFound`."""
+        if request.for_auditors and (
+            request.audience or request.volume_bytes or request.recipient_public_key
+        ):
+            raise InvalidWrite(
+                "an export for auditors is one file that everybody can verify: leave audience, volume_bytes and "
+                "recipient_public_key out",
+                field="for_auditors",
+            )
         validity_s = DEFAULT_VALIDITY_S
         if request.HasField("validity"):
             validity_s = request.validity.ToTimedelta().total_seconds()
@@ -210,7 +221,10 @@ class BundleService(bundle_service_pb2_grpc.BundleServiceServicer):
             raise InvalidWrite(
                 f"recipient_public_key has {len(recipient)} bytes; an X25519 key has {X25519_BYTES}"
             )
-        peer = peer_of(self._replica.config, self._replica.state.authority, request.audience)
+        if request.for_auditors:
+            peer = AUDITING
+        else:
+            peer = peer_of(self._replica.config, self._replica.state.authority, request.audience)
         now_ms = _now_ms()
         return ExportOrder(
             peer,
@@ -218,7 +232,7 @@ class BundleService(bundle_service_pb2_grpc.BundleServiceServicer):
             now_ms + int(validity_s * 1000),
             request.volume_bytes or None,
             recipient,
-            {} if request.full else self._held(peer.controller),
+            {} if request.full or request.for_auditors else self._held(peer.controller),
         )
 
     def _held(self, controller: str) -> dict[StreamId, int]:
@@ -343,7 +357,8 @@ def _result(imported: Imported) -> service.ImportResult:
 def _name(manifest: bundle_pb2.Manifest, volume: int, volumes: int) -> str:
     """A file's name that tells people from whom, for whom and which of how many it is."""
     part = f".{volume}-of-{volumes}" if volumes > 1 else ""
-    return f"{manifest.exporter}-to-{manifest.audience}-{manifest.counter}{part}.svxb"
+    what = "audit" if manifest.audience == AUDITORS else f"to-{manifest.audience}"
+    return f"{manifest.exporter}-{what}-{manifest.counter}{part}.svxb"
 
 
 def _now_ms() -> int:

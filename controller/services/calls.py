@@ -346,7 +346,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Who calls, from here on also for the refusal that may follow. Raises `BearerRefused`."""
         if self._proving is None:
             return None
-        proof: Proof = self._proving.of_call(context)
+        try:
+            proof: Proof = self._proving.of_call(context)
+        except BearerRefused as refusal:
+            if refusal.bearer is not None:
+                now_serving(refusal.bearer)
+            raise
         now_serving(proof)
         return proof
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from controller.lifecycle.stages import Transition
+from controller.lifecycle.stages import Stage, Transition, stage_of
 from controller.lifecycle.transitions import Asked, transit
 from controller.nodelink.agent_keys import pinned_key
 from controller.nodelink.incidents import draft_resolution
 from controller.replica import Replica
+from controller.revocation.targets import subject_of_identity
 from controller.services.calls import caller_of
 from controller.services.fleet_fields import check_node_spec, check_text, id_in_name
 from controller.services.fleet_nodes import NodeWrites
@@ -20,7 +21,7 @@ from controller.writes import Draft
 from federation.authority import Permission
 from federation.errors import InvalidWrite, WrongState
 from federation.identifiers import Key
-from souverix.fleet.v1 import fleet_service_pb2, node_pb2, return_pb2
+from souverix.fleet.v1 import fleet_service_pb2, lifecycle_pb2, node_pb2, return_pb2
 
 
 class LifecycleWrites:
@@ -54,6 +55,8 @@ class LifecycleWrites:
             if held is not None:
                 spec.CopyFrom(held)
             entered = transit(recorded, _asked(request, draft.principal, spec), proposal.wall_ms)
+            if request.step == lifecycle_pb2.DECOMMISSION_STEP_CERTIFICATES_REVOKED:
+                self._check_revoked(domain, subject)
             draft.write(domain, subject, "lifecycle", entered)
             if request.HasField("hardware"):
                 spec.hardware.CopyFrom(request.hardware)
@@ -71,6 +74,34 @@ class LifecycleWrites:
             decide,
             fleet_service_pb2.TransitionNodeResponse,
         )
+
+    def _check_revoked(self, domain: str, subject: str) -> None:
+        """Refuses to confirm that a node's certificates are revoked when they are not. Without TLS it has none.
+
+        Raises `WrongState`.
+        """
+        if self._replica.credentials is None:
+            return
+        node, began_s = subject.partition("/")[2], self._decommissioning_since_s(subject)
+        for issuer in self._replica.state.authority.path_of(domain) or (domain,):
+            entry = self._replica.revocations.held(issuer, subject_of_identity(f"node:{node}"))
+            if entry is not None and (entry.issued_before_s or 0) >= began_s:
+                return
+        raise WrongState(
+            f"the certificates of {subject} have not been revoked since its decommissioning began: souverixctl "
+            f'certificate revoke node:{node} --domain {domain} --reason "decommissioned"',
+            subject=subject,
+        )
+
+    def _decommissioning_since_s(self, subject: str) -> int:
+        """When the decommissioning of a node began, in seconds since the epoch: each step of it is a transition."""
+        began_s = 0
+        for write in reversed(self._replica.histories.of(subject, "lifecycle")):
+            entered: lifecycle_pb2.LifecycleState = write.body()
+            if stage_of(entered) is not Stage.DECOMMISSIONING_GRACEFUL:
+                break
+            began_s = entered.last_transition_time.seconds
+        return began_s
 
     async def reset_key(
         self, request: Any, context: Any

@@ -12,7 +12,8 @@ from typing import Any
 import grpc
 
 from controller.bearer import Bearer, Bearers, current_bearer
-from controller.enrolment.errors import AuthorityNotHeld, RenewalTooEarly
+from controller.enrolment.errors import RenewalTooEarly
+from controller.errors import ServiceError
 from controller.issuing import Issuer
 from controller.renewing import Renewals
 from controller.standing import BearerRefused
@@ -46,10 +47,13 @@ class RenewalService(join_service_pb2_grpc.RenewalServiceServicer):
     ) -> service.RenewCertificateResponse:
         """Issues for the same identity and another key."""
         if self._issuer is None or self._bearers is None or self._renewals is None:
-            raise AuthorityNotHeld(
+            # No refusal for the audit log: every machine asks, where certificates are renewed by files.
+            raise ServiceError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "AUTHORITY_NOT_HELD",
                 f"this controller holds no certificate authority of {self._own_domain}; renew by files "
                 "(souverixctl pki issue --replace), or configure [authority]",
-                domain=self._own_domain,
+                {"domain": self._own_domain},
             )
         bearer = self._bearers.of_shown(request.certificate)
         _check_bringer(bearer, current_bearer())

@@ -18,7 +18,7 @@ from souverix.fleet.v1 import fleet_service_pb2_grpc
 from souverix.graph.v1 import graph_service_pb2_grpc
 from souverix.policy.v1 import policy_pb2, policy_service_pb2, policy_service_pb2_grpc
 from souverix.supply.v1 import supply_service_pb2_grpc
-from souverix.trust.v1 import access_service_pb2_grpc
+from souverix.trust.v1 import access_service_pb2_grpc, revocation_service_pb2_grpc
 from trust.channels import ClientTls, open_blocking_channel
 
 T = TypeVar("T")
@@ -44,6 +44,7 @@ class Clients:
         self.audit = audit_service_pb2_grpc.AuditServiceStub(self._channel)
         self.supply = supply_service_pb2_grpc.SupplyServiceStub(self._channel)
         self.access = access_service_pb2_grpc.AccessServiceStub(self._channel)
+        self.revocations = revocation_service_pb2_grpc.RevocationServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self

@@ -192,3 +192,35 @@ def test_exchanges_are_remembered_and_audited(known: Running) -> None:
     entries = known.top("audit", "list", "-o", "json").json["entries"]
     actions = {entry["record"]["action"].rpartition("/")[2] for entry in entries}
     assert {"ExportBundle", "ImportBundle"} <= actions
+
+
+def test_the_audit_log_is_exported_and_verified_without_a_server(
+    known: Running, tmp_path: Path
+) -> None:
+    exported = tmp_path / "audit.svxb"
+    known.top("audit", "export", "--out", str(exported))
+    config = known.federation.config_path(TOP).read_text()
+    root_key = config.split('root_public_key = "')[1].split('"')[0]
+    nowhere = Ctl("")
+    verified = ("audit", "verify", "--file", str(exported), "--root-key", root_key)
+    report = nowhere(*verified, "-o", "json").json
+    audited = {
+        each["domain"]: each["provedSequence"]
+        for each in report["streams"]
+        if each["lane"] == "audit"
+    }
+    assert audited[TOP] > 0
+    assert audited[ZONE] > 0, "what came up by files"
+    assert {each["standing"] for each in report["streams"]} == {"PROVED"}
+    assert f"made by {TOP}-control" in nowhere(*verified).out
+
+    assert "BUNDLE_ROOT_UNKNOWN" in nowhere(*verified[:-1], "ab" * 32, code=8).err
+    damaged = tmp_path / "damaged.svxb"
+    data = bytearray(exported.read_bytes())
+    data[-1] ^= 1
+    damaged.write_bytes(data)
+    refused = nowhere("audit", "verify", "--file", str(damaged), "--root-key", root_key, code=8)
+    assert "BUNDLE_HASH_MISMATCH" in refused.err
+    assert "is there already" in known.top("audit", "export", "--out", str(exported), code=2).err
+    taken = known.zone("bundle", "import", str(exported), code=4)
+    assert "BUNDLE_WRONG_AUDIENCE" in taken.err

@@ -9,6 +9,7 @@ import contextlib
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,10 +22,12 @@ import pytest
 from deploy.local_certificates import TRUST_DOMAIN
 from deploy.local_federation import LocalFederation
 from deploy.local_layout import DomainPlan
+from souverix.attention.v1 import attention_pb2, attention_service_pb2
 from souverix.audit.v1 import audit_service_pb2
 from souverix.federation.v1 import federation_service_pb2
 from souverix.fleet.v1 import connectivity_pb2, fleet_service_pb2, node_pb2, return_pb2
 from souverix.nodelink.v1 import nodelink_pb2, nodelink_pb2_grpc
+from souverix.trust.v1 import revocation_service_pb2
 from tests.certificates import authority_below
 from tests.e2e.clients import DEADLINE_S, PRINCIPAL, Clients, reason_of, wait_until
 from trust.authority import Authority, new_root
@@ -254,6 +257,40 @@ def test_an_impostor_is_refused_and_the_incident_stays_with_the_node(secured: Se
     )
     assert "node:n9" in incident().evidence
     assert secured.is_live(NODE)
+
+
+def test_a_revoked_node_is_gone_at_once_and_back_with_a_new_certificate(secured: Secured) -> None:
+    """Told at the region, heard of by the zone: of a node that dials itself, and of one behind a relay."""
+    federation, certificates = secured.federation, secured.federation.certificates
+    federation.start_agent(ZONE, "n5", *QUICK)
+    federation.start_agent(ZONE, "n6", *QUICK, server=federation.relay_address(RELAY))
+    wait_until(lambda: secured.is_live("n5") and secured.is_live("n6", RELAY), "both live")
+    for node in ("n5", "n6"):
+        request = revocation_service_pb2.RevokeCertificateRequest(domain=ZONE, reason="stolen")
+        request.identity.principal = f"node:{node}"
+        made = secured.region.revocations.RevokeCertificate(request, timeout=DEADLINE_S)
+        good_from_s = made.revocation.spec.certificates.identity.issued_before.seconds
+    entries = audit_service_pb2.ListAuditEntriesRequest(domain=ZONE, page_size=100)
+
+    def ended() -> set[str]:
+        page = secured.zone.audit.ListAuditEntries(entries, timeout=DEADLINE_S)
+        records = (entry.record for entry in page.entries)
+        return {r.principal for r in records if r.reason == "CERTIFICATE_REVOKED"}
+
+    wait_until(lambda: ended() == {"node:n5", "node:n6"}, "both streams ended")
+    kinds = [attention_pb2.ATTENTION_KIND_REVOKED_CALLER]
+    raised = attention_service_pb2.ListItemsRequest(kinds=kinds)
+
+    def callers() -> set[str]:
+        items = secured.zone.attention.ListItems(raised, timeout=DEADLINE_S).items
+        return {item.subject for item in items}
+
+    wait_until(lambda: "nodes/n5" in callers(), "a caller that is refused, raised")
+    wait_until(lambda: time.time() >= good_from_s, "the second after the revocation")
+    certificates.issue(ZONE, Kind.NODE, "n5")
+    wait_until(lambda: "nodes/n5" not in callers(), "the node let in, and raised no more")
+    wait_until(lambda: secured.is_live("n5"), "the node live with its new certificate")
+    assert secured.is_live(RELAY)
 
 
 def shows(address: str, wanted: str) -> bool:

@@ -92,11 +92,11 @@ class Site:
 
     def kept(self, node: str) -> int:
         """Reports of a node that the relay keeps."""
-        return self._of_kept("COUNT(*)", node)
+        return self._of_kept("COALESCE(SUM(reports), 0)", node)
 
     def kept_up_to(self, node: str) -> int:
         """Number of the last report of a node that the relay keeps."""
-        return self._of_kept("MAX(sequence)", node)
+        return self._of_kept("MAX(last)", node)
 
     def _of_kept(self, what: str, node: str) -> int:
         path = self.federation.directory / f"relay-{RELAY}" / "relay.db"

@@ -23,6 +23,7 @@ from souverix.trust.v1 import (
     enrolment_service_pb2_grpc,
     join_service_pb2,
     join_service_pb2_grpc,
+    revocation_service_pb2_grpc,
 )
 from tests.unit.controller.live_controllers import until
 from trust.authority import new_request
@@ -44,6 +45,7 @@ class Enrolling:
     federation: LocalFederation
     replica: Replica
     people: Any
+    revocations: Any
     join: Any
 
     @property
@@ -114,6 +116,7 @@ async def enrolling(federation: LocalFederation) -> AsyncIterator[Enrolling]:
                 federation,
                 replica,
                 enrolment_service_pb2_grpc.EnrolmentServiceStub(channel),
+                revocation_service_pb2_grpc.RevocationServiceStub(channel),
                 join_service_pb2_grpc.JoinServiceStub(newcomers),
             )
 

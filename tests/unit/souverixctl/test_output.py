@@ -14,7 +14,13 @@ import pytest
 import yaml
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from souverix.fleet.v1 import connectivity_pb2, domain_pb2, fleet_service_pb2, node_pb2
+from souverix.fleet.v1 import (
+    connectivity_pb2,
+    domain_pb2,
+    fleet_service_pb2,
+    node_pb2,
+    return_pb2,
+)
 from souverixctl.describe import describe
 from souverixctl.errors import ExitCode
 from tests.unit.souverixctl.conftest import Serve
@@ -158,6 +164,31 @@ def test_a_description_shows_age_and_exact_time_and_short_words() -> None:
     assert "      mode: enforce" in lines
     assert "      - 3" in lines
     assert "      - 0.5" in lines
+
+
+def test_a_description_shows_what_remains_of_a_refused_backlog() -> None:
+    twin = node("n1")
+    twin.return_incident.CopyFrom(
+        return_pb2.ReturnIncident(
+            kind=return_pb2.INCIDENT_KIND_BACKLOG_REFUSED,
+            reason="CHAIN_BROKEN",
+            relay="relay-1",
+            backlog=return_pb2.BacklogEvidence(
+                run="r1", chunk=3, chunk_digest=b"\xaa" * 32, chain_claimed=b"\xbb" * 32
+            ),
+        )
+    )
+    lines = [line.strip() for line in describe(twin, datetime.now(UTC))]
+    for line in (
+        "kind: BACKLOG_REFUSED",
+        "reason: CHAIN_BROKEN",
+        "relay: relay-1",
+        "run: r1",
+        "chunk: 3",
+        f"chunk digest: {'aa' * 32}",
+        f"chain claimed: {'bb' * 32}",
+    ):
+        assert line in lines
 
 
 def test_an_enum_value_newer_than_this_program_shows_as_its_number() -> None:

@@ -7,19 +7,29 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 
+from controller.bearer import Bearers
 from controller.config import AgentsSection, ControllerConfig, ControllerSection, TrustSection
 from controller.connectivity_settings import ConnectivitySection
 from controller.log.sqlite_log import SqliteLog
-from controller.nodelink.proof import chain_next, chain_start, end_message, proof_message
+from controller.nodelink.proof import (
+    chain_next,
+    chain_start,
+    custody_message,
+    end_message,
+    proof_message,
+    voucher_message,
+)
 from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
+from controller.revoked_bearers import RevokedBearers
 from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.command import CommandService
 from controller.services.replays import ReplayService
@@ -38,8 +48,15 @@ from souverix.nodelink.v1 import (
     relay_pb2_grpc,
     replay_service_pb2_grpc,
 )
+from souverix.trust.v1 import certificate_authority_pb2
+from tests.certificates import CertificateTree
 from tests.federation_fixture import ROOT, genesis_of
 from tests.unit.controller.services.served import ScriptedForwarder
+from trust.certificates import to_der
+from trust.channels import ClientTls, ListenerTls, open_channel
+from trust.files import Credentials, ReloadedCredentials
+from trust.identity import Kind, dns_name_of
+from trust.keys import sign_as_bearer
 
 DEADLINE_S = 20.0
 CONTROLLER = "global-control"
@@ -59,6 +76,24 @@ class Served:
     replays: Any
     channel: grpc.aio.Channel
     port: int
+    #: None in clear.
+    bearers: Bearers | None
+    certificates: CertificateTree | None
+    forwarder: ScriptedForwarder
+    #: Channels of others than the operator, closed at the end.
+    opened: list[grpc.aio.Channel] = field(default_factory=list)
+
+    def leaf(self, kind: Kind, name: str, domain: str = ROOT, **validity: Any) -> Credentials:
+        """A certificate of the tree."""
+        assert self.certificates is not None
+        return self.certificates.leaf(domain, kind, name, **validity).read()
+
+    def channel_as(self, shown: Credentials | None) -> grpc.aio.Channel:
+        """The operator's channel, or one by another certificate."""
+        if shown is None:
+            return self.channel
+        self.opened.append(open_channel(self.address, (), client_tls(shown)))
+        return self.opened[-1]
 
     @property
     def address(self) -> str:
@@ -96,9 +131,25 @@ class Served:
             )
         )
 
+    async def state_authority(self, domain: str) -> None:
+        """Says which authority of the tree may name a domain's members."""
+        assert self.certificates is not None
+        known = to_der(self.certificates.authorities[domain].certificate)
+        fact = certificate_authority_pb2.CertificateAuthority(domain=domain, certificates=[known])
+        await self.submit(
+            lambda proposal: proposal.write(
+                domain, f"domains/{domain}", "certificate_authority", fact, principal="user:test"
+            )
+        )
+
     def body(self, domain: str, subject: str, aspect: str) -> Any:
         winner = self.replica.state.winner(Key(domain, subject, aspect))
         return winner.body() if winner is not None else None
+
+
+def client_tls(shown: Credentials) -> ClientTls:
+    """How a bearer calls the root's controller."""
+    return ClientTls.of(shown, dns_name_of((ROOT,), shown.identity.trust_domain))
 
 
 _KEYS: dict[str, Ed25519Signer] = {}
@@ -110,10 +161,18 @@ def key_of(node: str) -> Ed25519Signer:
 
 
 class Directory:
-    """What one controller leaves on disk: served again, it is the same controller under its next master."""
+    """What one controller leaves on disk: served again, it is the same controller under its next master.
 
-    def __init__(self, path: Path, **agents: Any) -> None:
+    With `certificates` it speaks TLS.
+    """
+
+    def __init__(
+        self, path: Path, certificates: CertificateTree | None = None, **agents: Any
+    ) -> None:
         self.path = path
+        self.certificates = certificates
+        #: By how much the clock by which certificates are judged is ahead.
+        self.later = timedelta()
         self.signer = Ed25519Signer.generate()
         self.root_signer = Ed25519Signer.generate()
         self.agents = {"heartbeat_interval_s": 10.0, **agents}
@@ -129,11 +188,19 @@ class Directory:
             connectivity=CONNECTIVITY,
         )
         log = SqliteLog(self.path / "log.sqlite", str(uuid.uuid4()))
-        replica = Replica(config, log, self.signer, ScriptedForwarder())
+        forwarder = ScriptedForwarder()
+        replica = Replica(config, log, self.signer, forwarder)
         values = ValueStore(self.path / "values")
-        service = NodeLinkService(replica, values)
-        relays = RelayLinkService(replica, values, service)
-        server = grpc.aio.server(interceptors=[CallInterceptor(RefusalAudit(replica))])
+        held = bearers = None
+        if self.certificates is not None:
+            held = ReloadedCredentials(self.certificates.controller(ROOT))
+            bearers = Bearers(held, replica.state, lambda: datetime.now(UTC) + self.later)
+            RevokedBearers(replica.revocations, replica.knocks).watch(bearers)
+        service = NodeLinkService(replica, values, bearers)
+        relays = RelayLinkService(replica, service)
+        server = grpc.aio.server(
+            interceptors=[CallInterceptor(RefusalAudit(replica), proving=bearers)]
+        )
         nodelink_pb2_grpc.add_NodeLinkServiceServicer_to_server(service, server)
         relay_pb2_grpc.add_RelayLinkServiceServicer_to_server(relays, server)
         command_service_pb2_grpc.add_CommandServiceServicer_to_server(
@@ -142,13 +209,34 @@ class Directory:
         replay_service_pb2_grpc.add_ReplayServiceServicer_to_server(
             ReplayService(replica, service.desk), server
         )
-        port = server.add_insecure_port("127.0.0.1:0")
+        port = (
+            server.add_insecure_port("127.0.0.1:0")
+            if held is None
+            else server.add_secure_port("127.0.0.1:0", ListenerTls(held).credentials())
+        )
         life = asyncio.create_task(replica.run())
         await server.start()
-        channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        operator = None
+        if self.certificates is not None:
+            operator = client_tls(self.certificates.leaf(ROOT, Kind.USER, "operator").read())
+        channel = open_channel(f"127.0.0.1:{port}", (), operator)
         commands = command_service_pb2_grpc.CommandServiceStub(channel)
         replays = replay_service_pb2_grpc.ReplayServiceStub(channel)
-        controller = Served(replica, service, relays, commands, replays, channel, port)
+        listening = contextlib.ExitStack()
+        if bearers is not None:
+            listening.enter_context(replica.changes.listen(bearers.note))
+        controller = Served(
+            replica,
+            service,
+            relays,
+            commands,
+            replays,
+            channel,
+            port,
+            bearers,
+            self.certificates,
+            forwarder,
+        )
         try:
             if wait:
                 await until(lambda: replica.is_master and service.is_serving)
@@ -157,7 +245,9 @@ class Directory:
         finally:
             relays.stop()
             service.stop()
-            await channel.close()
+            listening.close()
+            for each in (channel, *controller.opened):
+                await each.close()
             await server.stop(None)
             life.cancel()
             await asyncio.gather(life, return_exceptions=True)
@@ -184,13 +274,17 @@ class ScriptedAgent:
         *,
         key: Ed25519Signer | None = None,
         run: str = "",
+        shown: Credentials | None = None,
+        vouching: Credentials | None = None,
     ) -> None:
+        """By TLS it shows one certificate, and the same vouches for its key, unless another does."""
+        self.vouching = vouching or shown
         self.node = node
         self.source = source
         self.key = key or key_of(node)
         self.run = run or uuid.uuid4().hex
         self.token = b""
-        stub = nodelink_pb2_grpc.NodeLinkServiceStub(controller.channel)
+        stub = nodelink_pb2_grpc.NodeLinkServiceStub(controller.channel_as(shown))
         self.call = stub.Connect()
 
     async def say(self, **frame: Any) -> None:
@@ -207,15 +301,14 @@ class ScriptedAgent:
         answer = await self.hear()
         if answer is None or not answer.HasField("challenge"):
             return answer
-        await self.say(proof=nodelink_pb2.AgentProof(signature=self.proof(answer)))
+        await self.say(proof=self.proof(answer))
         welcome = await self.hear()
         self.token = welcome.welcome.session_token if welcome is not None else b""
         return welcome
 
-    def proof(self, challenge: nodelink_pb2.ConnectResponse) -> bytes:
-        nonce = challenge.challenge.nonce
-        controller = challenge.fence.controller
-        return self.key.sign(proof_message(controller, self.node, self.source, self.run, nonce))
+    def proof(self, challenge: nodelink_pb2.ConnectResponse) -> nodelink_pb2.AgentProof:
+        words = (challenge.fence.controller, self.node, self.source, self.run)
+        return proof_of(self.key, self.vouching, words, challenge.challenge.nonce)
 
     async def replay(self, first: int, *reports: nodelink_pb2.Report) -> None:
         """Takes its turn, and replays all in one chunk."""
@@ -268,13 +361,54 @@ class ScriptedAgent:
         self.call.cancel()
 
 
+def proof_of(
+    key: Ed25519Signer, vouching: Credentials | None, words: tuple[str, str, str, str], nonce: bytes
+) -> nodelink_pb2.AgentProof:
+    """The answer to a challenge; `words` are controller, node, source and run."""
+    proof = nodelink_pb2.AgentProof(signature=key.sign(proof_message(*words, nonce)))
+    if vouching is not None:
+        proof.voucher.certificate = to_der(vouching.leaf)
+        message = voucher_message(*words, key.public_key, nonce)
+        proof.voucher.signature = sign_as_bearer(vouching.key, message)
+    return proof
+
+
+def batch_of(
+    node: str,
+    source: str,
+    *reports: nodelink_pb2.Report,
+    key: Ed25519Signer | None = None,
+    first: int | None = None,
+) -> nodelink_pb2.ReplayChunk:
+    """Reports as a node's agent hands them to a relay that keeps them."""
+    first = reports[0].sequence if first is None else first
+    head = chain_start(node, source, first)
+    raws = [report.SerializeToString(deterministic=True) for report in reports]
+    for raw in raws:
+        head = chain_next(head, raw)
+    signed = custody_message(first + len(raws) - 1, head)
+    return nodelink_pb2.ReplayChunk(
+        number=1,
+        first_sequence=first,
+        reports=raws,
+        chain_hash=head,
+        signature=(key or key_of(node)).sign(signed),
+    )
+
+
 class ScriptedRelay:
     """A relay's side of its stream, saying what a test has it say."""
 
-    def __init__(self, controller: Served, relay: str = "relay-1", source: str = "rs1") -> None:
+    def __init__(
+        self,
+        controller: Served,
+        relay: str = "relay-1",
+        source: str = "rs1",
+        shown: Credentials | None = None,
+    ) -> None:
         self.relay = relay
         self.source = source
-        stub = relay_pb2_grpc.RelayLinkServiceStub(controller.channel)
+        stub = relay_pb2_grpc.RelayLinkServiceStub(controller.channel_as(shown))
         self.call = stub.Connect()
         self.waiting: list[relay_pb2.RelayedResponse] = []
 
@@ -297,18 +431,27 @@ class ScriptedRelay:
             batch.requests.add(node=index, request=request)
         await self.say(requests=batch)
 
-    async def bring(self, index: int, node: str, source: str = "", **fields: Any) -> Any:
+    async def bring(
+        self,
+        index: int,
+        node: str,
+        source: str = "",
+        *,
+        key: Ed25519Signer | None = None,
+        vouching: Credentials | None = None,
+        **fields: Any,
+    ) -> Any:
         """Greets for a node, and proves it when asked to; the answer to it."""
-        key = key_of(node)
+        key = key or key_of(node)
         fields = {"run": uuid.uuid4().hex, "source": source or f"s-{node}", **fields}
         hello = nodelink_pb2.AgentHello(node=node, public_key=key.public_key, **fields)
         await self.request(index, hello=hello)
         answer = (await self.hear_node(index)).response
         if not answer.HasField("challenge"):
             return answer
-        nonce, controller = answer.challenge.nonce, answer.fence.controller
-        signed = proof_message(controller, node, hello.source, hello.run, nonce)
-        await self.request(index, proof=nodelink_pb2.AgentProof(signature=key.sign(signed)))
+        words = (answer.fence.controller, node, hello.source, hello.run)
+        proof = proof_of(key, vouching, words, answer.challenge.nonce)
+        await self.request(index, proof=proof)
         return (await self.hear_node(index)).response
 
     async def close(self, index: int) -> None:

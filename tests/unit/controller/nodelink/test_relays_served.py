@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from controller.nodelink.proof import end_message
 from controller.nodelink.relay_deposits import MAX_DEPOSITED_REPORTS
 from controller.nodelink.relay_service import MAX_NODES_A_RELAY
 from controller.nodelink.relay_stream import MAX_BATCH_FRAMES
 from souverix.command.v1 import command_pb2, command_service_pb2
-from souverix.fleet.v1 import connectivity_pb2, node_pb2, observation_pb2
+from souverix.fleet.v1 import connectivity_pb2, node_pb2, observation_pb2, return_pb2
 from souverix.nodelink.v1 import nodelink_pb2, relay_pb2
 from tests.federation_fixture import ROOT
 from tests.unit.controller.nodelink.served_links import (
     ScriptedAgent,
     ScriptedRelay,
     Served,
+    batch_of,
+    key_of,
     until,
 )
 
@@ -251,18 +255,30 @@ async def behind(served: Served, relay: ScriptedRelay) -> None:
     assert (await relay.hear_node(0)).HasField("closed")
 
 
+def deposit(
+    *reports: nodelink_pb2.Report, node: str = "n1", source: str = "s-n1", **fields: Any
+) -> relay_pb2.Deposit:
+    """What a relay kept of a node, as the node's agent signed it."""
+    batch = batch_of(node, source, *reports, **fields)
+    return relay_pb2.Deposit(node=node, source=source, batch=batch)
+
+
+async def answered(relay: ScriptedRelay, said: relay_pb2.Deposit) -> Any:
+    await relay.say(deposit=said)
+    return await relay.hear_kind("deposit")
+
+
 @pytest.mark.usefixtures("behind")
 async def test_a_deposit_is_durable_without_its_node(served: Served, relay: ScriptedRelay) -> None:
-    deposit = relay_pb2.Deposit(
-        node="n1", source="s-n1", reports=[report(1, "v1"), report(2, "v2")]
-    )
     for _ in range(2):
-        await relay.say(deposit=deposit)
-        ack = await relay.hear_kind("deposit")
+        ack = await answered(relay, deposit(report(1, "v1"), report(2, "v2")))
         assert (ack.node, ack.source, ack.sequence, ack.problem) == ("n1", "s-n1", 2, "")
     assert served.body(ROOT, "nodes/n1", "actual_state").reported_version == "v2"
     assert len(served.service.links) == 0
-    assert (await relay.bring(0, "n1")).welcome.reports_acknowledged == 2
+    ack = await answered(relay, deposit(report(2, "v2"), report(3, "v3")))
+    assert (ack.sequence, ack.problem) == (3, "")
+    assert served.body(ROOT, "nodes/n1", "actual_state").reported_version == "v3"
+    assert (await relay.bring(0, "n1")).welcome.reports_acknowledged == 3
 
 
 @pytest.mark.parametrize(
@@ -271,7 +287,6 @@ async def test_a_deposit_is_durable_without_its_node(served: Served, relay: Scri
         ("n1", [report(5, "v5")], "report 5 came where 1 was expected"),
         ("nobody", [report(1, "v1")], "nobody is not known here"),
         ("NO", [report(1, "v1")], "no node id"),
-        ("n1", [nodelink_pb2.Report(sequence=1)], "says nothing"),
         ("n2", [report(1, "v1")], "n2 did not come through relay relay-1 last"),
     ],
 )
@@ -284,10 +299,105 @@ async def test_a_deposit_that_cannot_be_taken_is_told_why(
     problem: str,
 ) -> None:
     await served.create_node("n2")
-    await relay.say(deposit=relay_pb2.Deposit(node=node, source="s", reports=reports))
-    ack = await relay.hear_kind("deposit")
+    ack = await answered(relay, deposit(*reports, node=node, source="s"))
     assert problem in ack.problem
     assert ack.sequence == 0
+    assert served.body(ROOT, "nodes/n1", "return_incident") is None
+
+
+@pytest.mark.usefixtures("behind")
+async def test_reports_that_nobody_signed_are_not_taken(
+    served: Served, relay: ScriptedRelay
+) -> None:
+    unsigned = relay_pb2.Deposit(node="n1", source="s-n1", reports=[report(1, "v1")])
+    ack = await answered(relay, unsigned)
+    assert (ack.sequence, ack.problem) == (
+        0,
+        "its reports are not signed: the relay is of an earlier version",
+    )
+    assert served.body(ROOT, "nodes/n1", "actual_state") is None
+
+
+def flip(said: relay_pb2.Deposit) -> None:
+    said.batch.reports[0] = said.batch.reports[0].replace(b"v1", b"v9")
+
+
+def rechain(said: relay_pb2.Deposit) -> None:
+    """As a relay would that knows the chain and has no key."""
+    forged = deposit(report(1, "v9"), report(2, "v2")).batch
+    signature = said.batch.signature
+    said.batch.CopyFrom(forged)
+    said.batch.signature = signature
+
+
+def swap(said: relay_pb2.Deposit) -> None:
+    said.batch.reports[:] = reversed(said.batch.reports)
+
+
+def cut(said: relay_pb2.Deposit) -> None:
+    del said.batch.reports[1:]
+    said.batch.chain_hash = batch_of("n1", "s-n1", report(1, "v1")).chain_hash
+
+
+def unsign(said: relay_pb2.Deposit) -> None:
+    said.batch.ClearField("signature")
+
+
+def rename(said: relay_pb2.Deposit) -> None:
+    said.source = "s-other"
+
+
+def sign_otherwise(said: relay_pb2.Deposit) -> None:
+    said.batch.signature = deposit(
+        report(1, "v1"), report(2, "v2"), key=key_of("another")
+    ).batch.signature
+
+
+def sign_as_a_replay(said: relay_pb2.Deposit) -> None:
+    """A signature that the agent gave to another end: of a replay over a session."""
+    message = end_message(b"token", 2, 0, said.batch.chain_hash)
+    said.batch.signature = key_of("n1").sign(message)
+
+
+def say_nothing(said: relay_pb2.Deposit) -> None:
+    said.CopyFrom(deposit(nodelink_pb2.Report(sequence=1)))
+
+
+@pytest.mark.parametrize(
+    ("tamper", "reason"),
+    [
+        (flip, "CHAIN_BROKEN"),
+        (rechain, "SIGNATURE_INVALID"),
+        (swap, "CHAIN_BROKEN"),
+        (cut, "SIGNATURE_INVALID"),
+        (unsign, "SIGNATURE_INVALID"),
+        (rename, "CHAIN_BROKEN"),
+        (sign_otherwise, "SIGNATURE_INVALID"),
+        (sign_as_a_replay, "SIGNATURE_INVALID"),
+        (say_nothing, "REPORT_INVALID"),
+    ],
+)
+@pytest.mark.usefixtures("behind")
+async def test_a_relay_cannot_forge_a_deposit(
+    served: Served,
+    relay: ScriptedRelay,
+    tamper: Callable[[relay_pb2.Deposit], None],
+    reason: str,
+) -> None:
+    said = deposit(report(1, "v1"), report(2, "v2"))
+    tamper(said)
+    ack = await answered(relay, said)
+    assert ack.sequence == 0
+    assert ack.problem.startswith(reason)
+    assert served.body(ROOT, "nodes/n1", "actual_state") is None
+    found = served.body(ROOT, "nodes/n1", "return_incident")
+    assert (found.kind, found.reason, found.relay) == (
+        return_pb2.INCIDENT_KIND_DEPOSIT_REFUSED,
+        reason,
+        "relay-1",
+    )
+    # The node is not to blame: it comes back as ever, and what it has itself takes effect.
+    assert (await relay.bring(0, "n1", backlog_reports=1, oldest_report=1)).welcome.locked
 
 
 @pytest.mark.usefixtures("behind")
@@ -297,10 +407,7 @@ async def test_a_deposit_stops_before_values_that_only_the_node_has(
     inventory = observation_pb2.Inventory()
     inventory.large_values.add(name="packages", digest="sha256:" + "a" * 64, size_bytes=5)
     named = nodelink_pb2.Report(sequence=2, inventory=inventory)
-    await relay.say(
-        deposit=relay_pb2.Deposit(node="n1", source="s", reports=[report(1, "v1"), named])
-    )
-    ack = await relay.hear_kind("deposit")
+    ack = await answered(relay, deposit(report(1, "v1"), named))
     assert ack.sequence == 1
     assert "report 2 names large values" in ack.problem
 

@@ -33,6 +33,7 @@ from controller.services.fleet import FleetService
 from controller.services.fleet_moves import LateWrites
 from controller.services.graph import GraphService
 from controller.services.policy import PolicyService
+from controller.services.revocation import RevocationService
 from controller.services.supply import SupplyService
 from controller.signing import Ed25519Signer
 from controller.sync.links import PeerView
@@ -48,7 +49,7 @@ from souverix.fleet.v1 import fleet_service_pb2_grpc
 from souverix.graph.v1 import graph_service_pb2_grpc
 from souverix.policy.v1 import policy_service_pb2_grpc
 from souverix.supply.v1 import supply_service_pb2_grpc
-from souverix.trust.v1 import access_service_pb2_grpc
+from souverix.trust.v1 import access_service_pb2_grpc, revocation_service_pb2_grpc
 from tests.federation_fixture import ROOT, MemoryController, genesis_of, root_controller
 
 DEADLINE_S = 20.0
@@ -85,6 +86,7 @@ class Served:
     attention: Any
     supply: Any
     access: Any
+    revocations: Any
     values: ValueStore
     forwarder: ScriptedForwarder
     root_key: bytes
@@ -144,6 +146,9 @@ async def served(
         SupplyService(replica, values, judge, sboms), server
     )
     access_service_pb2_grpc.add_AccessServiceServicer_to_server(AccessService(replica), server)
+    revocation_service_pb2_grpc.add_RevocationServiceServicer_to_server(
+        RevocationService(replica), server
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
@@ -158,6 +163,7 @@ async def served(
             attention_service_pb2_grpc.AttentionServiceStub(channel),
             supply_service_pb2_grpc.SupplyServiceStub(channel),
             access_service_pb2_grpc.AccessServiceStub(channel),
+            revocation_service_pb2_grpc.RevocationServiceStub(channel),
             values,
             forwarder,
             root_key,

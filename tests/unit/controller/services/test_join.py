@@ -16,7 +16,13 @@ import pytest
 from controller.enrolment.attempts import Attempts
 from nodeagent.joining import Issued, JoiningRefused, Pinned, Waiting, believe, enrol, recover
 from souverix.federation.v1 import federation_service_pb2, federation_service_pb2_grpc
-from souverix.trust.v1 import enrolment_pb2, join_service_pb2, join_service_pb2_grpc
+from souverix.trust.v1 import (
+    enrolment_pb2,
+    join_service_pb2,
+    join_service_pb2_grpc,
+    revocation_pb2,
+    revocation_service_pb2,
+)
 from souverix.trust.v1 import enrolment_service_pb2 as people
 from tests.unit.controller.enrolling import DOMAIN, RELAY, Enrolling, enrolling, kept, laid_out
 from tests.unit.controller.live_controllers import until
@@ -269,6 +275,31 @@ async def test_a_recovery_must_be_proven_and_in_time(zone: Enrolling) -> None:
     assert await attempt(person, person.key) == "RENEWAL_NOT_A_MACHINE"
     assert not zone.audited("certificate.recovered")
     await until(lambda: "RECOVERY_TOO_LATE" in zone.refused(), "the refusals in the audit log")
+
+
+async def test_a_machine_that_was_replaced_gets_nothing_for_its_old_key(zone: Enrolling) -> None:
+    old = expired(zone, "edge-7", days=1)
+    key = new_tls_key()
+    assert (await zone.enrol(await zone.token(node="edge-7"), "edge-7", key)).HasField("issued")
+    with pytest.raises(JoiningRefused, match="RENEWAL_SUPERSEDED"):
+        await recover(await zone.believed(), old, new_tls_key())
+
+
+async def test_what_was_revoked_is_not_recovered_and_a_token_brings_its_node_back(
+    zone: Enrolling,
+) -> None:
+    old = expired(zone, "edge-7", days=1)
+    await zone.revocations.RevokeCertificate(
+        revocation_service_pb2.RevokeCertificateRequest(
+            identity=revocation_pb2.RevokedIdentity(principal="node:edge-7"), reason="stolen"
+        )
+    )
+    with pytest.raises(JoiningRefused, match="CERTIFICATE_REVOKED"):
+        await recover(await zone.believed(), old, new_tls_key())
+    # What was issued in the very second of the revocation is revoked, too.
+    await asyncio.sleep(1.1)
+    token = await zone.token(node="edge-7")
+    assert (await zone.enrol(token, "edge-7", new_tls_key())).HasField("issued")
 
 
 async def test_a_nonce_is_good_once(zone: Enrolling) -> None:
