@@ -17,6 +17,7 @@ from deploy.demo.stage import (
     FIELD_NODE,
     GLOBAL,
     ISLAND_NODE,
+    LENT_NODE,
     NEW_NODE,
     REAL_NODE,
     SHED_NODE,
@@ -35,7 +36,7 @@ KNOWN = ("openssl", "libssl3", "libc6", "dpkg")
 OWN_DISTRIBUTION = "cryptography"
 
 #: Nodes that are this host, each by an agent of its own: in two zones, and behind the air gap.
-THIS_HOST = {REAL_NODE, NEW_NODE, FIELD_NODE, SHED_NODE, ISLAND_NODE}
+THIS_HOST = {REAL_NODE, NEW_NODE, FIELD_NODE, LENT_NODE, SHED_NODE, ISLAND_NODE}
 
 #: A node that is declared, and that no agent has looked into.
 SPARE = "spare-unit"

@@ -13,6 +13,7 @@ from deploy.demo.questions import node_at, refusals_at
 from deploy.demo.stage import (
     FIELD_NODE,
     GLOBAL,
+    LENT_NODE,
     REGION_A,
     ZONE_A2,
     Seen,
@@ -25,9 +26,6 @@ from souverix.audit.v1 import audit_pb2
 from souverix.fleet.v1 import connectivity_pb2, node_pb2, return_pb2
 from trust.files import TrustFiles, read_roots, write_roots
 from trust.identity import Kind
-
-#: A node of the zone with a certificate of its own, which is shown in another's name.
-OTHER_NODE = "lent-unit"
 
 #: What an agent logs when it was not let in.
 DIAL_FAILED = re.compile(r" dial_failed .*\bdetail=(\".*\")")
@@ -52,10 +50,10 @@ async def refuse_impostors(stage: Stage) -> str:
 
 async def _by_another_certificate(stage: Stage, top: Client) -> None:
     """A member of the zone, and not this one: it gets as far as its name."""
-    shown = stage.federation.certificates.leaf(ZONE_A2, Kind.NODE, OTHER_NODE)
+    shown = stage.federation.certificates.leaf(ZONE_A2, Kind.NODE, LENT_NODE)
     why = await _turned_away(stage, "impostor", shown)
-    expect(f"node:{OTHER_NODE}" in why, f"the impostor was turned away for another reason: {why}")
-    stage.display.happened(f"with the certificate of {OTHER_NODE}, refused: {why}")
+    expect(f"node:{LENT_NODE}" in why, f"the impostor was turned away for another reason: {why}")
+    stage.display.happened(f"with the certificate of {LENT_NODE}, refused: {why}")
 
     async def recorded() -> Seen[return_pb2.ReturnIncident]:
         incident = (await node_at(top, FIELD_NODE)).return_incident

@@ -29,6 +29,9 @@ REAL_NODE = "this-host"
 #: This host once more, as a node of zone a2 behind a link of its own.
 FIELD_NODE = "field-unit"
 
+#: And once more there: lent, and its certificate misused.
+LENT_NODE = "lent-unit"
+
 #: And again in zone a2, where strangers get at it.
 SHED_NODE = "shed-unit"
 

@@ -19,6 +19,7 @@ from deploy.demo.impostor import refuse_impostors
 from deploy.demo.node_return import go_off_and_return
 from deploy.demo.partition import cut_off, write_on_both_sides
 from deploy.demo.reconciliation import heal_and_converge, restore_and_verify
+from deploy.demo.revocation import revoke
 from deploy.demo.roles import hold_to_roles
 from deploy.demo.stage import Stage, StepFailed
 from deploy.demo.start import start
@@ -83,6 +84,11 @@ STEPS: Sequence[Step] = (
         "Impostors are refused",
         "Two agents call themselves by the node's name: one by another node's certificate, one by a root of its own.",
         refuse_impostors,
+    ),
+    Step(
+        "A certificate is revoked",
+        "The one that the first impostor showed: the stream that stands on it ends, and who calls by it is raised.",
+        revoke,
     ),
     Step(
         "A tampered backlog is quarantined",
