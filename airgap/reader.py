@@ -3,7 +3,8 @@ name or an order that the file states, and holds one segment in memory.
 
 A manifest is returned only when a known key signed it, a segment only when it is the one that the manifest names. That
 runs follow one another as declared is checked while they are read, and is known at the end only: so whoever takes
-events in reads a file to the end once before, and again to take them.
+events in reads a file to the end once before, and again to take them. What is read again is held to the hashes of its
+segments, which say that it is what was read before, byte for byte.
 """
 
 from __future__ import annotations
@@ -66,18 +67,36 @@ class BundleReader:
         self.manifest = _signed_manifest(_read_head(file), keys)
         _check_manifest(self.manifest)
         self._segments_at = file.tell()
+        self._followed = False
 
     def contents(self, private: X25519PrivateKey | None = None) -> Iterator[bundle_pb2.Content]:
-        """The segments' contents in order, from the first; ends only when all is as the manifest declares.
+        """The segments' contents in order, from the first; ends only when all is as the manifest declares. Each run
+        follows the one of its stream before it in the file.
 
         `private` is the audience's key, for a file that is encrypted.
         """
+        if self._followed:
+            yield from self._segments(private)
+            return
+        progress = {
+            stream_from_message(r.stream): _Progress(r, r.first_sequence)
+            for r in self.manifest.ranges
+        }
+        for content in self._segments(private):
+            _follow(content, progress)
+            yield content
+        for stream, read in progress.items():
+            if read.next_sequence != read.declared.last_sequence + 1:
+                raise BundleRefused(
+                    Reason.NOT_AS_DECLARED, f"{stream} ends before what the manifest declares"
+                )
+        self._followed = True
+
+    def _segments(self, private: X25519PrivateKey | None) -> Iterator[bundle_pb2.Content]:
+        """What the manifest names, segment by segment, and nothing else."""
         manifest = self.manifest
         cipher = _cipher_of(manifest, private)
         decompressor = zstandard.ZstdDecompressor()
-        progress = {
-            stream_from_message(r.stream): _Progress(r, r.first_sequence) for r in manifest.ranges
-        }
         self._file.seek(self._segments_at)
         for number, segment in enumerate(manifest.segments):
             stored = self._file.read(segment.size)
@@ -93,16 +112,9 @@ class BundleReader:
                 )
             if cipher is not None:
                 stored = cipher.decrypt(number, stored)
-            content = _content(decompressor, stored, segment, number)
-            _follow(content, progress)
-            yield content
+            yield _content(decompressor, stored, segment, number)
         if self._file.read(1):
             raise BundleRefused(Reason.TRAILING_BYTES, "bytes follow the last segment")
-        for stream, read in progress.items():
-            if read.next_sequence != read.declared.last_sequence + 1:
-                raise BundleRefused(
-                    Reason.NOT_AS_DECLARED, f"{stream} ends before what the manifest declares"
-                )
 
 
 def _read_head(file: BinaryIO) -> bytes:

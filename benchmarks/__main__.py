@@ -13,6 +13,7 @@ from benchmarks.report import line, say
 BENCHMARKS = {
     "simulation": "benchmarks.simulation",
     "catchup": "benchmarks.catchup",
+    "verified-catchup": "benchmarks.verified_catchup",
     "replay": "benchmarks.replay",
     "bundle": "benchmarks.bundle",
     "convergence": "benchmarks.convergence",
@@ -24,6 +25,8 @@ BENCHMARKS = {
     "heartbeats": "benchmarks.heartbeats",
     "heartbeat-streams": "benchmarks.heartbeat_streams",
     "sbom": "benchmarks.sbom",
+    "rotation": "benchmarks.rotation",
+    "hostile": "benchmarks.hostile",
 }
 
 

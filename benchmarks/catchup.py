@@ -13,8 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from benchmarks.cut_off_zone import (
     REGION,
     ZONE,
@@ -58,7 +56,7 @@ def run() -> dict[str, Any]:
             start_zone(federation)
             asyncio.run(fill(bare.endpoint("source"), values(MIRRORED)))
             for number in range(RUNS):
-                rates.append(_one_run(federation, written))
+                rates.append(catch_up(federation, written))
                 mirrored.append(
                     asyncio.run(
                         mirror_rate(
@@ -81,12 +79,13 @@ def run() -> dict[str, Any]:
     )
 
 
-def _one_run(federation: LocalFederation, written: ZoneLogWriter) -> float:
+def catch_up(federation: LocalFederation, written: ZoneLogWriter) -> float:
+    """Events a second that a region takes in which knows of none of them."""
     wanted = wanted_of(federation, written)
     with (
         region_from_before(federation),
-        grpc.insecure_channel(federation.address(ZONE)) as zone,
-        grpc.insecure_channel(federation.address(REGION)) as region,
+        federation.channel(ZONE) as zone,
+        federation.channel(REGION) as region,
     ):
         stub = FederationServiceStub(region)
         stub.ListStreams(service.ListStreamsRequest(domain=ZONE))
@@ -98,4 +97,4 @@ def _one_run(federation: LocalFederation, written: ZoneLogWriter) -> float:
             time.sleep(POLL_S)
         took_s = time.perf_counter() - began_s
         syncing.cancel()
-        return EVENTS / took_s
+        return written.events / took_s

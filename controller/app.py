@@ -49,6 +49,7 @@ from controller.revoked_bearers import RevokedBearers
 from controller.sboms.live import LiveSboms
 from controller.services.access import AccessService
 from controller.services.attention import AttentionService
+from controller.services.attestation import AttestationService
 from controller.services.audit import AuditService
 from controller.services.bundles import BundleService
 from controller.services.calls import CallInterceptor, RefusalAudit
@@ -90,6 +91,8 @@ from souverix.sync.v1 import sync_pb2, sync_pb2_grpc
 from souverix.trust.v1 import (
     access_service_pb2,
     access_service_pb2_grpc,
+    attestation_service_pb2,
+    attestation_service_pb2_grpc,
     enrolment_service_pb2,
     revocation_service_pb2,
     revocation_service_pb2_grpc,
@@ -313,6 +316,9 @@ class Application:
         access = AccessService(replica)
         access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, server)
         self._name(access_service_pb2.DESCRIPTOR, access)
+        attestation = AttestationService(replica)
+        attestation_service_pb2_grpc.add_AttestationServiceServicer_to_server(attestation, server)
+        self._name(attestation_service_pb2.DESCRIPTOR, attestation)
         self._names += self.membership.add_services(server, machines)
         self._name(enrolment_service_pb2.DESCRIPTOR, self.membership.enrolment)
         revocation = RevocationService(replica)

@@ -36,7 +36,7 @@ from controller.attention.nodes import NodeSource, judge_node
 from controller.attention.outcomes import CommandAt, CommandOutcomes
 from controller.attention.queue import AttentionQueue
 from controller.attention.rules import Limits, Weights
-from controller.attention.suspects import suspects
+from controller.attention.suspects import attesting, run_out, suspects
 from controller.attention.twin_signals import TwinSignals
 from controller.background import Background
 from controller.replica import Replica
@@ -74,6 +74,9 @@ SILENT_ASPECTS = frozenset({"inventory"})
 #: Aspects of other subjects that tell of one.
 NOTED_ASPECTS = frozenset({"delivery", "attention_mark", "conflict", "peer_link", "enrolment"})
 
+#: Stands in every audit entry of a superseded master's late write.
+_SUPERSEDED = SUPERSEDED_WRITE.encode()
+
 #: Times to look again that count no more, beside one for each source, before they are cleared away.
 STALE_ENTRIES = 1024
 
@@ -105,6 +108,10 @@ class AttentionFeed:
         self._policies: set[str] = set()
         #: Domains of whose artifacts or demands something changed.
         self._supply: set[str] = set()
+        #: Domains that expect something else of their nodes' measurements.
+        self._expects: set[str] = set()
+        #: Up to when verifications that ran out were looked for.
+        self._ran_out_ms = 0
         self._late: deque[tuple[str, Write]] = deque(maxlen=MAX_LATE_WRITES)
         self._authority = False
         self._shown_conflicts: set[Key] = set()
@@ -161,23 +168,27 @@ class AttentionFeed:
     # Taking note, in the way of commits: nothing is read here.
 
     def _take_note(self, applied: Applied) -> None:
-        open_keys = self._state.conflicts.open_keys
+        open_keys, shown = self._state.conflicts.open_keys, self._shown_conflicts
+        contested = bool(open_keys or shown)
         for key in applied.keys:
-            if key.subject.startswith("nodes/"):
-                if key.aspect not in SILENT_ASPECTS:
-                    self._nodes[key.subject] = None
-            elif key.subject.startswith("policies/"):
-                self._policies.add(key.domain)
-            elif key.aspect == "supply_policy" or key.subject.startswith("artifacts/"):
-                self._supply.add(key.domain)
-            elif key.aspect in NOTED_ASPECTS:
+            domain, subject, aspect = key
+            if subject.startswith("nodes/"):
+                if aspect not in SILENT_ASPECTS:
+                    self._nodes[subject] = None
+            elif subject.startswith("policies/"):
+                self._policies.add(domain)
+            elif aspect == "attestation_policy":
+                self._expects.add(domain)
+            elif aspect == "supply_policy" or subject.startswith("artifacts/"):
+                self._supply.add(domain)
+            elif aspect in NOTED_ASPECTS:
                 self._keys[key] = None
-            if key in open_keys or key in self._shown_conflicts:
+            if contested and (key in open_keys or key in shown):
                 self._keys[key] = None
         if applied.authority_changed:
             self._authority = True
         for item in applied.audits:
-            if SUPERSEDED_WRITE.encode() in item.write.raw:
+            if _SUPERSEDED in item.raw:
                 self._late.append((item.stream.domain, item.write))
 
     def _look_at_everything(self) -> None:
@@ -190,7 +201,7 @@ class AttentionFeed:
                 self._keys[Key(domain, subject, "enrolment")] = None
         self._keys |= dict.fromkeys(state.conflicts.open_keys)
         for item in state.audits:
-            if SUPERSEDED_WRITE.encode() in item.write.raw:
+            if _SUPERSEDED in item.raw:
                 self._late.append((item.stream.domain, item.write))
         self._authority = True
 
@@ -264,6 +275,10 @@ class AttentionFeed:
         if self._supply and "gated" not in self._scans:
             gated, self._supply = self._supply, set()
             self._scans["gated"] = self._gated(self._subtrees(gated), now_ms)
+        if self._expects and "attesting" not in self._scans:
+            changed, self._expects = self._expects, set()
+            columns = self._replica.nodes.columns
+            self._scans["attesting"] = attesting(columns, self._subtrees(changed))
         while self._late:
             domain, write = self._late.popleft()
             judged = judge_late_write(domain, write, self.limits, now_ms)
@@ -412,6 +427,10 @@ class AttentionFeed:
         links.extend(judge_streams(self._state, domain, self.limits, now_ms))
         links.extend(judge_knock(each, domain) for each in self._replica.knocks.recent())
         self.queue.put("links", self._that_matter(links))
+        if not self._awaits_columns:
+            columns, since_ms = self._replica.nodes.columns, self._ran_out_ms
+            self._nodes |= dict.fromkeys(run_out(columns, since_ms, now_ms))
+            self._ran_out_ms = now_ms
 
     def _backlogs(self, now_ms: int) -> Iterator[BacklogSignal]:
         now_s = time.monotonic()

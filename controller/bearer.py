@@ -180,8 +180,8 @@ class Bearers:
         self._calls: StandingCalls[Bearer] = StandingCalls(now)
         #: Further judgements of a bearer, made as often as this one's; each raises `BearerRefused`.
         self.checks: list[Callable[[Bearer], None]] = []
-        #: Told of every bearer that wants in: why a check refused it, or None when it was let in.
-        self.judgements: list[Callable[[Bearer, BearerRefused | None], None]] = []
+        #: Told of every bearer that wants in and that a check refused.
+        self.on_refusal: list[Callable[[Bearer, BearerRefused], None]] = []
         #: Called when what is known has changed, after calls that go on were judged anew.
         self.on_recheck: list[Callable[[], None]] = []
 
@@ -222,26 +222,22 @@ class Bearers:
             self._check(bearer)
         except BearerRefused as refusal:
             refusal.bearer = bearer
-            self._tell(bearer, refusal)
+            for listener in self.on_refusal:
+                listener(bearer, refusal)
             raise
-        self._tell(bearer, None)
         return bearer
-
-    def _tell(self, bearer: Bearer, refusal: BearerRefused | None) -> None:
-        for listener in self.judgements:
-            listener(bearer, refusal)
 
     def has_ended(self, bearer: Bearer) -> bool:
         """Tells whether a bearer's certificate has ended since it was judged."""
         return self._now() > bearer.not_after
 
-    def still_holds(self, bearer: Bearer) -> bool:
-        """Tells whether a bearer who was judged before would be let in now."""
+    def why_refused(self, bearer: Bearer) -> str:
+        """Why a bearer who was judged before would not be let in now; empty: it would."""
         try:
             self._check(self._of_leaf(bearer.leaf))
-        except BearerRefused:
-            return False
-        return True
+        except BearerRefused as refusal:
+            return str(refusal)
+        return ""
 
     def _of_leaf(self, leaf: bytes) -> Bearer:
         bearer = self._judged.get(leaf)
@@ -302,8 +298,10 @@ class Bearers:
         self, certificate: x509.Certificate, issuer: x509.Certificate | None
     ) -> Iterator[Issued]:
         """The certificates from a leaf up to below the root, each with the domain of its issuer."""
-        path = self._state.authority.path_of(identity_of(certificate).domain) or ()
-        known = [each for domain in reversed(path) for each in self.authorities_of(domain)]
+        # The own ones whatever is known of the tree yet; those below from the facts, which come with the tree.
+        known = list(self.held.current.authorities)
+        for domain in self._state.authority.path_of(identity_of(certificate).domain) or ():
+            known += stated_authorities(self._state, domain)
         for _ in range(MAX_CHAIN):
             if issuer is None or issuer == certificate:
                 return

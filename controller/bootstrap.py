@@ -65,6 +65,10 @@ async def bootstrap(replica: Replica, journal: Journal) -> None:
         await journal.submit(partial(_write_genesis, genesis=genesis, principal=principal))
         _log.info("the federation begins", extra={"domain": config.controller.domain})
     await _own_authority(replica)
+    if config.tls is not None and not config.access_enforced:
+        await journal.submit(
+            partial(_tell_not_enforced, own=config.controller.domain, principal=principal)
+        )
     for child in config.children:
         await journal.submit(
             partial(_declare_child, child=child, replica=replica, principal=principal)
@@ -128,6 +132,19 @@ def _state_authorities(
         source="configuration",
         outcome=audit_pb2.AUDIT_OUTCOME_ALLOWED,
         details={"fingerprints": " ".join(hashlib.sha256(c).hexdigest() for c in certificates)},
+    )
+    write_audit(proposal, record, domain=own)
+
+
+def _tell_not_enforced(proposal: Proposal, own: str, principal: str) -> None:
+    """Puts on record, with each mastership, that everybody with a certificate may do everything here."""
+    record = audit_pb2.AuditRecord(
+        principal=principal,
+        action="access.not_enforced",
+        resource=f"domains/{own}",
+        source="configuration",
+        outcome=audit_pb2.AUDIT_OUTCOME_OBSERVED,
+        message='access.mode is "off": no role is asked for',
     )
     write_audit(proposal, record, domain=own)
 

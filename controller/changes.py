@@ -47,7 +47,10 @@ class Subscription:
                 f"the watcher fell more than {MAX_LAG_COMMITS} commits behind; start over from the last token"
             )
         try:
-            return await asyncio.wait_for(self._queue.get(), timeout_s)
+            # Not `wait_for`: before Python 3.12 it takes a commit that comes together with a cancellation for all there
+            # was, and the commit that revokes a watcher's certificate is of that kind.
+            async with asyncio.timeout(timeout_s):
+                return await self._queue.get()
         except TimeoutError:
             return None
 

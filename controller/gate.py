@@ -19,6 +19,9 @@ from federation.state import Applied, State
 DOMAINS_NAMED = 5
 
 
+#: Aspects whose facts say who may do what, and where.
+GRANTING_ASPECTS = frozenset({ASPECT, "authority", "genesis"})
+
 #: Of a domain's id; what a caller sent in its place may be longer.
 MAX_ID = 63
 
@@ -47,12 +50,8 @@ class Gate:
 
     def note(self, applied: Applied) -> None:
         """Forgets what was worked out, when a commit changed bindings or the tree of domains."""
-        for key in applied.keys:
-            if key.subject.startswith("bindings/") or key.aspect in (
-                ASPECT,
-                "authority",
-                "genesis",
-            ):
+        for _, subject, aspect in applied.keys:
+            if aspect in GRANTING_ASPECTS or subject.startswith("bindings/"):
                 self._grants = None
                 self.version += 1
                 return

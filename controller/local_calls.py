@@ -59,6 +59,10 @@ class LocalCalls:
             name = f"/{service.full_name}/{method.name}"
             self._methods[name] = (getattr(servicer, method.name), request_type)
 
+    async def note_refusal(self, method: str, caller: Caller, error: ServiceError) -> None:
+        """Has it audited that a peer's call was refused before it was executed."""
+        await self._audit.note(method, caller, error)
+
     async def execute(self, method: str, request: bytes, caller: Caller) -> bytes:
         """The serialised response. Raises what the handler raises, `ServiceError` for what cannot be called.
 
@@ -85,7 +89,7 @@ class LocalCalls:
             self._gate.admit(method, parsed, caller)
             response = await handler(parsed, ForwardedContext(caller))
         except FederationError as error:
-            await self._audit.note(method, caller, error)
+            await self._audit.note(method, caller, error, parsed)
             raise
         data: bytes = response.SerializeToString()
         return data

@@ -25,7 +25,7 @@ class RevokedBearers:
     def watch(self, bearers: Bearers) -> None:
         """Has bearers judged by this check, from now on."""
         bearers.checks.append(self.check)
-        bearers.judgements.append(self._note)
+        bearers.on_refusal.append(self._note)
 
     def check(self, bearer: Bearer) -> None:
         """Raises `BearerRefused` for a bearer of what is revoked."""
@@ -41,11 +41,9 @@ class RevokedBearers:
                 {"revocation": f"domains/{entry.domain}/{entry.subject}"},
             )
 
-    def _note(self, bearer: Bearer, refusal: BearerRefused | None) -> None:
-        identity = bearer.identity
-        if refusal is None:
-            self._knocks.came_in(identity.domain, identity.principal)
-        elif refusal.reason == Reason.REVOKED.value:
+    def _note(self, bearer: Bearer, refusal: BearerRefused) -> None:
+        if refusal.reason == Reason.REVOKED.value:
+            identity = bearer.identity
             self._knocks.take(identity.domain, identity.principal, str(refusal))
 
 

@@ -311,6 +311,7 @@ class Writer:
                 source=call.caller.source,
                 outcome=audit_pb2.AUDIT_OUTCOME_ALLOWED,
                 request_id=call.request_id,
+                issued_by=call.caller.issued_by,
                 reason="OPTIMISTIC" if optimistic else "",
             ),
             domain=call.domain,

@@ -87,7 +87,7 @@ class Admissions:
     ) -> None:
         """Events came in a commit of this time and clock; those that were ahead of both wait for an admission."""
         limit = max(clock, stamp_of(time_ms + MAX_AHEAD_MS))
-        ahead = [write.sequence for write in writes if write is not None and write.stamp > limit]
+        ahead = [write[1] for write in writes if write is not None and write[2] > limit]
         if not ahead:
             return
         received_stamp = max(clock, stamp_of(time_ms))

@@ -12,7 +12,7 @@ from federation.errors import CorruptStore
 from federation.identifiers import Key, StreamId
 
 #: Aspects whose writes are each a transition: what they were one after the other matters, beside what they are.
-TRANSITION_ASPECTS = frozenset({"link_state", "lifecycle"})
+TRANSITION_ASPECTS = frozenset({"link_state", "lifecycle", "attestation"})
 
 
 class AuditItem(NamedTuple):

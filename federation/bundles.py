@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from federation.chain import extend
 from federation.codec import stream_from_message, stream_to_message
+from federation.examination import Findings, decoded
 from federation.identifiers import StreamId
 from federation.outbox import LogReading, Outbox
 from federation.receipt import check_shape
@@ -100,7 +101,9 @@ class Missing(NamedTuple):
 
 
 class Follower:
-    """Follows the runs of a bundle from what is held here, before any of them is taken."""
+    """Follows the runs of one file from what is held here, before any of them is taken. Whoever reads the file has held
+    each run against the one of its stream before it (`airgap.reader`); what the first of a stream follows is seen here.
+    """
 
     def __init__(self, state: State, may_bring: Callable[[StreamId], bool]) -> None:
         self.missing: dict[StreamId, Missing] = {}
@@ -108,7 +111,12 @@ class Follower:
         self.new_events = 0
         self._state = state
         self._may_bring = may_bring
+        #: Where streams stand after the runs so far, where these are new.
         self._heads: dict[StreamId, tuple[int, bytes]] = {}
+        #: Of streams with new runs, the last event held, and its chain hash.
+        self._held: dict[StreamId, tuple[int, bytes]] = {}
+        #: Keys as they stood when the first run they seal came; None: not known then. Seals are held against these.
+        self._keys: dict[tuple[str, str], bytes | None] = {}
 
     def stand(self, run: event_pb2.Run) -> Standing:
         """How the next run stands. Raises `InvalidWrite` where it is malformed."""
@@ -116,7 +124,8 @@ class Follower:
         check_shape(stream, run)
         if not self._may_bring(stream):
             return Standing.OUT_OF_SCOPE
-        received, chain_hash = self._heads.get(stream) or (
+        in_file = self._heads.get(stream)
+        received, chain_hash = in_file or (
             self._state.received(stream),
             self._state.chain_hash(stream),
         )
@@ -126,17 +135,66 @@ class Follower:
         if run.first_sequence > received + 1:
             self.missing.setdefault(stream, Missing(stream, received + 1, run.first_sequence - 1))
             return Standing.GAP
-        new = run.events[received + 1 - run.first_sequence :]
-        if extend(chain_hash, new) != run.seal.chain_hash:
-            return Standing.ROLLBACK
-        keys = self._state.keys
-        if keys.knows(stream.origin.controller, run.seal.key_id) and not keys.seal_is_good(
-            stream, run.seal
-        ):
+        if in_file is None:
+            if (
+                extend(chain_hash, run.events[received + 1 - run.first_sequence :])
+                != run.seal.chain_hash
+            ):
+                return Standing.ROLLBACK
+            self._held[stream] = (received, chain_hash)
+        if not self._seal_may_be_good(stream, run.seal):
             return Standing.FORGED
         self._heads[stream] = (run.seal.sequence, run.seal.chain_hash)
-        self.new_events += len(new)
+        self.new_events += run.seal.sequence - received
         return Standing.NEW
+
+    def _seal_may_be_good(self, stream: StreamId, seal: event_pb2.Seal) -> bool:
+        """Tells whether a known key made a seal, or none is known yet that could have made it."""
+        keys, name = self._state.keys, (stream.origin.controller, seal.key_id)
+        if name not in self._keys:
+            self._keys[name] = keys.public_key(*name)
+        return self._keys[name] is None or keys.seal_is_good(stream, seal)
+
+    def read_again(self) -> Reread:
+        """What is known of the runs once all of them were followed and none was refused, for a second reading."""
+        return Reread(self._state, self._held, self._keys)
+
+
+class Reread:
+    """Examines runs that were followed to the end of their file and are read once more, byte for byte the same. Chains
+    and seals are not computed again: that they are good is known.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        held: Mapping[StreamId, tuple[int, bytes]],
+        proven: Mapping[tuple[str, str], bytes | None],
+    ) -> None:
+        self._state = state
+        self._heads = dict(held)
+        self._proven = proven
+
+    def examine(self, run: event_pb2.Run) -> Findings | None:
+        """Findings on the next run; None where a part of it, or all, was held already when it was followed."""
+        stream = stream_from_message(run.stream)
+        head = self._heads.get(stream)
+        if head is None or run.seal.sequence <= head[0]:
+            return None
+        self._heads[stream] = (run.seal.sequence, run.seal.chain_hash)
+        received, follows = head
+        if run.first_sequence != received + 1:
+            return None
+        keys, name = self._state.keys, (stream.origin.controller, run.seal.key_id)
+        known = keys.public_key(*name)
+        proven = known is not None and self._proven.get(name) == known
+        return Findings(
+            run,
+            follows,
+            chain_is_good=True,
+            seal_is_good=proven or keys.seal_is_good(stream, run.seal),
+            writes=decoded(stream, run, run.events[:], self._state.decoder),
+        )
 
 
 def held_positions(

@@ -5,7 +5,7 @@ names; it never changes bytes that came from elsewhere.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -71,6 +71,10 @@ ASPECTS: Final[dict[str, AspectRule]] = {
     "revocation": AspectRule(Lane.CONTROL, False, "policy"),
     "node_sbom": AspectRule(Lane.STATE, False, "message"),
     "supply_policy": AspectRule(Lane.CONTROL, True, "policy"),
+    "attestation_policy": AspectRule(Lane.CONTROL, True, "policy"),
+    "attestation": AspectRule(Lane.STATE, False, "message"),
+    "attestation_baseline": AspectRule(Lane.STATE, True, "config"),
+    "attestation_demand": AspectRule(Lane.STATE, False, "message"),
 }
 
 BACKLOG_KINDS: Final = ("message", "config", "policy", "version")
@@ -107,6 +111,10 @@ class Write(NamedTuple):
 
 
 _parse = event_pb2.Event.FromString
+_parse_run = event_pb2.RunEvents.FromString
+
+#: Events of a run from which on they are parsed together: below it that costs more than it saves.
+TOGETHER: Final = 4
 
 #: Makes a `Write` of a tuple of its fields in their order.
 as_write: Final[Callable[[tuple[Any, ...]], Write]] = functools.partial(tuple.__new__, Write)
@@ -129,15 +137,29 @@ class EventDecoder:
             event = _parse(raw)
         except DecodeError as error:
             raise InvalidWrite(f"event {sequence} of {stream} is not a protobuf Event") from error
-        aspect = event.WhichOneof("body")
-        rule = ASPECTS.get(aspect) if aspect is not None else None
-        if rule is None or aspect is None:
-            return None
-        if rule[0] != stream[2]:
-            raise InvalidWrite(
-                f"aspect {aspect} belongs in lane {rule.lane.name}, not {stream.lane.name}"
-            )
-        return self._write(stream[1], sequence, event, aspect, raw)
+        aspect = _aspect_in(stream, event)
+        return None if aspect is None else self._write(stream[1], sequence, event, aspect, raw)
+
+    def decode_run(
+        self, stream: StreamId, run: event_pb2.Run, events: Sequence[bytes]
+    ) -> list[Write | None]:
+        """As `decode`, for all events of a run, `events` being those of `run`. They are parsed together, at a third of
+        what each costs alone.
+        """
+        first = run.first_sequence
+        if len(events) < TOGETHER:
+            return [self.decode(stream, number, raw) for number, raw in enumerate(events, first)]
+        try:
+            parsed = _parse_run(run.SerializeToString()).events
+        except DecodeError:
+            # One of them is no event, or is nested as deep as a message may be: each is to be judged by itself.
+            return [self.decode(stream, number, raw) for number, raw in enumerate(events, first)]
+        origin, write = stream[1], self._write
+        writes: list[Write | None] = []
+        for number, (event, raw) in enumerate(zip(parsed, events, strict=True), first):
+            aspect = _aspect_in(stream, event)
+            writes.append(None if aspect is None else write(origin, number, event, aspect, raw))
+        return writes
 
     def decode_stored(self, origin: Origin, sequence: int, raw: bytes) -> Write | None:
         """As `decode`, for an event that came into effect before."""
@@ -169,7 +191,7 @@ class EventDecoder:
                 event.subject,
                 aspect,
                 context,
-                tuple(event.term),
+                tuple(event.term[:]),
                 event.request_id,
                 event.principal,
                 event.optimistic,
@@ -188,6 +210,19 @@ class EventDecoder:
                 origin = origins[name] = Origin(*name)
             dots.append(as_dot((origin, message.sequence)))
         return tuple(dots)
+
+
+def _aspect_in(stream: StreamId, event: event_pb2.Event) -> str | None:
+    """The aspect of an event; None for a body this version does not know. Raises `InvalidWrite` for another lane's."""
+    aspect: str | None = event.WhichOneof("body")
+    rule = ASPECTS.get(aspect) if aspect is not None else None
+    if rule is None:
+        return None
+    if rule[0] != stream[2]:
+        raise InvalidWrite(
+            f"aspect {aspect} belongs in lane {rule.lane.name}, not {stream.lane.name}"
+        )
+    return aspect
 
 
 def encode_event(

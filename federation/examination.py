@@ -8,6 +8,7 @@ where they were made on the very chain it stands at, and examines the run itself
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from federation.chain import extend
@@ -36,24 +37,23 @@ def examine(
     stream: StreamId, run: event_pb2.Run, follows: bytes, keys: KeyRing, decoder: EventDecoder
 ) -> Findings:
     """Examines a run of `stream` whose events are to follow the chain hash `follows`."""
-    if extend(follows, run.events) != run.seal.chain_hash:
+    events = run.events[:]
+    if extend(follows, events) != run.seal.chain_hash:
         return Findings(run, follows, chain_is_good=False, seal_is_good=False, writes=None)
     return Findings(
         run,
         follows,
         chain_is_good=True,
         seal_is_good=keys.seal_is_good(stream, run.seal),
-        writes=_decode(stream, run, decoder),
+        writes=decoded(stream, run, events, decoder),
     )
 
 
-def _decode(
-    stream: StreamId, run: event_pb2.Run, decoder: EventDecoder
+def decoded(
+    stream: StreamId, run: event_pb2.Run, events: Sequence[bytes], decoder: EventDecoder
 ) -> list[Write | None] | None:
-    decode = decoder.decode
+    """What the events of a run say; None when one of them is no event."""
     try:
-        return [
-            decode(stream, number, raw) for number, raw in enumerate(run.events, run.first_sequence)
-        ]
+        return decoder.decode_run(stream, run, events)
     except InvalidWrite:
         return None

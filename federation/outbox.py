@@ -11,6 +11,7 @@ travel as one run with one signature to verify. A run lies within one key's rang
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -160,7 +161,7 @@ class Outbox:
         """Moves the cursors back to the first event the peer lacks: at the start, and when it comes to want more."""
         for stream, held in self._state.streams.items():
             sent = self.sent.get(stream, 0)
-            if sent >= held.received or not self._wanted(stream) or self._is_over(stream, sent):
+            if sent >= held.received or sent >= self._last_sent(stream):
                 continue
             offset = held.index.offset_of(sent + 1)
             if offset is None:
@@ -216,12 +217,17 @@ class Outbox:
             self._control_cursor = next_offset
         overtaking = bool(self._put_by.runs) or self._cursor < self._state.next_offset
         joined: dict[StreamId, _Joined] = {}
+        lasts: dict[StreamId, float] = {}
         control_only, control = reading.control_only, int(Lane.CONTROL)
         for commit in commits:
             for run in commit.runs:
                 if control_only and run.stream.lane != control:
                     continue
-                self._join(run, joined, overtaking)
+                stream = stream_from_message(run.stream)
+                last = lasts.get(stream)
+                if last is None:
+                    last = lasts[stream] = self._last_sent(stream)
+                self._join(stream, run, last, joined, overtaking)
         for stream in list(joined):
             self._flush(joined, stream, overtaking)
         behind = bool(self._put_by.runs) or self._cursor < self._state.next_offset
@@ -236,38 +242,46 @@ class Outbox:
         at = bisect_left(offsets, self._control_cursor)
         return offsets[at] if at < len(offsets) else self._state.next_offset
 
-    def _join(self, run: event_pb2.Run, joined: dict[StreamId, _Joined], overtaking: bool) -> None:
-        stream = stream_from_message(run.stream)
-        sent = self.sent.get(stream, 0)
-        if run.seal.sequence <= sent or not self._wanted(stream):
+    def _last_sent(self, stream: StreamId) -> float:
+        """Number of the last event of a stream that may go out, 0 for none: what follows the end of a stream is void,
+        and a peer that knows it would refuse it.
+        """
+        if not self._wanted(stream):
+            return 0
+        limit = self._state.limit(stream)
+        return math.inf if limit is None else limit.last
+
+    def _join(
+        self,
+        stream: StreamId,
+        run: event_pb2.Run,
+        last: float,
+        joined: dict[StreamId, _Joined],
+        overtaking: bool,
+    ) -> None:
+        sent, seal, first = self.sent.get(stream, 0), run.seal, run.first_sequence
+        sequence = seal.sequence
+        if sequence <= sent or sent >= last:
             return
-        if self._is_over(stream, sent):
-            return
-        if run.first_sequence > sent + 1:
+        if first > sent + 1:
             return  # Wanted since a moment ago: `reposition` comes back for it from its first event on.
-        events = list(run.events)
-        first = run.first_sequence
+        events = run.events[:]
         if first <= sent:
             events = events[sent + 1 - first :]
             first = sent + 1
         size = sum(map(len, events))
         held = joined.get(stream)
         if held is not None and (
-            held.seal.key_id != run.seal.key_id
+            held.seal.key_id != seal.key_id
             or held.size + size > MAX_JOINED_BYTES
             or len(held.events) + len(events) > self._batch_events
         ):
             self._flush(joined, stream, overtaking)
             held = None
         if held is None:
-            held = joined[stream] = _Joined(stream, first, run.seal)
-        held.append(events, size, run.seal)
-        self.sent[stream] = run.seal.sequence
-
-    def _is_over(self, stream: StreamId, sent: int) -> bool:
-        """Tells whether what follows in a stream is void: a peer that knows it would refuse it."""
-        limit = self._state.limit(stream)
-        return limit is not None and sent >= limit.last
+            held = joined[stream] = _Joined(stream, first, seal)
+        held.append(events, size, seal)
+        self.sent[stream] = sequence
 
     def _flush(self, joined: dict[StreamId, _Joined], stream: StreamId, overtaking: bool) -> None:
         waits = overtaking and stream.lane is not Lane.CONTROL

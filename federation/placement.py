@@ -41,6 +41,9 @@ CARRIED_ASPECTS = (
     "return_incident",
     "inventory",
     "node_sbom",
+    "attestation",
+    "attestation_baseline",
+    "attestation_demand",
 )
 
 

@@ -374,7 +374,7 @@ class Proposal:
         self, stream: StreamId, run: event_pb2.Run, writes: Sequence[Write | None]
     ) -> None:
         """Follows honest stamps; admits stamps from the future where this controller stands above their origin."""
-        highest = max((w[2] for w in writes if w is not None), default=0)
+        highest = max([w[2] for w in writes if w is not None], default=0)
         if not self._clock.is_from_future(highest, self.wall_ms):
             self._clock.observe(highest, self.wall_ms)
             return

@@ -139,12 +139,12 @@ def _why_ended(stream: StreamId, run: event_pb2.Run, state: State) -> str:
 
 def check_shape(stream: StreamId, run: event_pb2.Run) -> None:
     """Raises `InvalidWrite` for a run that holds nothing, does not end at its seal, or is too large."""
-    size = sum(map(len, run.events))
     if not run.events or run.first_sequence < 1:
         raise InvalidWrite(f"run of {stream} holds no events")
     if run.seal.sequence != run.first_sequence + len(run.events) - 1:
         raise InvalidWrite(f"run of {stream} does not end at its seal")
-    if size > MAX_RUN_BYTES:
+    # The whole message is never smaller than its events, and knows its size.
+    if run.ByteSize() > MAX_RUN_BYTES and (size := sum(map(len, run.events))) > MAX_RUN_BYTES:
         raise InvalidWrite(f"run of {stream} is {size} bytes; at most {MAX_RUN_BYTES} are allowed")
 
 

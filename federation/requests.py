@@ -76,7 +76,7 @@ class RememberedRequests:
         """Remembers what a request wrote, unless it wrote something before."""
         digest = _digest(principal, request_id)
         if digest not in self._outcomes:
-            self._put(digest, RequestOutcome(subject, aspect, stream, sequence, offset))
+            self._put(digest, subject, (stream, aspect), sequence, offset)
 
     def packed(self, count: int) -> list[tuple[bytes, bytes]]:
         """Digests and packed outcomes of so many of the newest requests, the oldest of them first."""
@@ -95,17 +95,15 @@ class RememberedRequests:
 
     def restore(self, digest: bytes, outcome: RequestOutcome) -> None:
         """Takes in what `newest` gave, in its order."""
-        self._put(digest, outcome)
-
-    def _put(self, digest: bytes, outcome: RequestOutcome) -> None:
         place = (outcome.stream, outcome.aspect)
+        self._put(digest, outcome.subject, place, outcome.sequence, outcome.offset)
+
+    def _put(self, digest: bytes, subject: str, place: _Place, sequence: int, offset: int) -> None:
         number = self._numbers.get(place)
         if number is None:
             number = self._numbers[place] = len(self._places)
             self._places.append(place)
-        self._outcomes[digest] = (
-            _HEAD.pack(outcome.sequence, outcome.offset, number) + outcome.subject.encode()
-        )
+        self._outcomes[digest] = _HEAD.pack(sequence, offset, number) + subject.encode()
         self._order.append(digest)
         if len(self._order) > self._bound:
             del self._outcomes[self._order.popleft()]

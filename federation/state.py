@@ -245,13 +245,20 @@ class State:
         applied.quarantined.append((stream, refused.reason))
 
     def _decode(self, stream: StreamId, run: event_pb2.Run) -> ReceivedRun:
-        writes: list[Write | None] = []
-        for sequence, raw in enumerate(run.events, run.first_sequence):
-            try:
-                writes.append(self.decoder.decode(stream, sequence, raw))
-            except InvalidWrite:
-                writes.append(None)
-        return ReceivedRun(run.seal, writes, verified=False)
+        events = run.events[:]
+        try:
+            return ReceivedRun(run.seal, self.decoder.decode_run(stream, run, events), False)
+        except InvalidWrite:
+            writes = [
+                self._decode_one(stream, n, e) for n, e in enumerate(events, run.first_sequence)
+            ]
+            return ReceivedRun(run.seal, writes, verified=False)
+
+    def _decode_one(self, stream: StreamId, sequence: int, raw: bytes) -> Write | None:
+        try:
+            return self.decoder.decode(stream, sequence, raw)
+        except InvalidWrite:
+            return None
 
     def _take(
         self,

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from nodeagent import AGENT_VERSION
 from nodeagent.actions import Tools
+from nodeagent.attester import KEY_FILE, Attester, SoftwareAttester
+from nodeagent.attesting import Attesting
 from nodeagent.backlog import Backlog
 from nodeagent.certificates import Vouch
 from nodeagent.clock import Clock, duration, timestamp
@@ -27,6 +29,7 @@ from nodeagent.inventory import Host
 from nodeagent.ledger import Ledger
 from nodeagent.link import Link, LinkState
 from nodeagent.link_effects import (
+    AttestationAsked,
     CancelArrived,
     CommandArrived,
     Dial,
@@ -39,6 +42,7 @@ from nodeagent.link_effects import (
     ReportsAcknowledged,
     ResultAcknowledged,
     Send,
+    SendAttestation,
     SendChunk,
     SendGoodbye,
     SendHeartbeat,
@@ -51,7 +55,7 @@ from nodeagent.link_effects import (
     Welcomed,
 )
 from nodeagent.logs import EventLog
-from nodeagent.proof import proof_message, voucher_message
+from nodeagent.proof import proof_message, said_message, voucher_message
 from nodeagent.replay import Replay
 from nodeagent.reporter import Reporter
 from nodeagent.statedir import Database
@@ -76,6 +80,8 @@ class NodeSettings:
     heartbeat_s: float
     report_interval_s: float
     software_version: str
+    #: Files whose content the node attests, as paths.
+    measured_files: tuple[str, ...] = ()
     enrolment: tuple[str, ...] = ()
 
 
@@ -93,11 +99,14 @@ class Agent:
         describe: Callable[[node_pb2.ActualState], None] = lambda state: None,
         dialler: Dialler = dial,
         telemetry: Telemetry = OFF,
+        attester: Attester | None = None,
         vouch: Vouch | None = None,
     ) -> None:
         """`vouch` is the word of the node's certificate; None where it has none."""
         node = settings.node
         self._vouch = vouch
+        #: What frames are signed over on this link; None: they are not.
+        self._sign_over: bytes | None = None
         self._settings = settings
         self._clock = clock
         self._log = EventLog(node)
@@ -118,6 +127,16 @@ class Agent:
             chance=chance,
             made=self._something_to_send,
             describe=describe,
+        )
+        self._attesting = Attesting(
+            attester or SoftwareAttester(config_directory.parent / KEY_FILE),
+            host,
+            self._identity,
+            configuration,
+            run=self._run,
+            files=settings.measured_files,
+            clock=clock,
+            ready=self._attested,
         )
         tools = Tools(node, clock, configuration, self._reporter)
         self._commands = Commands(
@@ -146,6 +165,7 @@ class Agent:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._connection.run(stop))
             tasks.create_task(self._commands.run(stop))
+            tasks.create_task(self._attesting.run(stop))
             tasks.create_task(self._reporter.run(stop, self._settings.report_interval_s))
         self._log.info("agent_stopped", backlog=self._backlog.waiting)
 
@@ -179,6 +199,8 @@ class Agent:
                 self._commands.receive(effect.frame)
             case CancelArrived():
                 self._commands.cancel(effect.command_id)
+            case AttestationAsked():
+                self._attesting.challenged(effect.controller, effect.nonce)
             case ResultAcknowledged():
                 self._ledger.acknowledge(effect.command_id)
             case FrameRefused():
@@ -218,6 +240,11 @@ class Agent:
                 if result is None:
                     return None
                 request.result.CopyFrom(result)
+            case SendAttestation():
+                statement = self._attesting.statement(send.nonce)
+                if statement is None:
+                    return None
+                request.attestation.CopyFrom(statement)
             case SendReport():
                 report = self._backlog.next_after(send.after)
                 if report is None:
@@ -232,6 +259,16 @@ class Agent:
             case SendGoodbye():
                 request.goodbye.reason = "the agent stops"
         return request
+
+    def sealed(self, frame: nodelink_pb2.ConnectRequest) -> nodelink_pb2.ConnectRequest:
+        """The frame as it is sent: reports and results signed, where the link passes through a relay."""
+        if self._sign_over is None or frame.WhichOneof("kind") not in ("report", "result"):
+            return frame
+        raw = frame.SerializeToString(deterministic=True)
+        signature = self._identity.sign(said_message(self._sign_over, raw))
+        return nodelink_pb2.ConnectRequest(
+            signed=nodelink_pb2.SignedFrame(frame=raw, signature=signature)
+        )
 
     def _proof(self, send: SendProof) -> nodelink_pb2.AgentProof:
         identity = self._identity
@@ -259,6 +296,7 @@ class Agent:
         return hello
 
     def _welcomed(self, welcome: Welcomed) -> None:
+        self._sign_over = welcome.sign_over
         durable = welcome.reports_acknowledged
         if not self._backlog.acknowledged <= durable <= self._backlog.numbered:
             held = f"{self._backlog.acknowledged} to {self._backlog.numbered}"
@@ -285,6 +323,10 @@ class Agent:
         return len(unacknowledged)
 
     def _something_to_send(self) -> None:
+        self._connection.something_to_send()
+
+    def _attested(self, nonce: bytes) -> None:
+        self._link.attested(nonce)
         self._connection.something_to_send()
 
     def _result_ready(self, command_id: str) -> None:

@@ -46,6 +46,10 @@ class Correspondent(Protocol):
         """The frame for a permission, or None when there is none. Raises StateUnavailable."""
         ...
 
+    def sealed(self, frame: nodelink_pb2.ConnectRequest) -> nodelink_pb2.ConnectRequest:
+        """The frame as it is sent: signed, where that is asked for."""
+        ...
+
 
 class Call(Protocol):
     """A stream to a controller, as gRPC's client has it."""
@@ -179,7 +183,7 @@ class Connection:
                 if frame is None:
                     await self._until(self._to_send, self._link.heartbeat_due_s())
                     continue
-                await call.write(frame)
+                await call.write(self._correspondent.sealed(frame))
                 if frame.HasField("goodbye"):
                     self._link.sent(SendGoodbye(), self._now_s())
                     await call.done_writing()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nodeagent.clock import timestamp
+from nodeagent.measurements import Register
 from nodeagent.packages import LargeValue, Packages, packages_value
 from nodeagent.sbom import sbom_value
 from souverix.fleet.v1 import node_pb2, observation_pb2, supply_chain_pb2
@@ -39,6 +40,10 @@ class Host(Protocol):
 
     def uptime_s(self) -> float | None:
         """Seconds since the host was started; None when not known."""
+        ...
+
+    def registers(self) -> list[Register]:
+        """Measurements of the platform and of the agent's own program."""
         ...
 
 

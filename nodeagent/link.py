@@ -19,6 +19,7 @@ from nodeagent.clock import span_s
 from nodeagent.dialling import DialPlan
 from nodeagent.fence import Fence, Standing, standing
 from nodeagent.link_effects import (
+    AttestationAsked,
     CancelArrived,
     CommandArrived,
     Dial,
@@ -31,6 +32,7 @@ from nodeagent.link_effects import (
     ReportsAcknowledged,
     ResultAcknowledged,
     Send,
+    SendAttestation,
     SendChunk,
     SendGoodbye,
     SendHeartbeat,
@@ -78,6 +80,10 @@ REPORT_WINDOW = 64
 
 MAX_WANTED_CHUNKS = 1024
 """Chunks the controller may ask for at a time: 256 MiB, more than any inventory; beyond it is a broken peer."""
+
+
+NONCE_BYTES = 32
+"""Of a challenge to attest."""
 
 
 class LinkState(Enum):
@@ -150,8 +156,8 @@ _ANSWERS = frozenset({"heartbeat_ack", "report_ack", "result_ack", "want_values"
 IN_PLACE: dict[LinkState, frozenset[str | None]] = {
     _G: frozenset({"challenge", "welcome"}),
     _R: _ANSWERS | {"replay_turn", "lock_released", "isolated"},
-    _L: _ANSWERS | {"command", "cancel", None},
-    _I: _ANSWERS | {"command", "cancel", None},
+    _L: _ANSWERS | {"command", "cancel", "attestation_challenge", None},
+    _I: _ANSWERS | {"command", "cancel", "attestation_challenge", None},
 }
 """Frames that may come in each state; None is a kind that this version does not know. Behind the lock no command is
 taken, whoever sends it."""
@@ -176,6 +182,9 @@ class Link:
         self._challenge: SendProof | None = None
         self._token = b""
         self._has_turn = False
+        #: The challenge to attest that waits for its statement, and whether that is there.
+        self._attestation = b""
+        self._has_attested = False
         self._reports_sent = 0
         self._reports_acknowledged = 0
         self._results: deque[str] = deque()
@@ -267,6 +276,8 @@ class Link:
                 return [ResultAcknowledged(frame.result_ack.command_id)]
             case "want_values":
                 return self._chunks_wanted(frame.want_values, now_s)
+            case "attestation_challenge":
+                return self._to_attest(frame, now_s)
         return []
 
     def _welcomed(self, welcome: nodelink_pb2.Welcome, now_s: float) -> list[Effect]:
@@ -283,9 +294,11 @@ class Link:
         self._reports_acknowledged = self._reports_sent = welcome.reports_acknowledged
         self._token = welcome.session_token
         self._has_turn = False
+        self._attestation, self._has_attested = b"", False
         self._results.clear()
         self._wanted.clear()
-        return [Welcomed(welcome.domain, welcome.reports_acknowledged)]
+        sign_over = welcome.session_token if welcome.signed else None
+        return [Welcomed(welcome.domain, welcome.reports_acknowledged, sign_over)]
 
     def _reports_durable(self, sequence: int, now_s: float) -> list[Effect]:
         if sequence > self._reports_sent:
@@ -302,6 +315,14 @@ class Link:
             return self.leave(Trigger.PROTOCOL_BROKEN, detail, now_s)
         self._wanted.extend(fresh)
         return []
+
+    def _to_attest(self, frame: nodelink_pb2.ConnectResponse, now_s: float) -> list[Effect]:
+        nonce = frame.attestation_challenge.nonce
+        if len(nonce) != NONCE_BYTES:
+            detail = f"a challenge to attest with a nonce of {len(nonce)} bytes, not {NONCE_BYTES}"
+            return self.leave(Trigger.PROTOCOL_BROKEN, detail, now_s)
+        self._attestation, self._has_attested = nonce, False
+        return [AttestationAsked(frame.fence.controller, nonce)]
 
     def _sent_away(self, goodbye: nodelink_pb2.LinkGoodbye, now_s: float) -> list[Effect]:
         known = goodbye.reason in nodelink_pb2.LinkEnd.values()
@@ -336,11 +357,15 @@ class Link:
         if self.state in (LinkState.LINKED, LinkState.ISOLATED) and command_id not in self._results:
             self._results.append(command_id)
 
+    def attested(self, nonce: bytes) -> None:
+        """The statement for a challenge is there. Ignored for any but the one that waits."""
+        self._has_attested |= nonce == self._attestation and nonce != b""
+
     def willing(self, now_s: float) -> Iterator[Send]:
         """What may be sent now, most urgent first. The driver sends the first that it can fetch.
 
-        Signs of life go before results, results before reports, reports before the chunks they name. Behind the lock
-        there are signs of life, and the backlog in its turn.
+        Signs of life go before statements, statements before results, results before reports, reports before the
+        chunks they name. Behind the lock there are signs of life, and the backlog in its turn.
         """
         if self.state is LinkState.GREETING:
             if not self._hello_sent:
@@ -355,6 +380,8 @@ class Link:
             yield SendHeartbeat(round(now_s * 1000), self.rtt_s)
         if self._has_turn and self.state is LinkState.RETURNING:
             yield SendReplayChunk()
+        if self._has_attested:
+            yield SendAttestation(self._attestation)
         while self._results:
             yield SendResult(self._results[0])
         in_flight = self._reports_sent - self._reports_acknowledged
@@ -368,6 +395,8 @@ class Link:
         match send:
             case SendResult():
                 self._results.popleft()
+            case SendAttestation():
+                self._attestation, self._has_attested = b"", False
             case SendChunk():
                 self._wanted.popleft()
 
@@ -385,6 +414,8 @@ class Link:
                 self._heartbeat_at_s = now_s + self._heartbeat_s
             case SendResult():
                 self._results.popleft()
+            case SendAttestation():
+                self._attestation, self._has_attested = b"", False
             case SendReport():
                 self._reports_sent = report
             case SendChunk():

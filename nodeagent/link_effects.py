@@ -46,10 +46,13 @@ class KeepFence:
 
 @dataclass(frozen=True, slots=True)
 class Welcomed:
-    """Effect: the link stands. Reports up to `reports_acknowledged` are durable at the controller."""
+    """Effect: the link stands. Reports up to `reports_acknowledged` are durable at the controller. What is said must be
+    signed over `sign_over`; None: need not be signed.
+    """
 
     domain: str
     reports_acknowledged: int
+    sign_over: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,14 @@ class ResultAcknowledged:
 
 
 @dataclass(frozen=True, slots=True)
+class AttestationAsked:
+    """Effect: this controller wants a statement of what the node measures, bound to this nonce."""
+
+    controller: str
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class FrameRefused:
     """Effect: count and log a frame under a lower fence. Nothing else of it takes effect."""
 
@@ -130,6 +141,7 @@ Effect = (
     | CommandArrived
     | CancelArrived
     | ResultAcknowledged
+    | AttestationAsked
     | FrameRefused
     | LinkLeft
 )
@@ -169,6 +181,13 @@ class SendResult:
 
 
 @dataclass(frozen=True, slots=True)
+class SendAttestation:
+    """Permission: the statement for the challenge with this nonce."""
+
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class SendReport:
     """Permission: the first report numbered above `after`."""
 
@@ -193,6 +212,7 @@ Send = (
     | SendHeartbeat
     | SendReplayChunk
     | SendResult
+    | SendAttestation
     | SendReport
     | SendChunk
     | SendGoodbye

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from nodeagent.measurements import Register, file_part, program_register, text_part
 from nodeagent.packages import Packages, PythonPackage, parse_dpkg_status
 from souverix.fleet.v1 import observation_pb2, supply_chain_pb2
 
@@ -27,6 +29,9 @@ READ_ONLY_IMAGES = frozenset({"squashfs", "iso9660", "erofs"})
 """Images of something installed: always full, never the host's storage."""
 
 PCI_VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel", "0x1a03": "ASPEED"}
+
+PROGRAM_ROOT = Path(__file__).resolve().parents[1]
+"""Where the packages of the agent lie."""
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _CARD = re.compile(r"card\d+")
@@ -79,6 +84,25 @@ class LinuxHost:
             return float(self._text("proc/uptime").split()[0])
         except (IndexError, ValueError):
             return None
+
+    def registers(self) -> list[Register]:
+        """What runs from the firmware up to the agent, as far as a program can see."""
+        return [
+            self._texts(
+                "firmware", "sys/class/dmi/id", ("bios_vendor", "bios_version", "bios_date")
+            ),
+            self._texts("kernel", "proc/sys/kernel", ("osrelease", "version")),
+            self._texts("kernel.cmdline", "proc", ("cmdline",)),
+            self._texts("boot.id", "proc/sys/kernel/random", ("boot_id",)),
+            self._texts("os.release", "etc", ("os-release",)),
+            program_register(PROGRAM_ROOT),
+            Register("agent.runtime", (file_part(Path(sys.executable).resolve(), "python"),)),
+        ]
+
+    def _texts(self, register: str, directory: str, files: Sequence[str]) -> Register:
+        """Short files as the parts of a register, without surrounding blanks."""
+        parts = [text_part(file, self._text(f"{directory}/{file}")) for file in files]
+        return Register(register, tuple(parts))
 
     def _cpu(self) -> observation_pb2.Cpu:
         logical = 0

@@ -100,6 +100,13 @@ def _shared_options(command: Command) -> Command:
             help="Version of the software the node runs, as reported.",
         ),
         click.option(
+            "--measure",
+            "measured_files",
+            multiple=True,
+            metavar="PATH",
+            help="File whose content the node attests (docs/attestation.md). May be repeated.",
+        ),
+        click.option(
             "--heartbeat",
             "heartbeat_s",
             type=float,
@@ -380,6 +387,7 @@ def _gathered(config: Path | None, options: dict[str, Any]) -> Settings:
         "controllers": addresses,
         "enrolment": listeners,
         "tags": list(options["tags"]),
+        "measured_files": list(options["measured_files"]),
         "labels": {name: value for name, _, value in pairs},
     }
     return merged(read_file(config) if config else {}, named)

@@ -12,6 +12,7 @@ VOUCHER_TAG = b"souverix.voucher.v1\0"
 CHAIN_TAG = b"souverix.replay.v1\0"
 END_TAG = b"souverix.replay-end.v1\0"
 CUSTODY_TAG = b"souverix.custody.v1\0"
+SAID_TAG = b"souverix.said.v1\0"
 
 
 def proof_message(controller: str, node: str, source: str, run: str, nonce: bytes) -> bytes:
@@ -49,6 +50,11 @@ def custody_message(last: int, head: bytes) -> bytes:
     with node, source and first number.
     """
     return CUSTODY_TAG + _part(b"%d" % last) + head
+
+
+def said_message(token: bytes, frame: bytes) -> bytes:
+    """What an agent signs of a frame that goes through a relay: the session, and the frame as it is serialised."""
+    return SAID_TAG + _part(token) + frame
 
 
 def _part(value: bytes) -> bytes:

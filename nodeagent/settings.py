@@ -36,6 +36,12 @@ MAX_TAGS = 64
 LONGEST_WORD = 128
 """Characters of a tag, label, or name."""
 
+MAX_MEASURED_FILES = 64
+"""Files that a node attests beside its own program: those that decide what it does, not a directory tree."""
+
+LONGEST_PATH = 256
+"""Bytes of such a path: as long as a statement may name a part."""
+
 LONGEST_INTERVAL_S = 86_400.0
 """Most seconds of any interval: a node should be heard of once a day."""
 
@@ -59,6 +65,7 @@ _FILE_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "heartbeat_s": (int, float),
     "report_interval_s": (int, float),
     "software_version": str,
+    "measured_files": list,
     "telemetry": dict,
     "tls": (str, dict),
 }
@@ -102,8 +109,24 @@ def node_settings(settings: Settings, node: str) -> NodeSettings:
         heartbeat_s=_span_s(settings, "heartbeat_s", DEFAULT_HEARTBEAT_S),
         report_interval_s=_span_s(settings, "report_interval_s", DEFAULT_INTERVAL_S),
         software_version=_word(settings, "software_version"),
+        measured_files=_measured_files(settings),
         enrolment=checked_enrolment(settings),
     )
+
+
+def _measured_files(settings: Settings) -> tuple[str, ...]:
+    """Paths of files the node attests. Raises SettingsInvalid."""
+    values = settings.get("measured_files", [])
+    if not isinstance(values, list) or len(values) > MAX_MEASURED_FILES:
+        raise SettingsInvalid(f"measured_files: at most {MAX_MEASURED_FILES} paths")
+    for path in values:
+        if not isinstance(path, str) or not 1 < len(path.encode()) <= LONGEST_PATH:
+            raise SettingsInvalid(f"measured_files: {str(path)[:80]!r} is no path of a file")
+        if not Path(path).is_absolute():
+            raise SettingsInvalid(
+                f"measured_files: {path!r} is not absolute; name it from /, as the agent may run anywhere"
+            )
+    return tuple(dict.fromkeys(values))
 
 
 def telemetry_settings(settings: Settings) -> TelemetrySettings:

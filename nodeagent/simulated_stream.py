@@ -83,7 +83,7 @@ class TemperedCall:
 
     async def write(self, request: nodelink_pb2.ConnectRequest) -> None:
         """Sends a frame, and what the node does amiss beside it."""
-        kind = request.WhichOneof("kind")
+        kind = _kind_of(request)
         self._tally.heartbeats += kind == "heartbeat"
         self._tally.reports += kind == "report"
         self._tally.reports += len(request.replay_chunk.reports)
@@ -150,6 +150,14 @@ def tempered(dialler: Dialler, temper: Temper, tally: Tally, age_s: Callable[[],
                 call.cancel()
 
     return dial
+
+
+def _kind_of(request: nodelink_pb2.ConnectRequest) -> str | None:
+    """What a frame says, also of one that is signed."""
+    if request.HasField("signed"):
+        request = nodelink_pb2.ConnectRequest.FromString(request.signed.frame)
+    kind: str | None = request.WhichOneof("kind")
+    return kind
 
 
 def _garbage(number: int) -> nodelink_pb2.ConnectRequest:

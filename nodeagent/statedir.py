@@ -5,6 +5,7 @@ ledger each speak for their own rows, keyed by node, so that many simulated node
 
     DIR/lock                      held while an agent runs
     DIR/agent.db                  identity, key, fence, backlog, ledger (SQLite, WAL, synchronous=FULL)
+    DIR/attestation.key           key that signs what the node measures, made when it is first needed
     DIR/config/NAME.json          configuration documents (DIR/nodes/NODE/config/ for a simulated node)
 """
 

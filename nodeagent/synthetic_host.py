@@ -11,6 +11,7 @@ import time
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from nodeagent.measurements import Register, text_part
 from nodeagent.packages import DebianPackage, Packages, PythonPackage
 from souverix.fleet.v1 import observation_pb2, supply_chain_pb2
 
@@ -91,6 +92,26 @@ class SyntheticHost:
         return supply_chain_pb2.HardwareIdentity(
             manufacturer=manufacturer, model=model, serial=self._serial
         )
+
+    def registers(self) -> list[Register]:
+        """Measurements of the made-up image, which simulated nodes share as they share package sets; the boot is the
+        node's own.
+        """
+        image = f"image {self._package_set}"
+        return [
+            *(
+                Register(name, (text_part(name, f"{image} {name}"),))
+                for name in (
+                    "agent.program",
+                    "agent.runtime",
+                    "kernel",
+                    "kernel.cmdline",
+                    "os.release",
+                )
+            ),
+            Register("boot.id", (text_part("boot_id", f"{self._node} {self._boot_s}"),)),
+            Register("firmware", (text_part("bios_version", self._model[1]),)),
+        ]
 
     def uptime_s(self) -> float | None:
         """Time since the made-up boot."""

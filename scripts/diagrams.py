@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from controller.attestation import states
 from controller.command import delivery
 from controller.connectivity import peer_links, spectrum
 from controller.enrolment import stages as enrolment
@@ -89,6 +90,13 @@ def machines() -> list[Machine]:
             "A node's life, as its master-of-record decides it.",
             stages.Stage.PROVISIONING.name,
             _moves(stages.TRANSITIONS),
+        ),
+        Machine(
+            "Attestation of a node",
+            "controller/attestation/states.py",
+            "What is known of a node's integrity, as the controller that challenges it judges it.",
+            states.Integrity.NEVER_ATTESTED.name,
+            _moves(states.TRANSITIONS),
         ),
         Machine(
             "Enrolment of a machine",

@@ -61,6 +61,11 @@ def _value(prefix: str, typed: str) -> str:
 @click.option("--serial", metavar="NUMBER", help="New hardware: its serial number.")
 @click.option("--manufacturer", default="", metavar="NAME", help="New hardware: who made it.")
 @click.option("--model", default="", metavar="NAME", help="New hardware: its model.")
+@click.option(
+    "--override-attestation",
+    is_flag=True,
+    help="Release: although the node's attestation failed and it was not verified since; give the reason.",
+)
 @options.etag_option
 @options.write_options
 @pass_session
@@ -84,6 +89,7 @@ def transition(session: Session, id: str, transition: str, **given: Any) -> None
         transition=_value("LIFECYCLE_TRANSITION_", transition),
         reason=given["reason"],
         exit_condition=given["exit_condition"],
+        override_attestation=given["override_attestation"],
         etag=given["etag"],
         **write.fields(),
     )

@@ -23,6 +23,7 @@ from souverixctl import (
     access,
     artifacts,
     attention,
+    attestation,
     audit,
     authority,
     bundle,
@@ -102,7 +103,7 @@ for group in (
     drift.group, graph.group, conflicts.group,
     audit.group, federation.group, bundle.group, authority.group, observations.values,
     artifacts.group, artifacts.policy_group, components.who_runs, components.sbom_group, components.hardware,
-    access.group, enrolment.group, certificates.group, pki.group,
+    access.group, attestation.group, enrolment.group, certificates.group, pki.group,
 ):  # fmt: skip
     program.add_command(group)
 

@@ -28,6 +28,7 @@ _POLICY = "/souverix.policy.v1.PolicyService/"
 _REPLAY = "/souverix.nodelink.v1.ReplayService/"
 _SUPPLY = "/souverix.supply.v1.SupplyService/"
 _ACCESS = "/souverix.trust.v1.AccessService/"
+_ATTESTATION = "/souverix.trust.v1.AttestationService/"
 _ENROLMENT = "/souverix.trust.v1.EnrolmentService/"
 _REVOCATION = "/souverix.trust.v1.RevocationService/"
 
@@ -138,6 +139,13 @@ METHODS: Final[dict[str, Rule]] = {
     _ACCESS + "DeleteRoleBinding": Rule(Role.DOMAIN_ADMIN, Place.NAME),
     _ACCESS + "GetRoleBinding": Rule(Role.VIEWER, Place.NAME),
     _ACCESS + "ListRoleBindings": Rule(Role.VIEWER, Place.LISTED),
+    # Who could change a node and accept the change would be attested by nobody but himself.
+    _ATTESTATION + "SetAttestationPolicy": Rule(Role.DOMAIN_ADMIN, Place.DOMAIN),
+    _ATTESTATION + "AcceptMeasurements": Rule(Role.DOMAIN_ADMIN, Place.NAME),
+    _ATTESTATION + "AttestNode": Rule(Role.OPERATOR, Place.NAME),
+    _ATTESTATION + "GetAttestationPolicy": Rule(Role.VIEWER, Place.DOMAIN),
+    _ATTESTATION + "GetAttestation": Rule(Role.VIEWER, Place.NAME),
+    _ATTESTATION + "ListAttestationHistory": Rule(Role.VIEWER, Place.NAME),
     # Both tell of the caller alone, unless AccessService finds that it may ask about others.
     _ACCESS + "CheckAccess": Rule(Role.ANYBODY, Place.ANYWHERE),
     _ACCESS + "WhoAmI": Rule(Role.ANYBODY, Place.ANYWHERE),

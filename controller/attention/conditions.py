@@ -45,6 +45,8 @@ class Kind(enum.IntEnum):
     SUPPLY_CHAIN_VIOLATION = 30
     ENROLMENT_PENDING = 35
     REVOKED_CALLER = 34
+    ATTESTATION_FAILED = 40
+    ATTESTATION_MISSING = 41
 
     @property
     def word(self) -> str:

@@ -47,6 +47,15 @@ class WaiverSignal:
 
 
 @dataclass(frozen=True, slots=True)
+class AttestationSignal:
+    """That a node which must attest is not verified. `failed`: what it measures contradicts what is expected."""
+
+    failed: bool
+    since_ms: int
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSignals:
     """What is known of one node. Times are milliseconds since the epoch; a mode or stage comes with when it began."""
 
@@ -80,6 +89,8 @@ class NodeSignals:
     #: When an agent was refused that spoke for it, and why; None: none was, or it was put right.
     refused_ms: int | None = None
     refused_words: str = ""
+    #: None: it is verified, or nothing is expected of it, or its domain has nothing follow.
+    attestation: AttestationSignal | None = None
     #: What it runs, and what it is to run, that no verified artifact stands for; empty: nothing, or its gate is off.
     runs_unverified: str = ""
     wants_unverified: str = ""
@@ -116,6 +127,7 @@ def judge_node(node: NodeSignals, limits: Limits, now_ms: int) -> Judgement:
                 f"souverixctl describe {_named(node)}",
             )
         )
+    _judge_attestation(node, found)
     if node.refused_ms is not None:
         found.append(
             _condition(
@@ -329,6 +341,35 @@ def _judge_supply_chain(node: NodeSignals, now_ms: int, found: list[Condition]) 
                 now_ms,
                 f"what it {'; '.join(words)}",
                 "souverixctl artifact list",
+            )
+        )
+
+
+def _judge_attestation(node: NodeSignals, found: list[Condition]) -> None:
+    """Whoever works on a node may have changed it: a failure is told all the same, for nobody else would."""
+    signal, name = node.attestation, node.subject.partition("/")[2]
+    if signal is None or node.stage is Stage.RETIRED:
+        return
+    if signal.failed:
+        found.append(
+            _condition(
+                node,
+                Kind.ATTESTATION_FAILED,
+                Severity.HIGH,
+                signal.since_ms,
+                f"its measurements contradict what is expected: {signal.words}",
+                f"souverixctl attestation show {name}",
+            )
+        )
+    elif node.stage not in NOT_IN_SERVICE:
+        found.append(
+            _condition(
+                node,
+                Kind.ATTESTATION_MISSING,
+                Severity.MEDIUM,
+                signal.since_ms,
+                f"it must attest, and is not verified: {signal.words}",
+                f"souverixctl attestation attest {name} --wait",
             )
         )
 

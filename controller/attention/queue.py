@@ -55,6 +55,8 @@ GROUP_WORDS = {
     Kind.NODE_AGENT_REFUSED: "have had an agent refused",
     Kind.NODE_CLOCK_OFF: "have a clock that is off",
     Kind.SUPPLY_CHAIN_VIOLATION: "run, or are to run, what is not verified",
+    Kind.ATTESTATION_FAILED: "measure something else than is expected",
+    Kind.ATTESTATION_MISSING: "must attest, and are not verified",
 }
 
 #: What a kind says of many things that are no nodes.

@@ -31,6 +31,8 @@ KIND_WEIGHTS: Final[Mapping[Kind, float]] = MappingProxyType(
         Kind.CONFLICT_OPEN: 12.0,
         Kind.NODE_UNHEALTHY: 12.0,
         Kind.SUPPLY_CHAIN_VIOLATION: 12.0,
+        Kind.ATTESTATION_FAILED: 15.0,
+        Kind.ATTESTATION_MISSING: 8.0,
         Kind.COMMAND_UNSUCCESSFUL: 10.0,
         Kind.CONTROLLER_CLOCK_OFF: 10.0,
         Kind.CONTROLLER_SYNC_DEBT: 10.0,

@@ -4,13 +4,14 @@ it may take in too many, and judges nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from controller.attention.rules import Limits
+from controller.attestation.states import Integrity
 from controller.connectivity.spectrum import Mode
 from controller.query.columns import NodeColumns
 from controller.query.summary import NEVER
@@ -23,6 +24,7 @@ _AWAY_OR_RETURNING: Final = (
     Mode.REPLAYING,
 )
 _UNHEALTHY: Final = (node_pb2.RUNTIME_HEALTH_DEGRADED, node_pb2.RUNTIME_HEALTH_FAILED)
+_NOT_VERIFIED: Final = (Integrity.FAILED, Integrity.EXPIRED, Integrity.UNKNOWN)
 _PHASES: Final = (
     lifecycle_pb2.LIFECYCLE_PHASE_UPDATING,
     lifecycle_pb2.LIFECYCLE_PHASE_DEGRADED,
@@ -38,6 +40,24 @@ def suspects(columns: NodeColumns, limits: Limits, now_ms: int) -> Iterator[str]
         yield f"nodes/{ids.id_of(row)}"
 
 
+def attesting(columns: NodeColumns, domains: Collection[str]) -> Iterator[str]:
+    """The nodes of some domains that have attested: "nodes/{id}"."""
+    codes = [columns.values["domain"].known(domain) for domain in domains]
+    found = columns.column("present") & (columns.column("integrity") > 0)
+    found &= np.isin(columns.column("domain"), [code for code in codes if code is not None])
+    for row in np.flatnonzero(found).tolist():
+        yield f"nodes/{columns.ids.id_of(row)}"
+
+
+def run_out(columns: NodeColumns, after_ms: int, until_ms: int) -> Iterator[str]:
+    """The nodes whose verification ceased to count after one time and by another: "nodes/{id}"."""
+    ends = columns.column("attested_until_ms")
+    found = columns.column("present") & (columns.column("integrity") == Integrity.VERIFIED)
+    found &= (ends > after_ms) & (ends <= until_ms)
+    for row in np.flatnonzero(found).tolist():
+        yield f"nodes/{columns.ids.id_of(row)}"
+
+
 def _may_be_in_trouble(columns: NodeColumns, limits: Limits, now_ms: int) -> npt.NDArray[np.bool_]:
     drifting = columns.column("drift_state") == drift_pb2.DRIFT_STATE_DRIFTING
     found: npt.NDArray[np.bool_] = columns.column("present") & (
@@ -49,6 +69,7 @@ def _may_be_in_trouble(columns: NodeColumns, limits: Limits, now_ms: int) -> npt
         | np.isin(columns.column("phase"), _PHASES)
         | columns.column("conflicted")
         | columns.column("incident")
+        | np.isin(columns.column("integrity"), _NOT_VERIFIED)
         | _clock_is_off(columns, limits)
     )
     return found

@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from controller.attention.conditions import Severity
-from controller.attention.nodes import DriftSignal, NodeSignals, WaiverSignal
+from controller.attention.nodes import AttestationSignal, DriftSignal, NodeSignals, WaiverSignal
+from controller.attestation.policy import expected_in
+from controller.attestation.record import failure_words, state_at, state_in
+from controller.attestation.states import Integrity
 from controller.connectivity.spectrum import Mode
 from controller.lifecycle.stages import stage_of
 from controller.supply.gate import Gate
@@ -23,6 +26,7 @@ from federation.scan import Scan
 from federation.state import State
 from souverix.fleet.v1 import lifecycle_pb2, node_pb2, return_pb2
 from souverix.supply.v1 import artifact_pb2
+from souverix.trust.v1 import attestation_pb2
 
 #: Changes of connectivity looked at: more than any window asks for makes no difference.
 RECENT_CHANGES = 32
@@ -105,6 +109,7 @@ class TwinSignals:
             refused_ms=refused_ms,
             refused_words=refused_words,
             claimed_twice_ms=self._claimed_twice_ms(subject) if at.home.disputed else None,
+            attestation=self._attestation(domain, subject, now_ms),
             runs_unverified=runs,
             wants_unverified=wants,
         )
@@ -124,6 +129,22 @@ class TwinSignals:
             standing = gate.standing(domain, version, component) if version else None
             told.append(standing.words if standing is not None and not standing.is_verified else "")
         return told[0], told[1]
+
+    def _attestation(self, domain: str, subject: str, now_ms: int) -> AttestationSignal | None:
+        recorded = body_of(self._facts, Key(domain, subject, "attestation"))
+        expected = expected_in(self._facts, domain)
+        if (
+            recorded is None
+            or not expected.is_anything
+            or expected.on_failure < attestation_pb2.FAILURE_ACTION_ATTENTION
+        ):
+            return None
+        state = state_at(recorded, now_ms)
+        if state is Integrity.VERIFIED:
+            return None
+        since = recorded.since if state is state_in(recorded) else recorded.expire_time
+        words = failure_words(recorded) if state is Integrity.FAILED else state.name
+        return AttestationSignal(state is Integrity.FAILED, since.ToMilliseconds(), words)
 
     def _refused(self, domain: str, subject: str) -> tuple[int | None, str]:
         key = Key(domain, subject, "return_incident")

@@ -1,8 +1,8 @@
 """Takes in one volume of a bundle. Owns the order: all of it is judged before any of it is taken; what a run means is
 judged by the core, as of a session's runs.
 
-A volume is read twice. What was found good may change hands on disk in between, so the second reading checks all of it
-again, and the log's own receipt judges every run.
+A volume is read twice. What was found good may change hands on disk in between, so the second reading holds all of it
+to the hashes that were signed; the log's own receipt judges every run.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from controller.bundle.peers import BundlePeer, RingKeys, peer_of
 from controller.errors import ServiceError
 from controller.journal import Committed
 from controller.replica import Replica
-from controller.sync.examining import Examiner
 from controller.values import ValueStore, ValueStoreError
-from federation.bundles import Follower, Missing, Standing, held_positions
+from federation.bundles import Follower, Missing, Reread, Standing, held_positions
 from federation.clock import wall_ms_of
 from federation.codec import stream_from_message
 from federation.errors import InvalidWrite
@@ -122,12 +121,13 @@ class Importer:
             manifest = reader.manifest
             peer = self._addressed(manifest)
             self.total = sum(segment.events for segment in manifest.segments)
-            result = await self._judge(reader, peer)
+            follower = Follower(self._replica.state, peer.scope.may_bring)
+            result = await self._judge(reader, peer, follower)
             if check_only or result.outcome is Outcome.GAP:
                 return result
             if result.outcome is Outcome.GOOD:
                 self.phase, self.done = Phase.APPLYING, 0
-                await self._take(reader, peer, result)
+                await self._take(reader, peer, follower.read_again(), result)
                 result.outcome = Outcome.APPLIED
         await self._acknowledge(manifest, result)
         return result
@@ -173,9 +173,8 @@ class Importer:
             self._now_ms, self._ledger.newest_create_ms(), wall_ms_of(max(stamps, default=0))
         )
 
-    async def _judge(self, reader: BundleReader, peer: BundlePeer) -> Imported:
+    async def _judge(self, reader: BundleReader, peer: BundlePeer, follower: Follower) -> Imported:
         """Reads all of a volume and holds it against the log, without a trace."""
-        follower = Follower(self._replica.state, peer.scope.may_bring)
         result = Imported(Outcome.ALREADY_APPLIED, reader.manifest)
         contents = reader.contents(self._private)
         while (content := await asyncio.to_thread(next, contents, None)) is not None:
@@ -199,9 +198,10 @@ class Importer:
         result.applied, result.repeated = 0, self.total - follower.new_events
         return result
 
-    async def _take(self, reader: BundleReader, peer: BundlePeer, result: Imported) -> None:
+    async def _take(
+        self, reader: BundleReader, peer: BundlePeer, reread: Reread, result: Imported
+    ) -> None:
         """Writes the events to the log, a few proposals under way at a time, in order."""
-        examiner = Examiner(self._replica.state)
         under_way: deque[asyncio.Task[Committed[list[Receipt]]]] = deque()
         contents = reader.contents(self._private)
         try:
@@ -210,7 +210,7 @@ class Importer:
                 for runs in _portions(content.runs):
                     if len(under_way) >= PROPOSALS_UNDER_WAY:
                         self._settled(await under_way.popleft(), result)
-                    propose = self._propose(peer, examiner, runs)
+                    propose = self._propose(peer, reread, runs)
                     under_way.append(asyncio.create_task(propose))
                     # Its turn comes now, so that proposals reach the journal in this order.
                     await asyncio.sleep(0)
@@ -223,18 +223,18 @@ class Importer:
         result.applied = self.total - result.repeated
 
     async def _propose(
-        self, peer: BundlePeer, examiner: Examiner, runs: Sequence[event_pb2.Run]
+        self, peer: BundlePeer, reread: Reread, runs: Sequence[event_pb2.Run]
     ) -> Committed[list[Receipt]]:
         """Has runs received as those of a session are; what is held already is left out."""
         state = self._replica.state
         findings = [
-            examiner.examine(run)
+            (run, reread.examine(run))
             for run in runs
             if run.seal.sequence > state.received(stream_from_message(run.stream))
         ]
 
         def receive(proposal: Proposal) -> list[Receipt]:
-            return [proposal.receive(peer.controller, found.run, found) for found in findings]
+            return [proposal.receive(peer.controller, run, found) for run, found in findings]
 
         return await self._replica.journal().submit(receive)
 
@@ -287,7 +287,7 @@ def _portions(runs: Iterable[event_pb2.Run]) -> Iterator[list[event_pb2.Run]]:
     portion: list[event_pb2.Run] = []
     size = 0
     for run in runs:
-        run_bytes = sum(map(len, run.events))
+        run_bytes = run.ByteSize()
         if portion and size + run_bytes > PROPOSED_BYTES:
             yield portion
             portion, size = [], 0

@@ -71,6 +71,11 @@ class Asked:
     decided_by: str = ""
     #: The hardware the node stands on.
     old_hardware: supply_chain_pb2.HardwareIdentity | None = field(default=None)
+    #: Of a quarantine: it ends with a verification only.
+    requires_attestation: bool = False
+    #: Of a release: when the node was last verified, as far as that counts now, and that it does not matter.
+    verified_ms: int | None = None
+    overrides_attestation: bool = False
 
 
 def transit(
@@ -88,6 +93,8 @@ def transit(
             state=before.name,
             legal=legal,
         )
+    if asked.transition is _T.RELEASE_FROM_QUARANTINE:
+        _check_attested(recorded, asked)
     entered = lifecycle_pb2.LifecycleState(
         phase=edge.to.phase,
         state=edge.to.state,
@@ -101,6 +108,7 @@ def transit(
     if asked.expire_ms is not None:
         entered.expire_time.CopyFrom(_timestamp(asked.expire_ms))
     entered.exit_condition = asked.exit_condition
+    entered.requires_attestation = asked.requires_attestation
     if asked.transition is _T.REPLACE_HARDWARE and asked.old_hardware is not None:
         entered.replaced_hardware.CopyFrom(asked.old_hardware)
     if recorded is not None and before is Stage.DECOMMISSIONING_GRACEFUL:
@@ -140,6 +148,11 @@ def _check_brought(asked: Asked, now_ms: int) -> None:
             raise InvalidWrite(f"{asked.transition.name} needs {name}", field=name)
         if brought[name] and not needed:
             raise InvalidWrite(f"{asked.transition.name} takes no {name}; leave it out", field=name)
+    if asked.overrides_attestation and asked.transition is not _T.RELEASE_FROM_QUARANTINE:
+        raise InvalidWrite(
+            f"{asked.transition.name} takes no override_attestation; leave it out",
+            field="override_attestation",
+        )
     if asked.step and asked.step not in CHECKLIST:
         raise InvalidWrite(f"step {asked.step} is none of the checklist", field="step")
     if asked.expire_ms is None:
@@ -148,6 +161,22 @@ def _check_brought(asked: Asked, now_ms: int) -> None:
         days = MAX_MAINTENANCE_S // 86_400
         raise InvalidWrite(
             f"expire_time must be ahead, by at most {days} days", field="expire_time"
+        )
+
+
+def _check_attested(recorded: lifecycle_pb2.LifecycleState | None, asked: Asked) -> None:
+    """A node whose attestation failed is released once it was verified since, unless somebody says it need not be."""
+    if recorded is None or not recorded.requires_attestation or asked.overrides_attestation:
+        return
+    since_ms = recorded.last_transition_time.ToMilliseconds()
+    if asked.verified_ms is None or asked.verified_ms <= since_ms:
+        raise WrongState(
+            "its attestation failed, and it was not verified since: put right what is wrong, have it attest with "
+            "'souverixctl attestation attest NODE --wait', and release it then; or override that "
+            "(override_attestation) with a reason",
+            phase="QUARANTINED",
+            state="",
+            missing="attestation",
         )
 
 

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from google.protobuf.duration_pb2 import Duration
 
+from controller.bearer import current_bearer
 from controller.journal import Journal
 from controller.nodelink.agent_keys import draft_pin, is_vouched, pinned_key
 from controller.nodelink.commits import commit
@@ -27,6 +28,7 @@ from controller.nodelink.relay_call import RelayedCall
 from controller.nodelink.reports import NodeMoved, ProtocolBroken, ReportIntake, highest_report
 from controller.nodelink.returning import Return
 from controller.nodelink.session import Session, SessionState, Step
+from controller.nodelink.speaker import Speaker
 from controller.twin.facts import Home
 from controller.values import StoreFull, ValueStoreError
 from federation.errors import InvalidWrite
@@ -63,6 +65,8 @@ class Conversation:
         self._session = Session(secrets.token_bytes(TOKEN_BYTES))
         self._link: Link | None = None
         self._return: Return | None = None
+        #: Set where a relay stands in between, and TLS is on.
+        self._speaker: Speaker | None = None
         self._reader: asyncio.Task[None] | None = None
 
     async def frames(self) -> AsyncGenerator[Response, None]:
@@ -108,6 +112,7 @@ class Conversation:
         link.left(End("connection_lost", "the stream broke"))
         desk.dispatcher.link_closed(link)
         desk.connectivity.link_closed(link)
+        desk.attesting.link_closed(link)
         ended = link.end_reason
         _log.info("link ended", extra={"node": link.node, "cause": ended.reason if ended else ""})
 
@@ -185,11 +190,17 @@ class Conversation:
             desk.replica.lease_valid,
         )
         link.peer, link.relay, link.vouched = self._peer, relay, agent.vouched
+        bearer = current_bearer()
+        if agent.vouched is not None and bearer is not None:
+            is_own = bearer.fingerprint == agent.vouched.fingerprint
+            link.watched = None if is_own else agent.vouched
         link.backlog_reports = left
         desk.links.add(link)
         intake = ReportIntake(link, highest, desk.values, _wall_ms, self._durable)
         back = Return(desk, link, intake, journal, self._peer, hello.public_key)
         self._link, self._return = link, back
+        if relay and agent.vouched is not None:
+            self._speaker = Speaker(desk.verifier, hello.public_key, self._session.token)
         self._welcome(link, highest)
         _log.info("link opened", extra={"node": link.node, "agent": hello.agent_version})
         return link, intake, back
@@ -204,6 +215,7 @@ class Conversation:
             reports_acknowledged=highest,
             session_token=self._session.token,
             locked=self._session.state is not SessionState.LIVE,
+            signed=self._speaker is not None,
         )
         link.send(Response(welcome=welcome))
         if self._session.state is SessionState.QUARANTINED:
@@ -214,6 +226,7 @@ class Conversation:
             link.send(Response(isolated=isolated))
         desk.dispatcher.link_opened(link)
         desk.connectivity.link_opened(link)
+        desk.attesting.link_opened(link)
 
     def _durable(self, reports: int) -> None:
         if self._link is not None:
@@ -262,6 +275,8 @@ class Conversation:
             link.heard_s = time.monotonic()
             if link.contest is not None:
                 await desk.heard_while_contested(link, journal)
+            if self._speaker is not None:
+                request = self._speaker.opened(request)
             kind = request.WhichOneof("kind") or ""
             if kind and not self._session.takes(kind):
                 raise ProtocolBroken(f"a {kind} is out of place while {self._session.state.name}")
@@ -277,6 +292,8 @@ class Conversation:
                     desk.dispatcher.answered(link, request.result)
                 case "replay_chunk":
                     back.take(request.replay_chunk)
+                case "attestation":
+                    desk.attesting.answered(link, request.attestation, self._peer)
                 case "goodbye":
                     link.left(End("agent_stopped", request.goodbye.reason[:200]))
                     return

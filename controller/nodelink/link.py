@@ -72,6 +72,8 @@ class Link:
         self.relay = ""
         #: Whose certificate vouches for the agent's key; None without TLS.
         self.vouched: Bearer | None = None
+        #: The same, where the stream does not end with that certificate by itself: a relay's, that said nothing of it.
+        self.watched: Bearer | None = None
         self.opened_s = now_s
         self.heard_s = now_s
         self.rtt_s: float | None = None

@@ -11,6 +11,7 @@ VOUCHER_TAG = b"souverix.voucher.v1\0"
 CHAIN_TAG = b"souverix.replay.v1\0"
 END_TAG = b"souverix.replay-end.v1\0"
 CUSTODY_TAG = b"souverix.custody.v1\0"
+SAID_TAG = b"souverix.said.v1\0"
 
 #: Raw Ed25519 public keys (RFC 8032).
 PUBLIC_KEY_BYTES = 32
@@ -53,6 +54,11 @@ def custody_message(last: int, head: bytes) -> bytes:
     with node, source and first number.
     """
     return CUSTODY_TAG + _part(b"%d" % last) + head
+
+
+def said_message(token: bytes, frame: bytes) -> bytes:
+    """What an agent signs of a frame that goes through a relay: the session, and the frame as it is serialised."""
+    return SAID_TAG + _part(token) + frame
 
 
 def _part(value: bytes) -> bytes:

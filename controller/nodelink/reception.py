@@ -17,6 +17,7 @@ from controller.bearer import Bearers
 from controller.journal import Journal
 from controller.log.errors import LogError
 from controller.nodelink.admission import Admission
+from controller.nodelink.attesting import Attesting
 from controller.nodelink.connectivity import ConnectivityRecorder
 from controller.nodelink.dispatch import Dispatcher
 from controller.nodelink.elsewhere import Elsewhere
@@ -78,6 +79,7 @@ class Reception:
         self.incidents = Incidents(time.monotonic())
         self.elsewhere = Elsewhere()
         self.verifier = Ed25519Verifier()
+        self.attesting = Attesting(replica, self.links, self.verifier)
         self.journal: Journal | None = None
         self._kept: set[asyncio.Task[None]] = set()
         self._master: tuple[float, str] = (float("-inf"), "")
@@ -150,6 +152,7 @@ class Reception:
                 )
             self.links.remove(held)
             self.dispatcher.link_closed(held)
+            self.attesting.link_closed(held)
         if self.links.is_full:
             raise NotWelcome(
                 nodelink_pb2.LINK_END_UNSPECIFIED,

@@ -162,6 +162,7 @@ class Return:
         desk.connectivity.reconciled(link)
         link.send(Response(lock_released=nodelink_pb2.LockReleased()))
         desk.dispatcher.link_opened(link)
+        desk.attesting.link_opened(link)
         _log.info(
             "a node has returned",
             extra={"node": link.node, "reports": replay.applied if replay is not None else 0},
@@ -191,6 +192,7 @@ class Return:
         isolated = nodelink_pb2.Isolated(reason=violation.reason, message=violation.evidence)
         link.send(Response(isolated=isolated))
         self._desk.dispatcher.link_opened(link)
+        self._desk.attesting.link_opened(link)
         _log.warning("a backlog was refused", extra={"node": link.node, "cause": str(violation)})
 
     async def _resolve(self) -> None:

@@ -39,7 +39,7 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
         self.desk = Reception(replica, values, bearers)
         self.links = self.desk.links
         if bearers is not None:
-            bearers.on_recheck.append(lambda: self._end_unvouched(bearers.still_holds))
+            bearers.on_recheck.append(lambda: self._end_unvouched(bearers.why_refused))
         replica.add_duty(self.duty)
 
     async def duty(self, journal: Journal) -> None:
@@ -52,6 +52,7 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(desk.dispatcher.run(journal))
                     tasks.create_task(desk.connectivity.run(journal))
+                    tasks.create_task(desk.attesting.run(journal))
                     tasks.create_task(self._sweep(journal))
         finally:
             desk.journal = None
@@ -99,18 +100,17 @@ class NodeLinkService(nodelink_pb2_grpc.NodeLinkServiceServicer):
             await asyncio.sleep(self._replica.config.agents.heartbeat_interval_s)
 
     def _end_expired(self) -> None:
-        """Ends the links of nodes whose certificate has ended. A stream of the node's own ends with its certificate
-        anyway; one that a relay carries does not.
-        """
+        """Ends the links of nodes whose certificate has ended, where their stream does not end with it by itself."""
         bearers = self.desk.bearers
         if bearers is not None:
-            self._end_unvouched(lambda vouched: not bearers.has_ended(vouched))
+            self._end_unvouched(lambda b: "it has ended" if bearers.has_ended(b) else "")
 
-    def _end_unvouched(self, holds: Callable[[Bearer], bool]) -> None:
+    def _end_unvouched(self, why: Callable[[Bearer], str]) -> None:
         for link in self.links:
-            if link.vouched is not None and not holds(link.vouched):
+            cause = why(link.watched) if link.watched is not None else ""
+            if cause:
                 message = (
-                    f"the certificate that vouched for {link.node}'s key holds no more; renew it"
+                    f"the certificate that vouched for {link.node}'s key holds no more: {cause}"
                 )
                 _end(link, nodelink_pb2.LINK_END_IDENTITY, "certificate_ended", message)
 

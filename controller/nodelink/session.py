@@ -99,9 +99,9 @@ IN_PLACE: Final[Mapping[SessionState, frozenset[str]]] = {
     _S.ADMITTED: _ALWAYS,
     _S.REPLAYING: _ALWAYS | {"replay_chunk"},
     _S.RECONCILING: _ALWAYS | {"chunk"},
-    _S.LIVE: _ALWAYS | {"report", "chunk", "result"},
+    _S.LIVE: _ALWAYS | {"report", "chunk", "result", "attestation"},
     # Chunks of a backlog that was refused meanwhile may still be on their way.
-    _S.QUARANTINED: _ALWAYS | {"result", "replay_chunk"},
+    _S.QUARANTINED: _ALWAYS | {"result", "replay_chunk", "attestation"},
 }
 
 #: States in which the lock is off. An isolated node is sent only what its lifecycle allows.

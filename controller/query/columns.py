@@ -42,6 +42,8 @@ NUMBERS: dict[str, tuple[Any, float]] = {
     "optimistic": (np.bool_, False),
     "conflicted": (np.bool_, False),
     "incident": (np.bool_, False),
+    "integrity": (np.uint8, 0),
+    "attested_until_ms": (np.int64, NEVER),
 }
 
 #: Columns that hold codes, with the empty value of each.
@@ -66,7 +68,14 @@ BASIS: dict[str, Any] = {"inputs": f"S{DIGEST_BYTES}", "grounds": np.int32}
 #: Values of the column "stale": what of a row is to be made again.
 COMPARE, READ = 1, 2
 
-_TIMES = ("mode_since_ms", "report_ms", "node_clock_ms", "create_ms", "update_ms")
+_TIMES = (
+    "mode_since_ms",
+    "report_ms",
+    "node_clock_ms",
+    "create_ms",
+    "update_ms",
+    "attested_until_ms",
+)
 _LARGEST_TIME = 2**63 - 1
 _LARGEST_COUNT = 2**32 - 1
 

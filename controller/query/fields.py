@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from typing import Any, Final, NamedTuple
 
-from souverix.fleet.v1 import connectivity_pb2, drift_pb2, lifecycle_pb2, node_pb2
+from souverix.fleet.v1 import connectivity_pb2, drift_pb2, lifecycle_pb2, node_pb2, supply_chain_pb2
 
 
 class Kind(enum.Enum):
@@ -76,6 +76,10 @@ FIELDS: Final = (
     Field("drift.waived_objects", (), _K.NUMBER, "drift_waived"),
     Field("drift.last_sync_time", ("report_time",), _K.TIME, "report_ms"),
     Field("drift.stale_by", ("stale_by",), _K.DURATION, "stale_ms"),
+    Field("trust.runtime_attestation.integrity_state", ("attestation", "integrity"), _K.ENUM,
+          "integrity", supply_chain_pb2.IntegrityState.DESCRIPTOR),
+    Field("trust.runtime_attestation.expire_time", ("attested_until",), _K.TIME,
+          "attested_until_ms"),
     Field("create_time", (), _K.TIME, "create_ms"),
     Field("update_time", (), _K.TIME, "update_ms"),
     Field("optimistic", (), _K.FLAG, "optimistic"),

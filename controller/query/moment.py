@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from controller.attestation.states import Integrity
 from controller.query.columns import Column, NodeColumns, Rows
 from controller.query.summary import NEVER
 
@@ -31,8 +32,10 @@ class Moment:
 
     def column(self, name: str, rows: Rows = ALL_ROWS) -> Column:
         """A column of `NodeColumns`, or one that is computed: "mode", "mode_since_ms" and "last_known_mode", "unknown"
-        and "unknown_since_ms", "stale_ms".
+        and "unknown_since_ms", "stale_ms", "integrity".
         """
+        if name == "integrity":
+            return self._integrity(rows)
         if name == "stale_ms":
             return self._stale_ms(rows)
         if name == "unknown":
@@ -72,6 +75,16 @@ class Moment:
             return np.zeros_like(mode) if last_known else mode
         unknown = self._unknown_since_ms(rows) != NEVER
         shown: npt.NDArray[Any] = np.where(unknown == last_known, mode, 0)
+        return shown
+
+    def _integrity(self, rows: Rows) -> Column:
+        """As it was recorded, unless a verification has run out since."""
+        recorded = self.columns.column("integrity", rows)
+        until = self.columns.column("attested_until_ms", rows)
+        has_run_out = (recorded == Integrity.VERIFIED) & (until <= self.now_ms)
+        shown: npt.NDArray[Any] = np.where(
+            has_run_out, recorded.dtype.type(Integrity.EXPIRED), recorded
+        )
         return shown
 
     def _stale_ms(self, rows: Rows) -> Column:

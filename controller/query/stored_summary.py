@@ -34,9 +34,17 @@ _ALIKE = (
     "optimistic",
     "conflicted",
     "incident",
+    "integrity",
 )
 
-_TIMES = ("mode_since_ms", "report_ms", "node_clock_ms", "create_ms", "update_ms")
+_TIMES = (
+    "mode_since_ms",
+    "report_ms",
+    "node_clock_ms",
+    "create_ms",
+    "update_ms",
+    "attested_until_ms",
+)
 
 
 def _form() -> str:
@@ -109,6 +117,8 @@ def unpack(domain: str, data: bytes) -> tuple[NodeSummary, Basis]:
         m.optimistic,
         m.conflicted,
         m.incident,
+        m.integrity,
+        m.attested_until_ms if m.HasField("attested_until_ms") else NEVER,
         m.valid_until_ms if m.HasField("valid_until_ms") else sys.maxsize,
     )
     return summary, Basis(Grounds(m.policies, m.admissions, m.gated), m.inputs)

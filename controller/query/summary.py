@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from controller.attestation.record import state_in
 from controller.query.likeness import (
     ALONE,
     Basis,
@@ -79,6 +80,9 @@ class NodeSummary(NamedTuple):
     conflicted: bool = False
     #: A return was not in order, and none has put it right.
     incident: bool = False
+    #: As it was recorded; whether it still holds at a time is `Moment`'s to say.
+    integrity: int = 0
+    attested_until_ms: int = NEVER
     #: When a waiver ends, so that the drift is another; `sys.maxsize`: never.
     valid_until_ms: int = sys.maxsize
 
@@ -149,6 +153,7 @@ _READ_ASPECTS = frozenset(
         "link_state",
         "drift_waiver",
         "return_incident",
+        "attestation",
     }
 )
 _OPTIMISTIC_ASPECTS = frozenset({"node_spec", "desired_state", "drift_waiver"})
@@ -190,6 +195,11 @@ def _reported(bodies: dict[str, Any]) -> dict[str, Any]:
     incident = bodies.get("return_incident")
     if incident is not None:
         fields.update(incident=not incident.HasField("resolve_time"))
+    attested = bodies.get("attestation")
+    if attested is not None:
+        fields.update(integrity=int(state_in(attested)))
+        if attested.HasField("expire_time"):
+            fields["attested_until_ms"] = attested.expire_time.ToMilliseconds()
     return fields
 
 

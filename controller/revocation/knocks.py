@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 #: Callers remembered: more than anybody looks at. Beyond it those that were silent longest are forgotten.
 MAX_CALLERS = 1000
 
-#: A caller that was silent for so long has given up, or has a new certificate: agents try every half minute.
+#: A caller that was silent for so long has given up, or has a new certificate: agents try every half minute. That its
+#: name came in meanwhile says nothing: a thief may call beside the one it robbed.
 SILENT_AFTER_MS = 15 * 60 * 1000
 
 
@@ -46,10 +47,6 @@ class Knocks:
         self._callers.move_to_end(caller)
         if len(self._callers) > MAX_CALLERS:
             self._callers.popitem(last=False)
-
-    def came_in(self, domain: str, principal: str) -> None:
-        """A caller was let in: it has another certificate by now."""
-        self._callers.pop((domain, principal), None)
 
     def recent(self) -> Iterator[Knock]:
         """The callers that have not been silent for long."""

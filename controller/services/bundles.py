@@ -248,6 +248,7 @@ class BundleService(bundle_service_pb2_grpc.BundleServiceServicer):
             action=f"souverix.bundle.v1.BundleService/{method}",
             resource=resource,
             source=caller.source,
+            issued_by=caller.issued_by,
             outcome=audit_pb2.AUDIT_OUTCOME_ALLOWED,
             message=message,
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2
 
+from airgap.errors import BundleRefused
 from controller.access.errors import AccessDenied
 from controller.bearer import (
     Proof,
@@ -101,6 +102,24 @@ def caller_of(context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
     return Caller(text, context.peer(), context.time_remaining())
 
 
+#: What is decided against a caller. Other errors of services tell of the controller: its load, its links, its log.
+Refusal = FederationError | ServiceError | BundleRefused
+
+_REFUSING = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.UNAUTHENTICATED,
+)
+
+
+def refusal_in(error: Exception) -> Refusal | None:
+    """The error, if it is a decision against the caller; None: it is none."""
+    if isinstance(error, (FederationError, BundleRefused)):
+        return error
+    return error if isinstance(error, ServiceError) and error.code in _REFUSING else None
+
+
 _DENIALS = (code_pb2.PERMISSION_DENIED, code_pb2.FAILED_PRECONDITION, code_pb2.UNAUTHENTICATED)
 
 
@@ -156,6 +175,14 @@ class Proving(Protocol):
         """The call lasts as long as the block, at most as long as the proof is good. Raises `BearerRefused` then."""
 
 
+def _asked_about(request: Any) -> str:
+    """The resource that a request names, if it names one."""
+    if not isinstance(request, Message):
+        return ""
+    named = (getattr(request, field, "") for field in ("name", "node"))
+    return next((each for each in named if isinstance(each, str) and each), "")
+
+
 class RefusalAudit:
     """Writes refused calls to the audit log, at a bounded rate."""
 
@@ -165,10 +192,8 @@ class RefusalAudit:
         self._filled_s = time.monotonic()
         self._suppressed = 0
 
-    async def note(
-        self, method: str, caller: Caller, error: FederationError | BearerRefused
-    ) -> None:
-        """Takes note of a refusal; never raises."""
+    async def note(self, method: str, caller: Caller, error: Refusal, request: Any = None) -> None:
+        """Takes note of a refusal, and of what the request was about; never raises."""
         if not self._replica.is_master:
             return
         now = time.monotonic()
@@ -180,20 +205,24 @@ class RefusalAudit:
         self._tokens -= 1
         status = status_of(error)
         denied = status.code in _DENIALS
+        metadata: Mapping[str, str] = getattr(error, "metadata", {})
         record = audit_pb2.AuditRecord(
             principal=caller.principal,
             action=method.lstrip("/"),
-            resource=error.metadata.get("subject", error.metadata.get("domain", ""))[:MAX_TEXT],
+            resource=(
+                metadata.get("subject") or _asked_about(request) or metadata.get("domain", "")
+            )[:MAX_TEXT],
             source=caller.source,
+            issued_by=caller.issued_by,
             outcome=(
                 audit_pb2.AUDIT_OUTCOME_DENIED if denied else audit_pb2.AUDIT_OUTCOME_REJECTED
             ),
-            reason=error.reason,
+            reason=str(error.reason),
             message=str(error)[:MAX_TEXT],
             suppressed_count=self._suppressed,
         )
         self._suppressed = 0
-        domain = error.metadata.get("domain") or self._replica.config.controller.domain
+        domain = metadata.get("domain") or self._replica.config.controller.domain
         try:
             await self._replica.journal().submit(lambda p: write_audit(p, record, domain=domain))
         except (JournalError, LogError, FederationError):
@@ -325,7 +354,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     async with self._standing(proof):
                         return await inner(_parsed(request), context)
                 except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
-                    await self._refuse(method, context, error)
+                    await self._refuse(method, request, context, error)
 
         return call
 
@@ -338,7 +367,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                             inner, request, context, Admission(self._gate, method, request, context)
                         )
                 except Exception as error:  # noqa: BLE001 every failure must reach the caller as a status
-                    await self._refuse(method, context, error)
+                    await self._refuse(method, request, context, error)
 
         return call
 
@@ -361,7 +390,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return self._proving.standing(proof)
 
     async def _refuse(
-        self, method: str, context: grpc.aio.ServicerContext[Any, Any], error: Exception
+        self,
+        method: str,
+        request: Any,
+        context: grpc.aio.ServicerContext[Any, Any],
+        error: Exception,
     ) -> None:
         if isinstance(error, (grpc.aio.AbortError, grpc.aio.InternalError)):
             raise error  # It was refused already, or the caller left while a response was on its way.
@@ -377,10 +410,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if status_of(error).code == code_pb2.INTERNAL:
             _log.exception("a call failed", extra={"method": method}, exc_info=error)
         reading = method.rpartition("/")[2].startswith(READING)
-        if isinstance(error, (BearerRefused, AccessDenied)) or (
-            isinstance(error, FederationError) and not reading
+        refusal = refusal_in(error)
+        if refusal is not None and (
+            not reading or isinstance(refusal, (BearerRefused, AccessDenied))
         ):
             # A request may be refused before anybody asked who sends it, and its principal be malformed too.
             with contextlib.suppress(ServiceError):
-                await self._audit.note(method, caller_of(context), error)
+                await self._audit.note(method, caller_of(context), refusal, request)
         await abort(context, error)

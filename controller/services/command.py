@@ -245,7 +245,8 @@ class CommandService(command_service_pb2_grpc.CommandServiceServicer):
                 return
             await asyncio.sleep(len(view.deliveries) * WATCH_PAUSE_A_TARGET_S)
             try:
-                await asyncio.wait_for(changed.wait(), end_s - time.monotonic())
+                async with asyncio.timeout(end_s - time.monotonic()):
+                    await changed.wait()
             except TimeoutError:
                 return
 

@@ -43,7 +43,11 @@ STATED: dict[str, tuple[str, ...]] = {
 }
 
 #: Parts that are transitions, each with its aspect.
-TRANSITION_PARTS = {"connectivity": "link_state", "lifecycle": "lifecycle"}
+TRANSITION_PARTS = {
+    "connectivity": "link_state",
+    "lifecycle": "lifecycle",
+    "trust": "attestation",
+}
 
 #: Short names that stand for no path of the node.
 ELSEWHERE = {

@@ -23,7 +23,7 @@ def connectivity_history(replica: Replica, request: Any) -> fleet.ListConnectivi
     node, freshness, domain = _subject(replica, request)
     reply = fleet.ListConnectivityHistoryResponse(as_of_time=freshness.as_of(domain))
     reply.ledger.node = node
-    for write in _within(replica, request, domain, f"nodes/{node}", "link_state"):
+    for write in transitions_within(replica, request, domain, f"nodes/{node}", "link_state"):
         link = reply.ledger.history.add()
         link.CopyFrom(write.body())
         if not link.HasField("since"):
@@ -37,7 +37,7 @@ def lifecycle_history(replica: Replica, request: Any) -> fleet.ListLifecycleHist
     node, freshness, domain = _subject(replica, request)
     reply = fleet.ListLifecycleHistoryResponse(as_of_time=freshness.as_of(domain))
     reply.timeline.node = node
-    for write in _within(replica, request, domain, f"nodes/{node}", "lifecycle"):
+    for write in transitions_within(replica, request, domain, f"nodes/{node}", "lifecycle"):
         entered = reply.timeline.transitions.add()
         entered.CopyFrom(write.body())
         entered.decided_by = entered.decided_by or write.principal
@@ -50,7 +50,7 @@ def _subject(replica: Replica, request: Any) -> tuple[str, Freshness, str]:
     return node, freshness_of(replica), at.home.domain
 
 
-def _within(
+def transitions_within(
     replica: Replica, request: Any, domain: str, subject: str, aspect: str
 ) -> Iterator[Write]:
     """What is held of the time asked for. Raises `InvalidWrite` for a time that ends before it begins."""

@@ -4,8 +4,12 @@ where the write may be made is the write path's.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from controller.access.errors import AccessDenied
+from controller.access.roles import Role
+from controller.attestation.record import verified_ms
 from controller.lifecycle.stages import Stage, Transition, stage_of
 from controller.lifecycle.transitions import Asked, transit
 from controller.nodelink.agent_keys import pinned_key
@@ -17,11 +21,12 @@ from controller.services.fleet_fields import check_node_spec, check_text, id_in_
 from controller.services.fleet_nodes import NodeWrites
 from controller.services.fleet_rules import required_node
 from controller.twin.facts import body_of, timestamp
-from controller.writes import Draft
+from controller.writes import Caller, Draft
 from federation.authority import Permission
 from federation.errors import InvalidWrite, WrongState
 from federation.identifiers import Key
 from souverix.fleet.v1 import fleet_service_pb2, lifecycle_pb2, node_pb2, return_pb2
+from souverix.trust.v1 import attestation_pb2
 
 
 class LifecycleWrites:
@@ -45,16 +50,22 @@ class LifecycleWrites:
                 field="transition",
             )
         domain = required_node(self._replica.state, subject).home.domain
+        caller = caller_of(context)
 
         def decide(draft: Draft) -> None:
             self._nodes.check(draft, request, subject, domain)
+            if request.override_attestation:
+                self._check_may_override(caller, domain)
             proposal = draft.proposal
             recorded = body_of(proposal, Key(domain, subject, "lifecycle"))
             spec = node_pb2.NodeSpec()
             held = body_of(proposal, Key(domain, subject, "node_spec"))
             if held is not None:
                 spec.CopyFrom(held)
-            entered = transit(recorded, _asked(request, draft.principal, spec), proposal.wall_ms)
+            asked = _asked(request, draft.principal, spec)
+            attested = body_of(proposal, Key(domain, subject, "attestation"))
+            asked = replace(asked, verified_ms=verified_ms(attested, proposal.wall_ms))
+            entered = transit(recorded, asked, proposal.wall_ms)
             if request.step == lifecycle_pb2.DECOMMISSION_STEP_CERTIFICATES_REVOKED:
                 self._check_revoked(domain, subject)
             draft.write(domain, subject, "lifecycle", entered)
@@ -67,13 +78,27 @@ class LifecycleWrites:
         return await self._nodes.write(
             "TransitionNode",
             request,
-            caller_of(context),
+            caller,
             domain,
             subject,
             (Permission.OPERATE,),
             decide,
             fleet_service_pb2.TransitionNodeResponse,
         )
+
+    def _check_may_override(self, caller: Caller, domain: str) -> None:
+        """Who may not accept measurements does not get around them either. Raises `AccessDenied`."""
+        gate = self._replica.gate
+        if gate.enforced and not gate.grants().covers(
+            gate.bearing_of(caller), Role.DOMAIN_ADMIN, domain
+        ):
+            raise AccessDenied(
+                f"{caller.principal} may release nodes of domain {domain}, and not without a verified attestation: "
+                "that is for its domain-admins",
+                principal=caller.principal,
+                role=Role.DOMAIN_ADMIN.label,
+                domain=domain,
+            )
 
     def _check_revoked(self, domain: str, subject: str) -> None:
         """Refuses to confirm that a node's certificates are revoked when they are not. Without TLS it has none.
@@ -140,7 +165,18 @@ def draft_key_given_up(draft: Draft, domain: str, subject: str, reason: str) -> 
     given_up = return_pb2.AgentKey(reason=reason, time=timestamp(proposal.wall_ms))
     draft.write(domain, subject, "agent_key", given_up)
     draft_resolution(proposal, domain, node, principal=draft.principal, request_id=draft.request_id)
+    _draft_attester_given_up(draft, domain, subject)
     return True
+
+
+def _draft_attester_given_up(draft: Draft, domain: str, subject: str) -> None:
+    """The attester's key went with the agent's: the next one is believed. What was pinned of the host stays."""
+    held = body_of(draft.proposal, Key(domain, subject, "attestation_baseline"))
+    if held is not None and held.public_key:
+        baseline = attestation_pb2.AttestationBaseline()
+        baseline.CopyFrom(held)
+        baseline.ClearField("public_key")
+        draft.write(domain, subject, "attestation_baseline", baseline)
 
 
 def _asked(request: Any, principal: str, spec: node_pb2.NodeSpec) -> Asked:
@@ -153,4 +189,5 @@ def _asked(request: Any, principal: str, spec: node_pb2.NodeSpec) -> Asked:
         request.hardware if request.HasField("hardware") else None,
         principal,
         spec.hardware if spec.HasField("hardware") else None,
+        overrides_attestation=request.override_attestation,
     )

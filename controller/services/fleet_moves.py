@@ -88,10 +88,11 @@ class LateWrites:
 
     def _touched(self, applied: Applied) -> Iterator[str]:
         """Nodes a commit wrote to under a key that this controller moved them away from."""
-        for key in applied.keys:
+        domains = self._state.domains_of_subject
+        for _, subject, _ in applied.keys:
             if (
-                key.subject.startswith("nodes/")
-                and len(self._state.domains_of_subject.get(key.subject, ())) > 1
-                and any(True for _ in moved_away(self._state, self._me, key.subject))
+                subject.startswith("nodes/")
+                and len(domains.get(subject, ())) > 1
+                and any(True for _ in moved_away(self._state, self._me, subject))
             ):
-                yield key.subject
+                yield subject

@@ -30,6 +30,10 @@ MAX_FORWARDS = 4096
 #: Request or response of a forwarded write: a message of the largest size on the link, less its envelope.
 MAX_FORWARD_BYTES = 3 * 1024 * 1024 + 512 * 1024
 
+#: Of a method's name and of a domain's id, in what is said of a write that is refused.
+MAX_METHOD = 128
+MAX_ID = 63
+
 #: Wait for the outcome of a forwarded write when the caller set no deadline.
 FORWARD_TIMEOUT_S = 10.0
 
@@ -39,6 +43,9 @@ class Local(Protocol):
 
     async def execute(self, method: str, request: bytes, caller: Caller) -> bytes:
         """The serialised response. Raises what the method's handler raises."""
+
+    async def note_refusal(self, method: str, caller: Caller, error: ServiceError) -> None:
+        """Has it audited that a peer's write was refused before it was executed."""
 
 
 class NextHop(Protocol):
@@ -166,7 +173,7 @@ class Forwards:
         reply = sync_pb2.ForwardReply(id=forward.id)
         self._serving[driver] += 1
         try:
-            self._check(driver, forward, of_child=of_child)
+            await self._check(driver, forward, caller, of_child=of_child)
             if forward.to_controller == self._replica.config.controller.id:
                 response = await self._local.execute(forward.method, forward.request, caller)
                 if len(response) > MAX_FORWARD_BYTES:
@@ -192,9 +199,16 @@ class Forwards:
                 del self._serving[driver]
         return reply
 
-    def _check(self, driver: SessionDriver, forward: sync_pb2.Forward, *, of_child: bool) -> None:
-        """Refuses what is too much, and a child that speaks for others than itself and those below it: whose word it
-        is decides what may be written.
+    async def _check(
+        self,
+        driver: SessionDriver,
+        forward: sync_pb2.Forward,
+        caller: Caller,
+        *,
+        of_child: bool,
+    ) -> None:
+        """Refuses what is too much, and what a peer may not say. The latter is audited: the peer is broken, or not what
+        it says.
         """
         if self._serving.total() > MAX_FORWARDS:
             raise ServiceError(
@@ -203,25 +217,51 @@ class Forwards:
                 f"{MAX_FORWARDS} forwarded writes are under way here already; retry later",
                 retry_after_ms=1000,
             )
+        untrue = self._untruth(driver, forward, of_child=of_child)
+        if untrue is not None:
+            # Nobody is named in the audit log on the word of a peer that is not believed.
+            doubted = Caller(caller.source, caller.source)
+            await self._local.note_refusal(forward.method[:MAX_METHOD], doubted, untrue)
+            raise untrue
+
+    def _untruth(
+        self, driver: SessionDriver, forward: sync_pb2.Forward, *, of_child: bool
+    ) -> ServiceError | None:
+        """What is wrong with what a peer says of a write: whose word it is decides what may be written. A child speaks
+        for itself and those below it, and for people whom the first of these knows by its own domain's word, or by
+        that of one below.
+        """
         table = self._replica.state.authority
         peer, below = driver.session.peer, driver.session.peer_domain
-        served = [table.domain_served_by(controller) for controller in forward.via]
-        truthful = bool(forward.via) and forward.via[-1] == peer
-        if of_child:
-            truthful = truthful and all(d is not None and table.is_within(d, below) for d in served)
         if not _is_named(forward):
-            raise ServiceError(
+            return ServiceError(
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "PRINCIPAL_MALFORMED",
                 f"{peer} passed on a write of somebody whose name, or whose groups, are none",
             )
+        served = [table.domain_served_by(controller) for controller in forward.via]
+        truthful = bool(forward.via) and forward.via[-1] == peer
+        if of_child:
+            truthful = truthful and all(d is not None and table.is_within(d, below) for d in served)
         if not truthful:
-            raise ServiceError(
+            return ServiceError(
                 grpc.StatusCode.PERMISSION_DENIED,
                 "FORWARD_UNTRUE",
                 f"{peer} passed on a write as coming by way of {', '.join(forward.via) or 'nobody'}; it may speak for "
                 "itself and the controllers below it",
             )
+        vouching, taker = forward.issued_by, served[0] or ""
+        unproved = not vouching and self._replica.config.tls is not None
+        if of_child and (unproved or (vouching and not table.is_within(vouching, taker))):
+            who = f"domain {vouching[:MAX_ID]}" if vouching else "nobody"
+            return ServiceError(
+                grpc.StatusCode.PERMISSION_DENIED,
+                "FORWARD_UNTRUE",
+                f"{forward.via[0]} passed on a write of {forward.principal}, for whom {who} "
+                f"vouches; upwards it may speak for people of {taker} and below: call the controller that is above it "
+                "itself",
+            )
+        return None
 
     def answered(self, driver: SessionDriver, reply: sync_pb2.ForwardReply) -> None:
         """A peer answers. An answer by another than the one that was asked counts for nothing."""

@@ -47,6 +47,8 @@ class Histories:
     def take_note(self, applied: Applied) -> None:
         """Follows one commit. A transition carried over from another domain was seen there already."""
         for key, write in applied.transitions:
+            if key.aspect == "attestation" and write.body().renewal:
+                continue
             if write.event().HasField("moved_from") and any(
                 held.aspect == key.aspect for held in self._all(key.subject)
             ):

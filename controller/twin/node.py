@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from controller.twin.attestation import fill_attestation
 from controller.twin.authority import fill_authority
 from controller.twin.connectivity import compose_connectivity
 from controller.twin.facts import (
@@ -45,6 +46,9 @@ NODE_ASPECTS = (
     "agent_key",
     "return_incident",
     "node_sbom",
+    "attestation",
+    "attestation_baseline",
+    "attestation_demand",
 )
 
 
@@ -100,6 +104,7 @@ def fill_node(node: node_pb2.Node, facts: Facts, at: NodeAt, freshness: Freshnes
     _fill_declared(node, winners)
     _fill_reported(node, winners)
     fill_supply_chain(node, winners)
+    fill_attestation(node, winners, freshness.now_ms)
     connectivity = compose_connectivity(at.node_id, domain, winners, freshness)
     if connectivity is not None:
         node.connectivity.CopyFrom(connectivity)

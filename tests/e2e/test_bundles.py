@@ -194,6 +194,23 @@ def test_exchanges_are_remembered_and_audited(known: Running) -> None:
     assert {"ExportBundle", "ImportBundle"} <= actions
 
 
+def test_a_refused_file_is_on_record(known: Running, tmp_path: Path) -> None:
+    [path] = known.up()
+    known.zone("bundle", "import", str(path), code=4)
+    cut = tmp_path / "cut.svxb"
+    [own] = known.down("--full")
+    cut.write_bytes(own.read_bytes()[:-100])
+    known.zone("bundle", "import", str(cut), code=2)
+
+    def reasons() -> set[str]:
+        entries = known.zone("audit", "list", "-o", "json").json["entries"]
+        return {entry["record"].get("reason", "") for entry in entries}
+
+    wait_until(
+        lambda: {"BUNDLE_WRONG_AUDIENCE", "BUNDLE_TRUNCATED"} <= reasons(), "both in the audit log"
+    )
+
+
 def test_the_audit_log_is_exported_and_verified_without_a_server(
     known: Running, tmp_path: Path
 ) -> None:

@@ -340,7 +340,11 @@ def test_a_zone_cannot_write_entries_of_its_region(tree: Tree) -> None:
     """By its own good key, for a stream out of its reach."""
     stream = StreamId(REGION, Origin("edge-a1-control", 1), Lane.AUDIT)
     raw: Any = next(run for run in tree.runs() if is_of(run, ZONE_AUDIT)).events[0]
-    run = event_pb2.Run(stream=stream_to_message(stream), first_sequence=1, events=[raw])
+    run = event_pb2.Run(
+        stream=stream_to_message(stream),
+        first_sequence=1,
+        events=[raw],
+    )
     forged = resealed(run, tree.zone.signer)
     report = tree.verified(tree.export([*tree.runs(), forged]))
     found = stream_in(report, stream)

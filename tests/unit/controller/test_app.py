@@ -209,6 +209,7 @@ def test_every_service_is_served_and_told_of_by_reflection_and_health(
             "trust",
             "trust",
             "trust",
+            "trust",
         ]
         health: Any = health_pb2_grpc.HealthStub(channel)
         for name in ours:

@@ -78,3 +78,28 @@ async def test_ended_subscription_and_listener_hear_no_more() -> None:
     assert heard == [0]
     assert await subscription.next(1) is not None
     assert await subscription.next(0.01) is None
+
+
+async def test_a_watcher_that_is_ended_by_the_very_commit_it_hears_of_ends() -> None:
+    """As a watch whose bearer's certificate that commit revokes."""
+    changes = Changes()
+
+    async def watch() -> None:
+        with changes.subscribe() as subscription:
+            while True:
+                await subscription.next(60.0)
+
+    watching = asyncio.create_task(watch())
+    for _ in range(3):  # Until it waits, with whatever it waits by.
+        await asyncio.sleep(0)
+    changes.publish(Applied(1))
+    asyncio.get_running_loop().call_soon(watching.cancel)
+    done, _ = await asyncio.wait({watching}, timeout=5)
+    assert done
+    assert watching.cancelled()
+
+
+async def test_a_watcher_that_waits_for_so_long_hears_of_nothing() -> None:
+    changes = Changes()
+    with changes.subscribe() as subscription:
+        assert await subscription.next(0.01) is None

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from federation.bundles import Follower, Selection, Standing, held_positions, positions
+from federation.codec import stream_from_message
 from federation.errors import InvalidWrite
 from federation.identifiers import Lane, StreamId
 from federation.link_scope import LinkScope
@@ -207,3 +208,69 @@ def test_what_a_peer_holds_beyond_ours_counts_as_far_as_we_hold_it(
     said.sequence += 10
     [held] = held_positions([said], region.state).values()
     assert held == said.sequence - 10
+
+
+def followed(controller: MemoryController, runs: list[event_pb2.Run]) -> Follower:
+    follower = Follower(controller.state, down(controller).may_bring)
+    assert {follower.stand(run) for run in runs} <= {Standing.NEW, Standing.APPLIED}
+    return follower
+
+
+def test_what_is_read_again_is_taken_without_being_computed_again(
+    root: MemoryController, region: MemoryController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        region.write_policy("region-a", f"v{number}")
+    runs = list(selected(region, up(region), {}, step=1))
+    again = followed(root, runs).read_again()
+
+    def refuse(*_: object) -> bool:
+        raise AssertionError("a chain or a seal was computed again")
+
+    monkeypatch.setattr("federation.examination.extend", refuse)
+    monkeypatch.setattr(root.state.keys.verifier, "verify", refuse)
+    new = [run for run in runs if run.seal.sequence > held_of(root, run)]
+    assert len(new) >= 5
+    for run in new:
+        found = again.examine(run)
+        assert found is not None
+        assert root.submit(lambda p: p.receive(region.name, run, found)) is Receipt.TAKEN  # noqa: B023
+    assert {stream for stream in region.state.streams if up(region).is_sent(stream)} <= {
+        stream
+        for stream, held in root.state.streams.items()
+        if held.chain_hash == region.state.chain_hash(stream)
+    }
+
+
+def held_of(controller: MemoryController, run: event_pb2.Run) -> int:
+    return controller.state.received(stream_from_message(run.stream))
+
+
+def test_what_was_held_already_is_not_vouched_for(
+    root: MemoryController, region: MemoryController
+) -> None:
+    region.write_policy("region-a", "first")
+    take_in(root, region.name, list(selected(region, up(region), {})))
+    region.write_policy("region-a", "second")
+    runs = own_runs(region)
+    again = followed(root, runs).read_again()
+    overlapping = [run for run in runs if run.first_sequence <= held_of(root, run)]
+    assert overlapping
+    assert [again.examine(run) for run in overlapping] == [None] * len(overlapping)
+
+
+def test_a_seal_whose_key_became_known_in_between_is_judged_by_receipt(
+    root: MemoryController, region: MemoryController
+) -> None:
+    region.write_policy("region-a", "first")
+    [forged] = own_runs(region)
+    forged.seal.signature = bytes(64)
+    observer = MemoryController("observer", "region-a", root.root_signer)
+    follower = Follower(observer.state, lambda stream: True)
+    assert follower.stand(forged) is Standing.NEW
+    observer.receive_from(root)
+    found = follower.read_again().examine(forged)
+    assert found is not None
+    assert not found.seal_is_good
+    receipt = observer.submit(lambda p: p.receive(root.name, forged, found))
+    assert receipt is Receipt.QUARANTINED

@@ -156,6 +156,34 @@ def test_aspect_in_a_foreign_lane_is_refused() -> None:
         )
 
 
+def run_of(events: list[bytes]) -> event_pb2.Run:
+    return event_pb2.Run(stream=stream_to_message(STREAM), first_sequence=9, events=events)
+
+
+def each(run: event_pb2.Run) -> list[Write | None]:
+    decode = EventDecoder().decode
+    return [decode(STREAM, number, raw) for number, raw in enumerate(run.events, 9)]
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 50])
+def test_a_run_is_decoded_as_its_events_are(count: int) -> None:
+    unknown = event_pb2.Event(stamp=7).SerializeToString() + b"\xfa\x3f\x02hi"
+    events = [policy_event(term=[1, n]).SerializeToString() for n in range(count)]
+    events[count // 2] = unknown
+    run = run_of(events)
+    found = EventDecoder().decode_run(STREAM, run, events)
+    assert found == each(run)
+    assert found[count // 2] is None
+
+
+@pytest.mark.parametrize("broken", [b"\xff\xff\xff", b"\x12\x05ab", b"\x08"])
+def test_a_run_with_bytes_that_are_no_event_is_refused(broken: bytes) -> None:
+    events = [policy_event().SerializeToString()] * 6
+    events[3] = broken
+    with pytest.raises(InvalidWrite, match=r"event 12 of .* is not a protobuf Event"):
+        EventDecoder().decode_run(STREAM, run_of(events), events)
+
+
 def test_stream_names_survive_the_wire() -> None:
     assert stream_from_message(stream_to_message(STREAM)) == STREAM
 

@@ -56,11 +56,16 @@ async def running_agent(
     *addresses: str,
     report_interval_s: float = 3600.0,
     host: SyntheticHost | None = None,
+    measured_files: tuple[str, ...] = (),
 ) -> AsyncIterator[Agent]:
     """An agent of NODE on the state directory `path`, stopped cleanly at the end; by default its host booted anew."""
     state = StateDir.open(path)
     stop = asyncio.Event()
-    chosen = replace(settings(*addresses), report_interval_s=report_interval_s)
+    chosen = replace(
+        settings(*addresses),
+        report_interval_s=report_interval_s,
+        measured_files=measured_files,
+    )
     agent = Agent(
         chosen,
         state.database,

@@ -18,6 +18,7 @@ from nodeagent.link import (
     LinkState,
 )
 from nodeagent.link_effects import (
+    AttestationAsked,
     CommandArrived,
     Dial,
     FrameRefused,
@@ -25,6 +26,7 @@ from nodeagent.link_effects import (
     LinkLeft,
     ReportsAcknowledged,
     Send,
+    SendAttestation,
     SendChunk,
     SendGoodbye,
     SendHeartbeat,
@@ -268,3 +270,50 @@ def test_stopping_without_a_link_ends_at_once() -> None:
     link = dialled()
     link.stop(0.0)
     assert link.state is LinkState.STOPPED
+
+
+NONCE = b"\x07" * 32
+
+
+def challenged(nonce: bytes = NONCE) -> nodelink_pb2.ConnectResponse:
+    return frame(attestation_challenge=nodelink_pb2.AttestationChallenge(nonce=nonce))
+
+
+def test_a_challenge_is_answered_once_the_statement_is_there() -> None:
+    link = without_heartbeat(linked())
+    assert link.receive(challenged(), 0.0) == [AttestationAsked("zone-a1", NONCE)]
+    assert SendAttestation(NONCE) not in list(link.willing(0.0))
+    link.attested(NONCE)
+    assert willing(link) == SendAttestation(NONCE)
+    link.sent(SendAttestation(NONCE), 0.0)
+    assert SendAttestation(NONCE) not in list(link.willing(0.0))
+
+
+def test_only_the_newest_challenge_of_this_link_is_answered() -> None:
+    link = without_heartbeat(linked())
+    link.receive(challenged(), 0.0)
+    link.receive(challenged(b"\x08" * 32), 0.0)
+    link.attested(NONCE)
+    assert SendAttestation(NONCE) not in list(link.willing(0.0))
+    link.attested(b"\x08" * 32)
+    assert willing(link) == SendAttestation(b"\x08" * 32)
+    link.not_there(SendAttestation(b"\x08" * 32))
+    assert not any(isinstance(send, SendAttestation) for send in link.willing(0.0))
+
+
+def test_a_statement_of_an_earlier_link_is_not_sent_over_the_next() -> None:
+    link = without_heartbeat(linked())
+    link.receive(challenged(), 0.0)
+    link.leave(Trigger.STREAM_ENDED, "cut", 1.0)
+    link.tick(100.0)
+    link.sent(SendHello(), 100.0)
+    link.receive(welcome(), 100.0)
+    link.attested(NONCE)
+    assert not any(isinstance(send, SendAttestation) for send in link.willing(100.0))
+
+
+def test_a_challenge_of_another_size_ends_the_stream() -> None:
+    link = linked()
+    effects = link.receive(challenged(b"short"), 0.0)
+    assert isinstance(effects[-1], LinkLeft)
+    assert effects[-1].trigger is Trigger.PROTOCOL_BROKEN

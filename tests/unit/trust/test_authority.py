@@ -224,6 +224,10 @@ def _request_of(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
     return request.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
+#: The object identifier of the curve in a key's encoding.
+_P256 = b"\x2a\x86\x48\xce\x3d\x03\x01\x07"
+
+
 def test_requests_for_other_keys_and_of_others_are_refused() -> None:
     unfit = [
         _request_of(rsa.generate_private_key(65537, 2048)),
@@ -235,7 +239,8 @@ def test_requests_for_other_keys_and_of_others_are_refused() -> None:
         with pytest.raises(CertificateRefused) as refused:
             requested_key(request)
         assert refused.value.reason in (Reason.KEY_UNFIT, Reason.MALFORMED)
-    for garbage in (b"", b"\x30\x80", b"-----BEGIN", b"x" * (MAX_REQUEST_BYTES + 1)):
+    unknown_curve = bytes(good).replace(_P256, b"\x2a\x86\x48\xd3\x3d\x03\x01\x07")
+    for garbage in (unknown_curve, b"", b"\x30\x80", b"-----BEGIN", b"x" * (MAX_REQUEST_BYTES + 1)):
         with pytest.raises(CertificateRefused):
             requested_key(garbage)
 

@@ -10,6 +10,7 @@ import pytest
 from controller.attention.conditions import Condition, Judgement, Kind, Severity
 from controller.attention.nodes import (
     NOT_IN_SERVICE,
+    AttestationSignal,
     DriftSignal,
     NodeSignals,
     WaiverSignal,
@@ -185,3 +186,25 @@ def test_an_agent_that_was_refused_whatever_stage_its_node_is_in() -> None:
 def test_a_clock_that_is_off_is_told_from_a_report_that_came_late(clock_ms: int, off: bool) -> None:
     kinds = [each.kind for each in judge(node_clock_ms=clock_ms).conditions]
     assert kinds == ([Kind.NODE_CLOCK_OFF] if off else [])
+
+
+def test_a_failed_attestation_is_told_whoever_works_on_the_node() -> None:
+    failed = AttestationSignal(True, 5, "agent.program NOT_AS_PINNED")
+    for stage in (Stage.ACTIVE, Stage.MAINTENANCE_SCHEDULED, Stage.UPDATE):
+        found = [
+            each
+            for each in judge(attestation=failed, stage=stage, stage_since_ms=NOW_MS).conditions
+            if each.kind is Kind.ATTESTATION_FAILED
+        ]
+        assert [(each.severity, each.since_ms) for each in found] == [(Severity.HIGH, 5)]
+        assert "agent.program NOT_AS_PINNED" in found[0].words
+    assert not judge(attestation=failed, stage=Stage.RETIRED).conditions
+
+
+def test_a_node_in_service_that_must_attest_and_is_not_verified() -> None:
+    missing = AttestationSignal(False, 7, "EXPIRED")
+    found = only(judge(attestation=missing), Kind.ATTESTATION_MISSING)
+    assert (found.severity, found.since_ms) == (Severity.MEDIUM, 7)
+    assert not judge(
+        attestation=missing, stage=Stage.MAINTENANCE_SCHEDULED, stage_end_ms=NOW_MS + 1
+    ).conditions

@@ -30,6 +30,7 @@ from controller.nodelink.relay_service import RelayLinkService
 from controller.nodelink.service import NodeLinkService
 from controller.replica import Replica
 from controller.revoked_bearers import RevokedBearers
+from controller.services.attestation import AttestationService
 from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.command import CommandService
 from controller.services.replays import ReplayService
@@ -48,7 +49,7 @@ from souverix.nodelink.v1 import (
     relay_pb2_grpc,
     replay_service_pb2_grpc,
 )
-from souverix.trust.v1 import certificate_authority_pb2
+from souverix.trust.v1 import attestation_service_pb2_grpc, certificate_authority_pb2
 from tests.certificates import CertificateTree
 from tests.federation_fixture import ROOT, genesis_of
 from tests.unit.controller.services.served import ScriptedForwarder
@@ -74,6 +75,7 @@ class Served:
     relays: RelayLinkService
     commands: Any
     replays: Any
+    attestation: Any
     channel: grpc.aio.Channel
     port: int
     #: None in clear.
@@ -209,6 +211,9 @@ class Directory:
         replay_service_pb2_grpc.add_ReplayServiceServicer_to_server(
             ReplayService(replica, service.desk), server
         )
+        attestation_service_pb2_grpc.add_AttestationServiceServicer_to_server(
+            AttestationService(replica), server
+        )
         port = (
             server.add_insecure_port("127.0.0.1:0")
             if held is None
@@ -222,6 +227,7 @@ class Directory:
         channel = open_channel(f"127.0.0.1:{port}", (), operator)
         commands = command_service_pb2_grpc.CommandServiceStub(channel)
         replays = replay_service_pb2_grpc.ReplayServiceStub(channel)
+        attestation = attestation_service_pb2_grpc.AttestationServiceStub(channel)
         listening = contextlib.ExitStack()
         if bearers is not None:
             listening.enter_context(replica.changes.listen(bearers.note))
@@ -231,6 +237,7 @@ class Directory:
             relays,
             commands,
             replays,
+            attestation,
             channel,
             port,
             bearers,
@@ -437,6 +444,7 @@ class ScriptedRelay:
         node: str,
         source: str = "",
         *,
+        certificate: bytes = b"",
         key: Ed25519Signer | None = None,
         vouching: Credentials | None = None,
         **fields: Any,

@@ -84,7 +84,7 @@ def test_reports_and_results_are_out_of_place_behind_the_lock(state: SessionStat
 
 def test_the_frames_in_place_and_the_states_are_the_contracts() -> None:
     kinds = {f.name for f in nodelink_pb2.ConnectRequest.DESCRIPTOR.oneofs[0].fields}
-    assert set().union(*IN_PLACE.values()) == kinds - {"hello", "proof"}
+    assert set().union(*IN_PLACE.values()) == kinds - {"hello", "proof", "signed"}
     names = {f"SESSION_STATE_{state.name}": int(state) for state in SessionState}
     wire = dict(replay_service_pb2.SessionState.items())
     assert wire == {"SESSION_STATE_UNSPECIFIED": 0, **names}

@@ -22,6 +22,7 @@ def forms() -> list[tuple[bytes, bytes]]:
         ),
         (signed.end_message(b"t", 7, 2, HEAD), verified.end_message(b"t", 7, 2, HEAD)),
         (signed.custody_message(7, HEAD), verified.custody_message(7, HEAD)),
+        (signed.said_message(b"t", b"f"), verified.said_message(b"t", b"f")),
         (signed.chain_start("n1", "s1", 3), verified.chain_start("n1", "s1", 3)),
         (signed.chain_next(HEAD, b"r"), verified.chain_next(HEAD, b"r")),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from controller.nodelink.proof import said_message
 from controller.standing import BearerRefused
 from federation.chain import key_id_of
 from souverix.fleet.v1 import node_pb2, return_pb2
@@ -292,6 +293,104 @@ async def test_a_node_behind_a_relay_is_left_when_its_certificate_ends_or_is_wit
     served.bearers.checks.append(check)
     served.bearers.recheck()
     assert (await relay.hear_node(0)).response.goodbye.reason == IDENTITY
+    assert len(served.relays.carried()) == 1
+
+
+# What a node says through a relay.
+
+
+def report_of(version: str, sequence: int = 1) -> nodelink_pb2.ConnectRequest:
+    state = node_pb2.ActualState(reported_version=version)
+    return nodelink_pb2.ConnectRequest(
+        report=nodelink_pb2.Report(sequence=sequence, actual_state=state)
+    )
+
+
+def signed(
+    frame: nodelink_pb2.ConnectRequest, token: bytes, node: str = "n1"
+) -> nodelink_pb2.SignedFrame:
+    raw = frame.SerializeToString()
+    signature = key_of(node).sign(said_message(token, raw))
+    return nodelink_pb2.SignedFrame(frame=raw, signature=signature)
+
+
+async def test_what_is_said_through_a_relay_takes_effect_when_the_agent_signed_it(
+    served: Served, relay: ScriptedRelay, own: Credentials
+) -> None:
+    welcome = (await relay.bring(0, "n1", vouching=own)).welcome
+    assert welcome.signed
+    await relay.request(0, signed=signed(report_of("v1"), welcome.session_token))
+    assert (await relay.hear_node(0)).response.report_ack.sequence == 1
+    assert served.body(ROOT, "nodes/n1", "actual_state").reported_version == "v1"
+
+
+async def test_nobody_who_dials_himself_is_asked_to_sign_what_he_says(
+    served: Served, own: Credentials
+) -> None:
+    agent = ScriptedAgent(served, shown=own)
+    assert not (await agent.greet()).welcome.signed
+    await agent.report_version(1, "v1")
+    assert (await agent.hear("report_ack")).report_ack.sequence == 1
+
+
+def altered(token: bytes) -> nodelink_pb2.ConnectRequest:
+    said = signed(report_of("v1"), token)
+    said.frame = report_of("v9").SerializeToString()
+    return nodelink_pb2.ConnectRequest(signed=said)
+
+
+def forged(token: bytes) -> nodelink_pb2.ConnectRequest:
+    return nodelink_pb2.ConnectRequest(signed=signed(report_of("v9"), token, "relay-1"))
+
+
+def from_another_session(token: bytes) -> nodelink_pb2.ConnectRequest:
+    return nodelink_pb2.ConnectRequest(signed=signed(report_of("v9"), b"another"))
+
+
+def unsigned(token: bytes) -> nodelink_pb2.ConnectRequest:
+    return report_of("v9")
+
+
+def unsigned_result(token: bytes) -> nodelink_pb2.ConnectRequest:
+    return nodelink_pb2.ConnectRequest(result=nodelink_pb2.CommandResult(command_id="c"))
+
+
+def no_frame(token: bytes) -> nodelink_pb2.ConnectRequest:
+    raw = b"\xff\xff"
+    signature = key_of("n1").sign(said_message(token, raw))
+    return nodelink_pb2.ConnectRequest(
+        signed=nodelink_pb2.SignedFrame(frame=raw, signature=signature)
+    )
+
+
+def signed_twice(token: bytes) -> nodelink_pb2.ConnectRequest:
+    inner = nodelink_pb2.ConnectRequest(signed=signed(report_of("v9"), token))
+    return nodelink_pb2.ConnectRequest(signed=signed(inner, token))
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        altered,
+        forged,
+        from_another_session,
+        unsigned,
+        unsigned_result,
+        no_frame,
+        signed_twice,
+    ],
+)
+async def test_a_relay_cannot_change_or_make_up_what_a_node_says(
+    served: Served,
+    relay: ScriptedRelay,
+    own: Credentials,
+    say: Callable[[bytes], nodelink_pb2.ConnectRequest],
+) -> None:
+    welcome = (await relay.bring(0, "n1", vouching=own)).welcome
+    await relay.requests((0, say(welcome.session_token)))
+    end = (await relay.hear_node(0)).response.goodbye
+    assert end.reason == nodelink_pb2.LINK_END_PROTOCOL_ERROR
+    assert served.body(ROOT, "nodes/n1", "actual_state") is None
     assert len(served.relays.carried()) == 1
 
 

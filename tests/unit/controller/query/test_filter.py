@@ -309,7 +309,7 @@ def test_every_field_tells_nodes_apart() -> None:
     ("text", "told"),
     [
         ("colour = red", "position 1: 'colour' is no field; the fields are "),
-        ("a=1", "the fields are component_type, "),
+        ("a=1", "the fields are attestation, attested_until, component_type, "),
         ("mode = GREEN", "position 8: expected one of UNSPECIFIED, LIVE, DELAYED, "),
         ("score > much", "position 9: expected a number after >, not 'much'"),
         ("create_time > yesterday", "position 15: expected a time such as 2026-02-27T03:45:00Z"),

@@ -28,6 +28,7 @@ from controller.replica import Replica
 from controller.sboms.live import LiveSboms
 from controller.services.access import AccessService
 from controller.services.attention import AttentionService
+from controller.services.attestation import AttestationService
 from controller.services.calls import CallInterceptor, RefusalAudit
 from controller.services.fleet import FleetService
 from controller.services.fleet_moves import LateWrites
@@ -49,7 +50,11 @@ from souverix.fleet.v1 import fleet_service_pb2_grpc
 from souverix.graph.v1 import graph_service_pb2_grpc
 from souverix.policy.v1 import policy_service_pb2_grpc
 from souverix.supply.v1 import supply_service_pb2_grpc
-from souverix.trust.v1 import access_service_pb2_grpc, revocation_service_pb2_grpc
+from souverix.trust.v1 import (
+    access_service_pb2_grpc,
+    attestation_service_pb2_grpc,
+    revocation_service_pb2_grpc,
+)
 from tests.federation_fixture import ROOT, MemoryController, genesis_of, root_controller
 
 DEADLINE_S = 20.0
@@ -86,6 +91,7 @@ class Served:
     attention: Any
     supply: Any
     access: Any
+    attestation: Any
     revocations: Any
     values: ValueStore
     forwarder: ScriptedForwarder
@@ -146,6 +152,9 @@ async def served(
         SupplyService(replica, values, judge, sboms), server
     )
     access_service_pb2_grpc.add_AccessServiceServicer_to_server(AccessService(replica), server)
+    attestation_service_pb2_grpc.add_AttestationServiceServicer_to_server(
+        AttestationService(replica), server
+    )
     revocation_service_pb2_grpc.add_RevocationServiceServicer_to_server(
         RevocationService(replica), server
     )
@@ -163,6 +172,7 @@ async def served(
             attention_service_pb2_grpc.AttentionServiceStub(channel),
             supply_service_pb2_grpc.SupplyServiceStub(channel),
             access_service_pb2_grpc.AccessServiceStub(channel),
+            attestation_service_pb2_grpc.AttestationServiceStub(channel),
             revocation_service_pb2_grpc.RevocationServiceStub(channel),
             values,
             forwarder,

@@ -243,7 +243,7 @@ async def test_refused_changes_are_audited_and_refused_reads_are_not(calling: Ca
     assert record.principal == "user:mallory"
     assert record.outcome == audit_pb2.AUDIT_OUTCOME_DENIED
     assert (record.reason, record.message) == ("DOMAIN_OUT_OF_REACH", "not yours")
-    assert record.resource == "elsewhere"
+    assert record.resource == "x", "what the request names"
 
 
 async def test_refusals_are_audited_at_a_bounded_rate_and_what_is_held_back_is_counted(

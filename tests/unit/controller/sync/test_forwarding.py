@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 
 from controller.sync import forwards as forwards_module
 from deploy.tcp_proxy import TcpProxy
+from souverix.audit.v1 import audit_pb2
 from souverix.policy.v1 import policy_pb2, policy_service_pb2
 from souverix.sync.v1 import sync_pb2
 from tests.unit.controller.sync.tree import DEADLINE_S, PRINCIPAL, PlayedChild, Tree, tree_in, until
@@ -141,6 +142,44 @@ async def test_names_that_are_none_are_not_passed_on(
     )
     reply = await child.receive("forward_reply")
     assert reply.status_code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    child.call.cancel()
+
+
+@pytest.mark.parametrize(
+    ("issued_by", "good"),
+    [("", True), ("zone", True), ("global", False), ("sibling", False), ("no such", False)],
+)
+async def test_a_child_may_not_speak_for_people_of_other_domains(
+    childless: Tree, issued_by: str, good: bool
+) -> None:
+    """A zone in hostile hands names the region's admin: not even for a write in the zone."""
+    top = childless["global"]
+    child = PlayedChild(top, "zone-control", "zone")
+    await child.begin()
+    await child.send(
+        forward=sync_pb2.Forward(
+            id=1,
+            to_controller="global-control",
+            method=CREATE,
+            request=creation("zone", "by-whom"),
+            principal="user:admin",
+            issued_by=issued_by,
+            via=["zone-control"],
+            timeout_ms=5000,
+        )
+    )
+    status = status_pb2.Status.FromString((await child.receive("forward_reply")).status_details)
+    assert ("speak for people of zone and below" in status.message) is not good
+    refused = [
+        record
+        for item in top.replica.state.audits
+        if (record := item.write.body()).reason == "FORWARD_UNTRUE"
+    ]
+    assert bool(refused) is not good
+    for record in refused:
+        assert record.principal == record.source == "controller:zone-control"
+        assert record.action == CREATE.lstrip("/")
+        assert record.outcome == audit_pb2.AUDIT_OUTCOME_DENIED
     child.call.cancel()
 
 
