@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from deploy.demo.attestation import SOUND
 from deploy.demo.client import Client
 from deploy.demo.questions import issue, node_at, peers_of
 from deploy.demo.shell import play_line, program, shown, souverixctl
@@ -16,6 +17,7 @@ from deploy.demo.stage import (
     Seen,
     Stage,
     expect,
+    measured_file,
     new_request_id,
 )
 from souverix.command.v1 import command_pb2, command_service_pb2
@@ -32,7 +34,9 @@ async def cross_the_gap(stage: Stage) -> str:
     """Introduces the island by a first exchange of files; then a command goes out, and its result comes back."""
     top, island = stage.client(GLOBAL), stage.client(ISLAND)
     stick = Stick(stage)
-    stage.federation.start_agent(ISLAND, ISLAND_NODE)
+    measured = measured_file(stage)
+    measured.write_text(SOUND)
+    stage.federation.start_agent(ISLAND, ISLAND_NODE, "--measure", str(measured))
     stage.remember_processes()
     stage.display.say("A first exchange: the island learns its place, the region of its node.")
     await stick.carry(REGION_B, ISLAND, quiet=True)

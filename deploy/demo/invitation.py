@@ -106,6 +106,8 @@ def _souverixctl(stage: Stage) -> list[Line]:
         ),
         Line("policies as the zone knows them", f"{zone} get policies"),
         Line("who you are, and what you may", f"{zone} access whoami"),
+        Line("who enrolled", f"{zone} enrolment list"),
+        Line("what was revoked", f"{below} certificate revocations --domain {ZONE_A2}"),
         Line("who did what", f"{above} audit list --domain {ZONE_A1} --limit 10"),
         Line("chains and seals recomputed", f"{above} audit verify --all-lanes"),
     ]

@@ -247,6 +247,11 @@ async def stage(directory: Path, display: Display) -> AsyncIterator[Stage]:
         yield set_up
 
 
+def measured_file(stage: Stage) -> Path:
+    """A file that the island's node measures of itself."""
+    return stage.federation.directory / "pump.conf"
+
+
 def _both_ends(line: str) -> str:
     """A long line without its middle: what failed stands at the beginning, why at the end."""
     half = MAX_TROUBLE_CHARS // 2

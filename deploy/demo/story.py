@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import grpc
 
 from deploy.demo.airgap import cross_the_gap
+from deploy.demo.attestation import attest
 from deploy.demo.command import command_from_global
 from deploy.demo.components import who_runs_it
 from deploy.demo.display import duration
@@ -124,6 +125,11 @@ STEPS: Sequence[Step] = (
         "An island that never has a link",
         "A command reaches it by a file, and its result returns by another; both are signed, and carried by hand.",
         cross_the_gap,
+    ),
+    Step(
+        "A node attests what it runs",
+        "The island expects its node to stay as it is; a file that somebody changes is found out, and quarantines it.",
+        attest,
     ),
     Step(
         "Who runs it?",
