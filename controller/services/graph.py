@@ -28,7 +28,7 @@ from controller.services.graph_relationships import (
 from controller.services.graph_watches import GraphWatch
 from controller.services.paging import cut, page_of
 from controller.services.scopes import Scope
-from controller.services.watching import StepKind, Watch
+from controller.services.watching import Watch, reply_of
 from controller.sync.links import PeerView
 from controller.twin.facts import exists
 from federation.errors import InvalidWrite
@@ -100,15 +100,9 @@ class GraphService(graph_service_pb2_grpc.GraphServiceServicer):
         view = RelationshipView(replica, self._index, request)
         watch = Watch(replica.state, replica.changes, view, request, log_of(replica))
         async for step in watch.steps(request.resume_token):
-            reply = graph.WatchRelationshipsResponse(resume_token=step.token)
-            if step.kind is StepKind.BOOKMARK:
-                reply.bookmark = True
-            elif step.resource is None:
-                reply.deleted = step.item
-            else:
+            if step.resource is not None:
                 self._judge(step.resource)
-                reply.changed.CopyFrom(step.resource)
-            yield reply
+            yield reply_of(step, graph.WatchRelationshipsResponse)
 
     async def GetGraph(self, request: Any, context: Any) -> graph.GetGraphResponse:
         """Returns the part of the graph around a vertex."""

@@ -23,7 +23,7 @@ from controller.services.fleet_watches import log_of
 from controller.services.paging import cut, page_of
 from controller.services.scopes import Scope
 from controller.services.shown_writes import Shown, ShownWrites
-from controller.services.watching import StepKind, Watch
+from controller.services.watching import Watch, reply_of
 from controller.twin.facts import Facts, exists, timestamp
 from controller.twin.policy import POLICY_ASPECTS, compose_policy, policy_etag, policy_name
 from controller.writes import Draft
@@ -143,14 +143,7 @@ class PolicyService(policy_service_pb2_grpc.PolicyServiceServicer):
         replica = self._replica
         watch = Watch(replica.state, replica.changes, view, request, log_of(replica))
         async for step in watch.steps(request.resume_token):
-            reply = policy_service_pb2.WatchPoliciesResponse(resume_token=step.token)
-            if step.kind is StepKind.BOOKMARK:
-                reply.bookmark = True
-            elif step.resource is None:
-                reply.deleted = step.item
-            else:
-                reply.changed.CopyFrom(step.resource)
-            yield reply
+            yield reply_of(step, policy_service_pb2.WatchPoliciesResponse)
 
 
 class PolicyView:

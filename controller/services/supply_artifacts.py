@@ -28,7 +28,7 @@ from controller.services.supply_fields import (
     check_envelope,
     check_envelopes,
 )
-from controller.services.watching import StepKind, Watch
+from controller.services.watching import Watch, reply_of
 from controller.supply.artifact import (
     ARTIFACT_ASPECTS,
     artifact_etag,
@@ -252,14 +252,7 @@ async def watch_artifacts(
     view = ArtifactView(replica, request)
     watch = Watch(replica.state, replica.changes, view, request, log_of(replica))
     async for step in watch.steps(request.resume_token):
-        reply = supply.WatchArtifactsResponse(resume_token=step.token)
-        if step.kind is StepKind.BOOKMARK:
-            reply.bookmark = True
-        elif step.resource is None:
-            reply.deleted = step.item
-        else:
-            reply.changed.CopyFrom(step.resource)
-        yield reply
+        yield reply_of(step, supply.WatchArtifactsResponse)
 
 
 class SbomUploads:

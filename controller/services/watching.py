@@ -11,7 +11,7 @@ import asyncio
 import enum
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -25,6 +25,7 @@ from federation.identifiers import Key, StreamId
 from federation.state import Applied, State
 
 R = TypeVar("R")
+Reply = TypeVar("Reply")
 Seen_co = TypeVar("Seen_co", covariant=True)
 
 #: Age at which a stream ends with a token, so that load spreads anew over replicas and no stream outlives its rights.
@@ -54,6 +55,20 @@ class Step(Generic[R]):
     item: str = ""
     resource: R | None = None
     initial_state_complete: bool = False
+
+
+def reply_of(step: Step[Any], response: type[Reply]) -> Reply:
+    """A step as a reply that has `resume_token`, and one of `bookmark`, `deleted` (a name) and `changed`."""
+    kind: Any = response
+    reply: Any = kind(resume_token=step.token)
+    if step.kind is StepKind.BOOKMARK:
+        reply.bookmark = True
+    elif step.resource is None:
+        reply.deleted = step.item
+    else:
+        reply.changed.CopyFrom(step.resource)
+    made: Reply = reply
+    return made
 
 
 class View(Protocol[Seen_co]):
