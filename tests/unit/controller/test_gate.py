@@ -58,7 +58,8 @@ def request_of(method: str, domain: str) -> Any:
     package = service.rpartition(".")[0]
     for module in ("attention_service", "audit_service", "bundle_service", "command_service", "federation_service",
                    "fleet_service", "graph_service", "policy_service", "replay_service",
-                   "supply_service", "access_service", "enrolment_service", "revocation_service"):  # fmt: skip
+                   "supply_service", "access_service", "attestation_service", "enrolment_service",
+                   "revocation_service"):  # fmt: skip
         try:
             file = import_module(f"{package}.{module}_pb2").DESCRIPTOR
         except ModuleNotFoundError:
