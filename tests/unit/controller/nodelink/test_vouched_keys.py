@@ -324,6 +324,16 @@ async def test_what_is_said_through_a_relay_takes_effect_when_the_agent_signed_i
     assert served.body(ROOT, "nodes/n1", "actual_state").reported_version == "v1"
 
 
+async def test_a_statement_that_comes_through_a_relay_is_opened_as_what_it_is(
+    served: Served, relay: ScriptedRelay, own: Credentials
+) -> None:
+    token = (await relay.bring(0, "n1", vouching=own)).welcome.session_token
+    # It answers no challenge, which is no breach of the protocol: the link goes on.
+    await relay.request(0, signed=signed(unsigned_statement(token), token))
+    await relay.request(0, signed=signed(report_of("v1"), token))
+    assert (await relay.hear_node(0)).response.report_ack.sequence == 1
+
+
 async def test_nobody_who_dials_himself_is_asked_to_sign_what_he_says(
     served: Served, own: Credentials
 ) -> None:
@@ -355,6 +365,12 @@ def unsigned_result(token: bytes) -> nodelink_pb2.ConnectRequest:
     return nodelink_pb2.ConnectRequest(result=nodelink_pb2.CommandResult(command_id="c"))
 
 
+def unsigned_statement(token: bytes) -> nodelink_pb2.ConnectRequest:
+    return nodelink_pb2.ConnectRequest(
+        attestation=nodelink_pb2.AttestationStatement(nonce=bytes(32))
+    )
+
+
 def no_frame(token: bytes) -> nodelink_pb2.ConnectRequest:
     raw = b"\xff\xff"
     signature = key_of("n1").sign(said_message(token, raw))
@@ -376,6 +392,7 @@ def signed_twice(token: bytes) -> nodelink_pb2.ConnectRequest:
         from_another_session,
         unsigned,
         unsigned_result,
+        unsigned_statement,
         no_frame,
         signed_twice,
     ],
