@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from controller.standing import BearerRefused
 from federation.chain import key_id_of
 from souverix.fleet.v1 import node_pb2, return_pb2
 from souverix.nodelink.v1 import nodelink_pb2, relay_pb2
+from souverix.trust.v1 import revocation_pb2
 from tests.certificates import CertificateTree
 from tests.federation_fixture import ROOT
 from tests.unit.controller.nodelink.served_links import (
@@ -235,6 +236,29 @@ async def test_what_a_relay_kept_is_taken_when_a_vouched_key_has_signed_it(
     )
     await relay.say(deposit=deposit("v1"))
     assert "no certificate has vouched" in (await relay.hear_kind("deposit")).problem
+
+
+async def test_what_a_relay_kept_is_not_taken_once_the_nodes_certificates_are_revoked(
+    served: Served, relay: ScriptedRelay, own: Credentials
+) -> None:
+    assert (await relay.bring(0, "n1", vouching=own)).HasField("welcome")
+    await until(lambda: served.body(ROOT, "nodes/n1", "link_state"))
+    await relay.close(0)
+    spec = revocation_pb2.RevocationSpec(reason="stolen")
+    spec.certificates.identity.principal = "node:n1"
+    spec.certificates.identity.issued_before.FromDatetime(datetime.now(UTC) + timedelta(seconds=2))
+    await served.submit(
+        lambda p: p.write(
+            ROOT, "revocations/identity-node-n1", "revocation", spec, principal="user:admin"
+        )
+    )
+    await relay.say(deposit=deposit("v1"))
+    ack = await relay.hear_kind("deposit")
+    assert (ack.sequence, "was revoked" in ack.problem) == (0, True)
+    assert served.body(ROOT, "nodes/n1", "actual_state") is None
+    later = served.leaf(Kind.NODE, "n1", at=datetime.now(UTC) + timedelta(seconds=10))
+    assert (await relay.bring(1, "n1", vouching=later)).HasField("welcome")
+    assert pinned(served).certificate == fingerprint(later.leaf)
 
 
 async def test_a_key_that_was_pinned_in_clear_is_vouched_for_once_there_is_tls(
