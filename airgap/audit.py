@@ -112,7 +112,7 @@ class _Claim:
     def signature_is_good(
         self, controller: str, key_id: str, message: bytes, signature: bytes
     ) -> bool:
-        """Always True for now."""
+        """Puts the claim by and objects to nothing yet."""
         self.controller, self.key_id = controller, key_id
         self.message, self.signature = message, signature
         return True

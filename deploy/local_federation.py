@@ -95,16 +95,17 @@ class LocalFederation(LocalLayout):
         server: str = "",
         name: str = "",
         tls: Path | None = None,
+        module: str = "nodeagent.main",
     ) -> RunningProcess:
         """Starts the agent of this host as a node of a domain; `server` is dialled instead of the domain's replicas,
-        `name` tells a second agent of the node from the first, and `tls` is the directory of a certificate that is not
-        ours.
+        `name` tells a second agent of the node from the first, `tls` is the directory of a certificate that is not
+        ours, and `module` runs in the agent's place.
         """
         name = name or node
         command = [
             sys.executable,
             "-m",
-            "nodeagent.main",
+            module,
             "run",
             "--node",
             node,

@@ -31,6 +31,8 @@ class DomainPlan:
     can_deploy_versions: bool = True
     sync_mode: str = "continuous"
     sync_frequency_s: float = 0.0
+    #: Without a link to its parent, ever: at the parent's address that it is given nobody listens.
+    air_gapped: bool = False
     #: "etcd" (one process a domain), "embedded" (one that its controller starts) or "sqlite".
     log: str = "etcd"
     #: 0: the default of a controller.
@@ -123,6 +125,10 @@ class LocalLayout:
         """The file of a controller's signing key, which its replicas share."""
         return self.directory / f"{self.plan(domain).controller}.pem"
 
+    def public_key(self, domain: str) -> str:
+        """The public part of that key, as configurations and `souverixctl` take it."""
+        return self._keys[self.plan(domain).controller].public_key.hex()
+
     def data_dir(self, domain: str, replica: int = 1) -> Path:
         """The data directory of a replica."""
         return self.directory / f"{domain}-r{replica}"
@@ -166,12 +172,12 @@ class LocalLayout:
         ]
         if plan.parent:
             parent = self.plan(plan.parent)
-            dialled = self.parent_addresses.get(plan.controller) or self.addresses(parent.domain)
+            dialled = self._dialled(plan, parent)
             lines += [
                 "[parent]",
                 f'controller = "{parent.controller}"',
                 f"addresses = {json.dumps(dialled)}",
-                f'public_key = "{self._keys[parent.controller].public_key.hex()}"',
+                f'public_key = "{self.public_key(parent.domain)}"',
             ]
         else:
             lines.insert(-1, f"genesis = {json.dumps(str(self.directory / 'genesis.bin'))}")
@@ -180,6 +186,11 @@ class LocalLayout:
             if child.parent == plan.domain:
                 lines += self._child(child)
         return "\n".join(lines) + "\n"
+
+    def _dialled(self, plan: DomainPlan, parent: DomainPlan) -> list[str]:
+        if plan.air_gapped:
+            return [f"127.0.0.1:{self._port(f'{plan.domain}/no-link')}"]
+        return self.parent_addresses.get(plan.controller) or self.addresses(parent.domain)
 
     def _enrolment(self, plan: DomainPlan, replica: int) -> list[str]:
         if plan.domain not in self.enrolling or replica != 1:
@@ -197,7 +208,7 @@ class LocalLayout:
             "[[children]]",
             f'controller = "{child.controller}"',
             f'domain = "{child.domain}"',
-            f'public_key = "{self._keys[child.controller].public_key.hex()}"',
+            f'public_key = "{self.public_key(child.domain)}"',
             f'kind = "{child.kind}"',
             f'level = "{child.level}"',
             f'master_of_record = "{child.master_of_record}"',

@@ -14,6 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from google.protobuf.message import DecodeError
+
+from nodeagent.errors import StateUnavailable
 from nodeagent.identity import Identity
 from nodeagent.statedir import Database, Row
 from souverix.nodelink.v1 import nodelink_pb2
@@ -81,13 +84,23 @@ class Backlog:
         self.superseded += dropped
 
     def next_after(self, sequence: int) -> nodelink_pb2.Report | None:
-        """The first report numbered above `sequence`; numbers waiting ones if need be. None when none waits."""
+        """The first report numbered above `sequence`; numbers waiting ones if need be. None when none waits.
+
+        Raises StateUnavailable when what the disk holds is no report: it is never left out, for its number would be
+        missing.
+        """
         row = self._first_above(sequence)
         if row is None and self._number_some():
             row = self._first_above(sequence)
         if row is None:
             return None
-        report = nodelink_pb2.Report.FromString(row["body"])
+        try:
+            report = nodelink_pb2.Report.FromString(row["body"])
+        except DecodeError as error:
+            raise StateUnavailable(
+                f"report {row['sequence']} is damaged on the disk; if it cannot be restored, move the state "
+                f"directory away and have the key given up: souverixctl reset-key {self._node}"
+            ) from error
         report.sequence = row["sequence"]
         return report
 

@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-READY_WITHIN_S = 30.0
+from deploy import local_processes
+
+READY_WITHIN_S = 60.0
 """Starting etcd or a controller takes about a second; two busy cores make it slower."""
 
 STOP_WITHIN_S = 10.0
@@ -27,11 +29,8 @@ LOG_TAIL_BYTES = 4_000
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nothing listens on now, and that no outgoing connection will be given."""
+    return local_processes.free_port(())
 
 
 def accepts_connections(port: int) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from deploy.demo.agent_disk import backlog_of
 from deploy.demo.attention import await_end, show_item
 from deploy.demo.client import Client
 from deploy.demo.command import run_command
@@ -33,21 +34,21 @@ from souverix.command.v1 import command_pb2, command_service_pb2
 from souverix.fleet.v1 import connectivity_pb2, fleet_service_pb2
 from souverix.nodelink.v1 import replay_service_pb2
 
-#: So that a backlog gathers while the spectator looks on.
-REPORT_INTERVAL_S = 0.1
+#: So that a backlog gathers while the spectator looks on, and the thin link still carries more than is made meanwhile.
+REPORT_INTERVAL_S = 0.2
 
 #: Reports that wait at the node before its link is given back.
-BACKLOG_REPORTS = 20
+BACKLOG_REPORTS = 12
 
-#: What the node is configured with, and so each of its reports carries: some 12 KiB of it, so that its backlog is more
+#: What the node is configured with, and so each of its reports carries: some 24 KiB of it, so that its backlog is more
 #: than one chunk.
 ROUTES: dict[str, Any] = {
     f"prefix-{number:03}": {"peer": f"10.0.{number}.1:5060", "weight": number, "codec": "g711"}
-    for number in range(160)
+    for number in range(320)
 }
 
-#: What its link carries when it is back: a thin one, so that the replay can be watched.
-THIN_LINK_BYTES_PER_S = 300_000
+#: What its link carries when it is back: a chunk takes longer than a watch of the replay pauses between two steps.
+THIN_LINK_BYTES_PER_S = 180_000
 
 LIVE = connectivity_pb2.CONNECTIVITY_MODE_LIVE
 AUTONOMOUS = connectivity_pb2.CONNECTIVITY_MODE_AUTONOMOUS
@@ -68,7 +69,7 @@ async def go_off_and_return(stage: Stage) -> str:
         server=stage.field_link.endpoint,
     )
     stage.remember_processes()
-    await stage.until(f"{FIELD_NODE} live at {GLOBAL}", lambda: _in_mode(top, LIVE))
+    await stage.until(f"{FIELD_NODE} live at {GLOBAL}", lambda: in_mode(top, LIVE))
     stage.display.happened(f"{FIELD_NODE} has joined {ZONE_A2}, and is LIVE at {GLOBAL}")
     routes = command_pb2.ApplyConfig(config_name="routes")
     routes.document.update(ROUTES)
@@ -77,7 +78,7 @@ async def go_off_and_return(stage: Stage) -> str:
     stage.field_link.cut()
     cut_time = datetime.now(UTC)
     _, took_s = await stage.until(
-        f"{FIELD_NODE} cut off, at {GLOBAL}", lambda: _in_mode(top, AUTONOMOUS)
+        f"{FIELD_NODE} cut off, at {GLOBAL}", lambda: in_mode(top, AUTONOMOUS)
     )
     stage.display.happened(f"its link is cut: AUTONOMOUS at {GLOBAL}", took_s)
     await show_item(stage, top, ZONE_A2, CUT_OFF, f"nodes/{FIELD_NODE}")
@@ -85,17 +86,13 @@ async def go_off_and_return(stage: Stage) -> str:
     targets = command_pb2.Targets(nodes=[FIELD_NODE])
     command = await issue(top, targets, ping, new_request_id("ping"))
     stage.display.happened("a command is issued for it at global, and waits")
-    # Twice as long as so many reports take: a busy machine makes fewer.
-    away_s = 2 * BACKLOG_REPORTS * REPORT_INTERVAL_S
-    await stage.until(
-        f"{FIELD_NODE} works on", lambda: _away_for(zone, cut_time, away_s), away_s + 30
-    )
+    await stage.until(f"{FIELD_NODE} works on", lambda: _backlog(stage, zone))
 
     progress = asyncio.create_task(_progress(zone, datetime.now(UTC)))
     stage.field_link.heal()
     stage.field_link.slow(THIN_LINK_BYTES_PER_S)
     _, returned_s = await stage.until(
-        f"{FIELD_NODE} replays its backlog", lambda: _in_mode(top, LIVE)
+        f"{FIELD_NODE} replays its backlog", lambda: in_mode(top, LIVE)
     )
     _show_progress(stage, await progress)
     stage.field_link.heal()
@@ -123,7 +120,7 @@ async def go_off_and_return(stage: Stage) -> str:
 async def _progress(client: Client, since: datetime) -> list[replay_service_pb2.Replay]:
     """The return of the node as the zone's controller measures it, step by step to its end."""
     told = []
-    request = replay_service_pb2.WatchReplaysRequest(node=FIELD_NODE)
+    request = replay_service_pb2.WatchReplaysRequest(node=FIELD_NODE, domain=ZONE_A2)
     steps = client.stream(request, replay_service_pb2.WatchReplaysResponse, WAIT_S)
     async with contextlib.aclosing(steps):
         async for step in steps:
@@ -173,25 +170,28 @@ async def _check_command(client: Client, name: str, after: datetime) -> None:
     expect(sent >= after, f"the command was sent at {sent}, before the node was live at {after}")
 
 
-async def _in_mode(
-    client: Client, mode: connectivity_pb2.ConnectivityMode
+async def in_mode(
+    client: Client, mode: connectivity_pb2.ConnectivityMode, node: str = FIELD_NODE
 ) -> Seen[connectivity_pb2.Connectivity]:
-    """Raises `Refused` until the node is known."""
-    view = (await node_at(client, FIELD_NODE)).connectivity
+    """A node's connectivity once it is in a mode. Raises `Refused` until the node is known."""
+    view = (await node_at(client, node)).connectivity
     debt = view.sync_debt
     done, left = debt.replayed_messages, debt.backlog.messages
-    text, share = f"{FIELD_NODE} is {_name(view.link.mode)}", None
+    text, share = f"{node} is {_name(view.link.mode)}", None
     if view.link.mode in (RETURNING, REPLAYING):
         text += f", {done} of {done + left} reports replayed"
         share = done / (done + left) if done + left else None
     return Seen(text, view if view.link.mode == mode else None, share)
 
 
-async def _away_for(client: Client, since: datetime, seconds: float) -> Seen[bool]:
+async def _backlog(stage: Stage, client: Client) -> Seen[bool]:
+    """What waits at the node, as its own disk tells, and how far behind the zone is."""
+    directory = stage.federation.directory / f"agent-{FIELD_NODE}"
+    waiting = backlog_of(directory, FIELD_NODE).kept_back
     behind = (await node_at(client, FIELD_NODE)).connectivity.sync_debt.behind
-    away_s = (datetime.now(UTC) - since).total_seconds()
-    text = f"{FIELD_NODE} has been away for {away_s:.1f} s; {ZONE_A2} is {behind.ToMilliseconds() / 1000:.1f} s behind"
-    return Seen(text, True if away_s >= seconds else None, away_s / seconds)
+    text = f"{waiting} reports wait at {FIELD_NODE}; {ZONE_A2} is {behind.ToMilliseconds() / 1000:.1f} s behind"
+    done = True if waiting >= BACKLOG_REPORTS else None
+    return Seen(text, done, waiting / BACKLOG_REPORTS)
 
 
 async def _ledger(client: Client) -> list[connectivity_pb2.LinkState]:

@@ -59,7 +59,7 @@ async def heal_and_converge(stage: Stage) -> str:
 
 
 async def restore_and_verify(stage: Stage) -> str:
-    """The zone's operator restores the losing value; the audit tells all of it and is verified at global."""
+    """The zone's administrator restores the losing value; the audit tells all of it and is verified at global."""
     conflict = (await conflicts_at(stage.client(ZONE_A1), ZONE_A1, only_open=True))[0]
     loser = next(s for s in conflict.record.siblings if not s.winner)
     reply = await stage.client(ZONE_A1).call(
@@ -71,7 +71,7 @@ async def restore_and_verify(stage: Stage) -> str:
         federation_service_pb2.RestoreConflictValueResponse,
     )
     expect(not reply.conflict.open, f"{conflict.name} is still open after its loser was restored")
-    stage.display.happened(f"{ZONE_A1}'s operator restored the value of {loser.controller}")
+    stage.display.happened(f"{ZONE_A1}'s administrator restored the value of {loser.controller}")
     policies, took_s = await stage.until("all agree on the policy", lambda: _agreed(stage, 1))
     expect(
         policies[0].last_controller == stage.federation.plan(ZONE_A1).controller,

@@ -29,14 +29,27 @@ REAL_NODE = "this-host"
 #: This host once more, as a node of zone a2 behind a link of its own.
 FIELD_NODE = "field-unit"
 
+#: And once more there: lent, and its certificate misused.
+LENT_NODE = "lent-unit"
+
+#: And again in zone a2, where strangers get at it.
+SHED_NODE = "shed-unit"
+
+#: And in zone a1, by a certificate that it comes by itself.
+NEW_NODE = "new-unit"
+
+#: And behind the air gap.
+ISLAND_NODE = "well-pump"
+
 GLOBAL = "global"
 REGION_A = "region-a"
 REGION_B = "region-b"
 ZONE_A1 = "edge-zone-a1"
 ZONE_A2 = "edge-zone-a2"
 ZONE_B1 = "edge-zone-b1"
+ISLAND = "island-b9"
 
-#: Parents before children. Zone b1 syncs when it is asked to, or every quarter of an hour.
+#: Parents before children. Zone b1 syncs when it is asked to, or every quarter of an hour; the island by files alone.
 TREE = (
     DomainPlan(GLOBAL),
     DomainPlan(REGION_A, parent=GLOBAL, kind="region", level="regional", replicas=2),
@@ -44,7 +57,19 @@ TREE = (
     DomainPlan(ZONE_A1, parent=REGION_A),
     DomainPlan(ZONE_A2, parent=REGION_A),
     DomainPlan(ZONE_B1, parent=REGION_B, level="autonomous", sync_mode="opportunistic"),
+    DomainPlan(
+        ISLAND,
+        parent=REGION_B,
+        kind="air-gap-island",
+        level="autonomous",
+        sync_mode="manual",
+        log="sqlite",
+        air_gapped=True,
+    ),
 )
+
+#: Who is below a link.
+LINKED = tuple(plan for plan in TREE if plan.parent and not plan.air_gapped)
 
 #: Simulated agents of each zone.
 SIMULATED = {ZONE_A1: 20, ZONE_A2: 20, ZONE_B1: 20}
@@ -96,6 +121,11 @@ def expect(condition: bool, message: str) -> None:
         raise StepFailed(message)
 
 
+def administrator(domain: str) -> str:
+    """Who administers a domain; that of global is fleet-admin by every controller's configuration."""
+    return f"user:{domain}-admin"
+
+
 def new_request_id(what: str) -> str:
     """An idempotency key that says what it is for."""
     return f"demo-{what}-{uuid.uuid4().hex[:12]}"
@@ -109,24 +139,25 @@ class Stage:
     federation: LocalFederation
     #: The links of zone a1 to the replicas of region a, each through a relay that can be cut.
     links: list[TcpProxy]
-    #: The link of the field node to zone a2's controller, through another such relay.
+    #: The link of the nodes in the field to zone a2's controller, through another such relay.
     field_link: TcpProxy
     channels: Channels = field(default_factory=Channels)
     #: Ids of the processes started so far.
     pids: set[int] = field(default_factory=set)
 
-    def client(self, domain: str, principal: str = "") -> Client:
-        """Somebody who asks a domain's controller; by default its operator."""
-        return self._client(domain, self.federation.addresses(domain), principal)
+    def client(self, domain: str, principal: str = "", *, of: str = "") -> Client:
+        """Somebody of a domain, or of domain `of`, who asks its controller; by default who administers that one."""
+        return self._client(domain, self.federation.addresses(domain), principal, of or domain)
 
-    def replica(self, domain: str, number: int) -> Client:
-        """Somebody who asks one replica."""
+    def replica(self, domain: str, number: int, *, of: str = "") -> Client:
+        """Who administers a domain, or domain `of`, and asks one replica."""
         address = self.federation.address(domain, number)
-        return self._client(domain, [address], "")
+        return self._client(domain, [address], "", of or domain)
 
-    def _client(self, domain: str, addresses: list[str], principal: str) -> Client:
-        principal = principal or f"user:{domain}-operator"
-        tls = self.federation.client_tls(domain, principal.removeprefix("user:"))
+    def _client(self, domain: str, addresses: list[str], principal: str, of: str) -> Client:
+        principal = principal or administrator(of)
+        user = principal.removeprefix("user:")
+        tls = self.federation.certificates.client_tls(domain, user, of)
         return Client(self.channels, addresses, principal, tls)
 
     def cut(self) -> None:
@@ -189,7 +220,15 @@ class Stage:
 @contextlib.asynccontextmanager
 async def stage(directory: Path, display: Display) -> AsyncIterator[Stage]:
     """An empty stage: laid out, nothing started. Everything is stopped when the block ends."""
-    federation = LocalFederation(directory, TREE, lease_ttl_s=LEASE_TTL_S, secured=True)
+    federation = LocalFederation(
+        directory,
+        TREE,
+        lease_ttl_s=LEASE_TTL_S,
+        secured=True,
+        # The island has nobody but its own before a first file comes.
+        admins=[administrator(GLOBAL), administrator(ISLAND)],
+        enrolling=[ZONE_A1],
+    )
     async with contextlib.AsyncExitStack() as stack:
         links = []
         for address in federation.addresses(REGION_A):
@@ -206,6 +245,11 @@ async def stage(directory: Path, display: Display) -> AsyncIterator[Stage]:
         set_up = Stage(display, federation, links, field_link)
         stack.push_async_callback(set_up.channels.close)
         yield set_up
+
+
+def measured_file(stage: Stage) -> Path:
+    """A file that the island's node measures of itself."""
+    return stage.federation.directory / "pump.conf"
 
 
 def _both_ends(line: str) -> str:

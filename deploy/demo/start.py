@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from deploy.demo.questions import peers_of, status_of, topology_of
+from deploy.demo.roles import appoint
 from deploy.demo.stage import (
     GLOBAL,
+    ISLAND,
+    LINKED,
     NODES,
     POLL_S,
     REAL_NODE,
@@ -16,6 +19,7 @@ from deploy.demo.stage import (
     ZONE_B1,
     Seen,
     Stage,
+    administrator,
 )
 from deploy.demo.syncing import sync_now
 from souverix.federation.v1 import authority_pb2, federation_service_pb2
@@ -27,11 +31,17 @@ async def start(stage: Stage) -> str:
     federation.start_processes()
     stage.remember_processes()
     replicas = sum(plan.replicas for plan in TREE)
-    stage.display.say(f"{len(TREE)} etcds, {replicas} controller replicas started")
+    etcds = sum(plan.log == "etcd" for plan in TREE)
+    stage.display.say(f"{etcds} etcds, {replicas} controller replicas started")
     _, took_s = await stage.until("controllers serve", lambda: _masters(stage))
     stage.display.happened(f"{len(TREE)} controllers serve, each with a master", took_s)
     _, took_s = await stage.until("the tree is level", lambda: _level(stage))
-    stage.display.happened("every child has its place in the tree, every link is level", took_s)
+    stage.display.happened(
+        f"every link is level, every domain has its place; {ISLAND} has no link", took_s
+    )
+    for plan in LINKED:
+        await appoint(stage, plan.domain)
+    stage.display.happened(f"{administrator(GLOBAL)} gave each domain its administrator")
 
     federation.start_agent(ZONE_A1, REAL_NODE, "--display-name", "the host of this demonstration")
     for seed, (zone, count) in enumerate(SIMULATED.items()):
@@ -46,14 +56,16 @@ async def start(stage: Stage) -> str:
         await asyncio.gather(syncing, return_exceptions=True)
     stage.display.happened(f"{NODES} of {NODES} nodes visible at global", took_s)
     await _show_tree(stage)
-    return f"{len(TREE)} domains level, {NODES} nodes visible at global"
+    return f"{len(LINKED)} links level, {NODES} nodes visible at global"
 
 
 async def _masters(stage: Stage) -> Seen[bool]:
     found = 0
     for plan in TREE:
+        # Roles are given later: until then the controllers' own administrators ask.
+        of = ISLAND if plan.air_gapped else GLOBAL
         answers = await asyncio.gather(
-            *(status_of(stage.replica(plan.domain, n + 1)) for n in range(plan.replicas)),
+            *(status_of(stage.replica(plan.domain, n + 1, of=of)) for n in range(plan.replicas)),
             return_exceptions=True,
         )
         statuses = [a for a in answers if isinstance(a, federation_service_pb2.GetStatusResponse)]
@@ -67,10 +79,8 @@ async def _level(stage: Stage) -> Seen[bool]:
     """Continuous links must be live; the parent of an opportunistic child must have heard of it."""
     known = {domain.domain for domain in await topology_of(stage.client(GLOBAL))}
     waiting = []
-    for plan in TREE:
-        if not plan.parent:
-            continue
-        peer = (await peers_of(stage.client(plan.parent))).get(plan.controller)
+    for plan in LINKED:
+        peer = (await peers_of(stage.client(plan.parent, of=GLOBAL))).get(plan.controller)
         if peer is None or plan.domain not in known:
             level = False
         elif plan.sync_mode == "continuous":
@@ -79,7 +89,7 @@ async def _level(stage: Stage) -> Seen[bool]:
             level = peer.HasField("last_seen_time")
         if not level:
             waiting.append(plan.domain)
-    links = len(TREE) - 1
+    links = len(LINKED)
     seen = f"links level {links - len(waiting)}/{links}"
     if waiting:
         seen += f", waiting for {', '.join(waiting)}"

@@ -8,17 +8,25 @@ from dataclasses import dataclass
 
 import grpc
 
+from deploy.demo.airgap import cross_the_gap
+from deploy.demo.attestation import attest
 from deploy.demo.command import command_from_global
+from deploy.demo.components import who_runs_it
 from deploy.demo.display import duration
 from deploy.demo.drift import drift_and_heal
+from deploy.demo.enrolling import enrol
 from deploy.demo.handover import hand_over
+from deploy.demo.impostor import refuse_impostors
 from deploy.demo.node_return import go_off_and_return
 from deploy.demo.partition import cut_off, write_on_both_sides
 from deploy.demo.reconciliation import heal_and_converge, restore_and_verify
+from deploy.demo.revocation import revoke
+from deploy.demo.roles import hold_to_roles
 from deploy.demo.stage import Stage, StepFailed
 from deploy.demo.start import start
 from deploy.demo.syncing import sync_opportunistically
 from deploy.demo.takeover import kill_the_master
+from deploy.demo.tampering import refuse_a_tampered_backlog
 from souverixctl.errors import Refused
 
 
@@ -45,8 +53,18 @@ class Outcome:
 STEPS: Sequence[Step] = (
     Step(
         "A federation starts",
-        "Global, two regions, three edge zones: each with its own log, each deciding for itself.",
+        "Global, two regions, three edge zones, an island: each with its own log, each deciding for itself.",
         start,
+    ),
+    Step(
+        "Who may do what",
+        "Everybody has a certificate; what its bearer may do, roles say. Without one, nothing.",
+        hold_to_roles,
+    ),
+    Step(
+        "A machine enrols",
+        "A one-time token brings a new machine its certificate; what comes with the same token again is refused.",
+        enrol,
     ),
     Step(
         "A command from global to an edge node, and back",
@@ -62,6 +80,21 @@ STEPS: Sequence[Step] = (
         "A node goes off, and returns",
         "It works on without a link and records; back, it replays first, and only then takes new commands.",
         go_off_and_return,
+    ),
+    Step(
+        "Impostors are refused",
+        "Two agents call themselves by the node's name: one by another node's certificate, one by a root of its own.",
+        refuse_impostors,
+    ),
+    Step(
+        "A certificate is revoked",
+        "The one that the first impostor showed: the stream that stands on it ends, and who calls by it is raised.",
+        revoke,
+    ),
+    Step(
+        "A tampered backlog is quarantined",
+        "While a node is away, somebody alters on its disk what it recorded. Its return is refused as a whole.",
+        refuse_a_tampered_backlog,
     ),
     Step(
         "The link of a zone is cut",
@@ -80,13 +113,28 @@ STEPS: Sequence[Step] = (
     ),
     Step(
         "The loser is restored, the audit verified",
-        "The zone's operator, who now sees both values, takes the other one; nothing of it is unrecorded.",
+        "The zone's administrator, who now sees both values, takes the other one; nothing of it is unrecorded.",
         restore_and_verify,
     ),
     Step(
         "A zone that syncs when it can",
         "Zone b1 closes its link once both sides are level, and opens it when asked.",
         sync_opportunistically,
+    ),
+    Step(
+        "An island that never has a link",
+        "A command reaches it by a file, and its result returns by another; both are signed, and carried by hand.",
+        cross_the_gap,
+    ),
+    Step(
+        "A node attests what it runs",
+        "The island expects its node to stay as it is; a file that somebody changes is found out, and quarantines it.",
+        attest,
+    ),
+    Step(
+        "Who runs it?",
+        "Agents tell what their hosts are made of; asked at global, the answer names every node with a package.",
+        who_runs_it,
     ),
     Step(
         "A master is killed under writes",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from deploy.demo.client import Client
 from deploy.demo.display import duration
 from deploy.demo.questions import audit_of, document_of, peers_of, policy_at, status_of
+from deploy.demo.roles import DOMAIN_ADMIN, give_role
 from deploy.demo.stage import (
     GLOBAL,
     REGION_A,
@@ -97,6 +98,8 @@ async def kill_the_master(stage: Stage) -> str:
         Writer(stage.client(REGION_A, f"user:writer-{number}"), name)
         for number, name in enumerate(names, 1)
     ]
+    people = [writer.client.principal for writer in writers]
+    await give_role(stage.client(REGION_A), REGION_A, DOMAIN_ADMIN, people, "writers of the story")
     tasks = [asyncio.create_task(writer.run(), name=writer.policy) for writer in writers]
     try:
         took_over_s = await _kill_under_writes(stage, writers, tasks)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent.backlog import NUMBERING_BATCH, Backlog
+from nodeagent.errors import StateUnavailable
 from nodeagent.identity import Identity
 from nodeagent.statedir import StateDir
 from tests.unit.nodeagent.made_up import NODE, database, inventory_report, state_report
@@ -159,3 +160,16 @@ def test_disk_is_given_back_when_all_is_acknowledged(tmp_path: Path, release: st
     assert held() < 1 << 20
     kept.append(state_report("v1"), {})
     assert drained(kept) == [(last + 1, "v1")]
+
+
+def test_a_report_that_is_damaged_on_the_disk_is_named_and_never_left_out(tmp_path: Path) -> None:
+    kept = backlog(tmp_path)
+    for number in range(3):
+        kept.append(state_report(f"v{number}"), {})
+    with sqlite3.connect(tmp_path / "agent.db") as disk:
+        disk.execute("UPDATE report SET body = X'ff' WHERE entry = 2")
+    assert kept.next_after(0)
+    for _ in range(2):
+        with pytest.raises(StateUnavailable, match="report 2 is damaged"):
+            kept.next_after(1)
+    assert kept.waiting == 3
