@@ -5,6 +5,8 @@ is run and ended, by its pid; knows nothing of what runs in it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import os
 import random
 import shutil
@@ -12,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +26,10 @@ from controller.log import die_with_parent
 STOP_TIMEOUT_S = 10.0
 
 #: Listeners get ports below those of outgoing connections, of which a federation has hundreds: between the choice of a
-#: port and its use one of them could take it.
+#: port and its use one of them could take it. So could another process that chooses ports: each has a share of its own,
+#: as long as there are no more of them at work than shares.
 PORT_SPAN = 10_000
+PORT_SHARES = 16
 MAX_PORT_ATTEMPTS = 100
 
 #: Beginning of the outgoing range where the system does not tell it (Linux's default).
@@ -102,13 +107,31 @@ def find_program(name: str) -> str:
 
 def free_port(taken: Collection[int]) -> int:
     """A port that nobody listens on and no outgoing connection will be given. Raises `OSError`."""
+    size = PORT_SPAN // PORT_SHARES
+    first = _first_outgoing_port() - PORT_SPAN + _port_share() * size
     for _ in range(MAX_PORT_ATTEMPTS):
-        port = random.randrange(_first_outgoing_port() - PORT_SPAN, _first_outgoing_port())
+        port = random.randrange(first, first + size)
         with contextlib.suppress(OSError), socket.socket() as probe:
             if port not in taken:
                 probe.bind(("127.0.0.1", port))
                 return port
-    raise OSError(f"no free port among {MAX_PORT_ATTEMPTS} tried below {_first_outgoing_port()}")
+    raise OSError(f"no free port among {MAX_PORT_ATTEMPTS} tried from {first} on")
+
+
+@functools.cache
+def _port_share() -> int:
+    """This process's share of the ports, held until it ends; one of the others' where all are taken."""
+    for share in range(PORT_SHARES):
+        path = Path(tempfile.gettempdir()) / f"souverix-ports-{share}"
+        with contextlib.suppress(PermissionError):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+            else:
+                return share
+    return random.randrange(PORT_SHARES)
 
 
 def _first_outgoing_port() -> int:
