@@ -18,5 +18,7 @@ async def test_an_export_is_on_record_before_any_of_it_is_sent(tmp_path: Path) -
             )
             while not (await call.read()).HasField("volume"):
                 pass
-            call.cancel()
-        assert [r.principal for r in zone.audited("souverix.bundle.v1.BundleService/ExportBundle")]
+            assert zone.audited("souverix.bundle.v1.BundleService/ExportBundle")
+            while not (await call.read()).HasField("summary"):
+                pass
+            assert len(zone.audited("souverix.bundle.v1.BundleService/ExportBundle")) == 1
