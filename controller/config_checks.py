@@ -18,11 +18,9 @@ from controller.lifecycle_settings import lifecycle_problems
 from federation.identifiers import is_valid_id
 from telemetry import settings
 from trust.authority import MAX_LEAF_LIFE
+from trust.renewal import MAX_RECOVERY
 
 MAX_PORT = 65535
-
-#: Two years: a machine that was away for longer is another matter than one that was away.
-MAX_RECOVERY_DAYS = 730
 
 #: Of an Ed25519 key.
 PUBLIC_KEY_BYTES = 32
@@ -179,7 +177,7 @@ def _authority_problems(config: ControllerConfig) -> Iterator[str]:
         yield "authority.directory is required: where ca-key.pem and ca.pem are"
     for name, value, most in (
         ("machine_life_h", authority.machine_life_h, MAX_LEAF_LIFE / timedelta(hours=1)),
-        ("recovery_days", authority.recovery_days, MAX_RECOVERY_DAYS),
+        ("recovery_days", authority.recovery_days, MAX_RECOVERY.days),
     ):
         if not 0 < value <= most:
             yield f"authority.{name} {value} is out of range; it is above 0 and at most {most:g}"

@@ -43,7 +43,7 @@ class Issuer:
     ) -> None:
         passphrase = Path(section.passphrase_file) if section.passphrase_file else None
         self._files = ReloadedAuthority(Path(section.directory), passphrase)
-        self._own_domain = own_domain
+        self.own_domain = own_domain
         self._held = held
         self._machine_life = timedelta(hours=section.machine_life_h)
         #: How long after its end a certificate still proves whose it was.
@@ -56,13 +56,13 @@ class Issuer:
             found = self._files.current(self.now())
         except (FilesUnusable, KeyUnreadable) as error:
             raise AuthorityNotHeld(
-                f"the authority of {self._own_domain} cannot be used: {error}",
-                domain=self._own_domain,
+                f"the authority of {self.own_domain} cannot be used: {error}",
+                domain=self.own_domain,
             ) from error
-        if found.identity.domain != self._own_domain or found.identity.is_root:
+        if found.identity.domain != self.own_domain or found.identity.is_root:
             raise AuthorityNotHeld(
-                f"{self._files.directory} holds {found.identity}, and this controller is of domain {self._own_domain}",
-                domain=self._own_domain,
+                f"{self._files.directory} holds {found.identity}, and this controller is of domain {self.own_domain}",
+                domain=self.own_domain,
             )
         return found
 
@@ -78,8 +78,8 @@ class Issuer:
             )
         except (CertificateRefused, NameInvalid) as error:
             raise AuthorityNotHeld(
-                f"the authority of {self._own_domain} cannot issue: {error}",
-                domain=self._own_domain,
+                f"the authority of {self.own_domain} cannot issue: {error}",
+                domain=self.own_domain,
             ) from error
         self._check_known(leaf)
         return leaf
@@ -125,11 +125,11 @@ class Issuer:
         known = self._held.current.authorities
         try:
             check_issued(
-                leaf, [c for c in known if identity_of(c).domain == self._own_domain], self.now()
+                leaf, [c for c in known if identity_of(c).domain == self.own_domain], self.now()
             )
         except CertificateRefused as error:
             raise AuthorityNotHeld(
-                f"{self._files.directory} holds another authority of {self._own_domain} than the one that issued this "
+                f"{self._files.directory} holds another authority of {self.own_domain} than the one that issued this "
                 "controller's own certificate, which comes first; it is renewed within minutes",
-                domain=self._own_domain,
+                domain=self.own_domain,
             ) from error

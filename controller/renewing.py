@@ -10,6 +10,7 @@ from controller.bearer import Bearer, Bearers
 from controller.enrolment.attempts import Attempts
 from controller.enrolment.enrolments import certificate_of
 from controller.enrolment.errors import (
+    MachineForeign,
     NoMachine,
     ProofWrong,
     RenewalSuperseded,
@@ -55,7 +56,14 @@ class Renewals:
 
         Raises `EnrolmentRefused`, `BearerRefused`, `AuthorityNotHeld`, and what the journal raises.
         """
-        identity = bearer.identity
+        identity, own = bearer.identity, self._issuer.own_domain
+        if identity.domain != own:
+            # Certificates of domains below are known here, too: issued here, the name would reach further.
+            raise MachineForeign(
+                f"the certificate of {identity.principal} is of domain {identity.domain}, and this is the controller "
+                f"of {own}; ask that domain's",
+                domain=own,
+            )
         if identity.kind not in (Kind.NODE, Kind.RELAY):
             raise NoMachine(
                 f"{identity.principal} is no machine; its certificate is made by `souverixctl pki issue`"
@@ -80,10 +88,10 @@ class Renewals:
             outcome=audit_pb2.AUDIT_OUTCOME_ALLOWED,
             details={"fingerprint": fingerprint(leaf), "replaces": bearer.fingerprint},
         )
-        await self._replica.journal().submit(
-            lambda proposal: write_audit(proposal, record, domain=identity.domain)
-        )
+        journal = self._replica.journal()
+        # Counted before it is waited for: many calls at once are no way around the pace.
         self._issues.note(identity.principal, time.monotonic())
+        await journal.submit(lambda proposal: write_audit(proposal, record, domain=identity.domain))
         return self._issuer.answer(leaf)
 
     def _check_not_superseded(self, bearer: Bearer) -> None:

@@ -28,11 +28,15 @@ class RevokedBearers:
         bearers.on_refusal.append(self._note)
 
     def check(self, bearer: Bearer) -> None:
-        """Raises `BearerRefused` for a bearer of what is revoked."""
+        """Raises `BearerRefused` for a bearer of what is revoked.
+
+        A revocation is over when what it names has ended; a certificate that has ended and is to be recovered must be
+        held against it all the same.
+        """
         identity = bearer.identity
-        entry = self._revocations.find(
-            bearer.lineage, identity.domain, identity.principal, bearer.issued_s
-        )
+        has_ended = bearer.not_after.timestamp() * 1000 <= self._revocations.now_ms()
+        find = self._revocations.find_ever if has_ended else self._revocations.find
+        entry = find(bearer.lineage, identity.domain, identity.principal, bearer.issued_s)
         if entry is not None:
             raise BearerRefused(
                 grpc.StatusCode.UNAUTHENTICATED,

@@ -67,6 +67,9 @@ from telemetry.started import OFF, Telemetry
 RUN_BYTES = 8
 """Random bytes of the id of one run of the agent: no two runs of one node draw the same."""
 
+_SIGNED = ("report", "result", "attestation")
+"""Frames that take effect: by their signature a relay cannot make one up."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
@@ -261,8 +264,8 @@ class Agent:
         return request
 
     def sealed(self, frame: nodelink_pb2.ConnectRequest) -> nodelink_pb2.ConnectRequest:
-        """The frame as it is sent: reports and results signed, where the link passes through a relay."""
-        if self._sign_over is None or frame.WhichOneof("kind") not in ("report", "result"):
+        """The frame as it is sent: signed where it takes effect, and the link passes through a relay."""
+        if self._sign_over is None or frame.WhichOneof("kind") not in _SIGNED:
             return frame
         raw = frame.SerializeToString(deterministic=True)
         signature = self._identity.sign(said_message(self._sign_over, raw))

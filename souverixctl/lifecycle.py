@@ -64,7 +64,7 @@ def _value(prefix: str, typed: str) -> str:
 @click.option(
     "--override-attestation",
     is_flag=True,
-    help="Release: although the node's attestation failed and it was not verified since; give the reason.",
+    help="Release, new hardware: though the node's attestation failed and it was not verified since; give the reason.",
 )
 @options.etag_option
 @options.write_options

@@ -9,12 +9,19 @@ recovery of an expired one has a nonce, so that the old key must be at hand now.
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Final
+
 from cryptography import x509
 
 from trust.keys import TlsKey, is_signed_by_bearer, sign_as_bearer
 
 #: Bytes of a nonce: nobody meets one twice.
 NONCE_BYTES = 32
+
+#: Longest time after its end that a certificate may prove whose it was: two years. A machine that was away for longer
+#: is another matter than one that was away.
+MAX_RECOVERY: Final = timedelta(days=730)
 
 _LABEL = b"souverix certificate renewal 1\0"
 

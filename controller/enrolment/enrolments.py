@@ -17,7 +17,7 @@ from controller.enrolment.errors import (
     WrongNode,
 )
 from controller.enrolment.stages import Stage, Step, after, stage_at
-from controller.twin.facts import Facts, body_of, digest_of, held_of, timestamp
+from controller.twin.facts import Facts, body_of, digest_of, held_of, home_of, timestamp
 from federation.errors import NotFound, WrongState
 from federation.identifiers import Key
 from souverix.trust.v1 import enrolment_pb2
@@ -165,14 +165,21 @@ def _again(
 def _check_name_is_free(
     facts: Facts, newcomer: Newcomer, own_domain: str, earlier: Record | None, now_ms: int
 ) -> None:
-    """A token for any node admits new ones only: else its bearer could be any node there is. Raises `NameTaken`."""
+    """A token for any node admits new ones only: else its bearer could be any node there is, also of a domain below,
+    where a certificate of this one counts, too. Raises `NameTaken`.
+    """
     node = f"nodes/{newcomer.node}"
     waits = earlier is not None and stage_at(earlier, now_ms) not in (Stage.REJECTED, Stage.LAPSED)
-    seen = body_of(facts, Key(own_domain, node, "actual_state")) is not None
-    pinned = body_of(facts, Key(own_domain, node, "agent_key")) is not None
-    if waits or seen or pinned:
+    home = home_of(facts, node)
+    domain = home.domain if home is not None else own_domain
+    known = any(
+        body_of(facts, Key(at, node, aspect)) is not None
+        for at in (own_domain, domain)
+        for aspect in ("actual_state", "agent_key")
+    )
+    if waits or known:
         raise NameTaken(
-            f"there is a machine {newcomer.node} in domain {own_domain}; to enrol it anew, have a token made for it "
+            f"there is a machine {newcomer.node} in domain {domain}; to enrol it anew, have a token made for it "
             f"(souverixctl enrolment token create --node {newcomer.node})",
             subject=node,
         )

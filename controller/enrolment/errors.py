@@ -104,6 +104,12 @@ class NoMachine(EnrolmentRefused):
     reason = "RENEWAL_NOT_A_MACHINE"
 
 
+class MachineForeign(EnrolmentRefused):
+    """The certificate is of another domain; ask the controller that holds that domain's authority."""
+
+    reason = "RENEWAL_FOREIGN"
+
+
 class RequestRefused(EnrolmentRefused):
     """The certificate request, or the certificate that is shown, is none that counts."""
 

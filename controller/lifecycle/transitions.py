@@ -57,6 +57,9 @@ CHECKLIST: Final[tuple[lifecycle_pb2.DecommissionStep, ...]] = (
 #: Actions that an isolated node still takes: they look, and change nothing.
 ALLOWED_IN_ISOLATION: Final = frozenset({"ping", "refresh_inventory"})
 
+#: By these a node goes back towards service: by other hardware it is enrolled and activated anew.
+_ENDS_QUARANTINE: Final = frozenset({_T.RELEASE_FROM_QUARANTINE, _T.REPLACE_HARDWARE})
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -73,7 +76,7 @@ class Asked:
     old_hardware: supply_chain_pb2.HardwareIdentity | None = field(default=None)
     #: Of a quarantine: it ends with a verification only.
     requires_attestation: bool = False
-    #: Of a release: when the node was last verified, as far as that counts now, and that it does not matter.
+    #: Of what ends a quarantine: when the node was last verified, as far as that counts now; and that it need not be.
     verified_ms: int | None = None
     overrides_attestation: bool = False
 
@@ -93,7 +96,7 @@ def transit(
             state=before.name,
             legal=legal,
         )
-    if asked.transition is _T.RELEASE_FROM_QUARANTINE:
+    if asked.transition in _ENDS_QUARANTINE:
         _check_attested(recorded, asked)
     entered = lifecycle_pb2.LifecycleState(
         phase=edge.to.phase,
@@ -134,7 +137,7 @@ def takes_command(recorded: lifecycle_pb2.LifecycleState | None, action: str) ->
 
 
 def _check_brought(asked: Asked, now_ms: int) -> None:
-    if asked.transition in NEEDS_REASON and not asked.reason:
+    if not asked.reason and (asked.transition in NEEDS_REASON or asked.overrides_attestation):
         raise InvalidWrite(f"{asked.transition.name} needs a reason", field="reason")
     brought = {
         "expire_time": asked.expire_ms is not None,
@@ -148,7 +151,7 @@ def _check_brought(asked: Asked, now_ms: int) -> None:
             raise InvalidWrite(f"{asked.transition.name} needs {name}", field=name)
         if brought[name] and not needed:
             raise InvalidWrite(f"{asked.transition.name} takes no {name}; leave it out", field=name)
-    if asked.overrides_attestation and asked.transition is not _T.RELEASE_FROM_QUARANTINE:
+    if asked.overrides_attestation and asked.transition not in _ENDS_QUARANTINE:
         raise InvalidWrite(
             f"{asked.transition.name} takes no override_attestation; leave it out",
             field="override_attestation",

@@ -7,6 +7,8 @@ It stays pinned until an operator gives it up, whoever vouches for another.
 from __future__ import annotations
 
 from controller.bearer import Bearer
+from controller.revocation.entries import Revocations
+from controller.revocation.targets import COLLECTION
 from controller.twin.facts import Facts, body_of, timestamp
 from controller.writes import write_audit
 from federation.chain import key_id_of
@@ -14,6 +16,8 @@ from federation.identifiers import Key
 from federation.proposal import Proposal
 from souverix.audit.v1 import audit_pb2
 from souverix.fleet.v1 import return_pb2
+from trust.errors import NameInvalid
+from trust.identity import Identity
 
 
 def pinned_key(facts: Facts, domain: str, node: str) -> bytes:
@@ -22,10 +26,20 @@ def pinned_key(facts: Facts, domain: str, node: str) -> bytes:
     return pinned.public_key if pinned is not None else b""
 
 
-def is_vouched(facts: Facts, domain: str, node: str) -> bool:
-    """Tells whether a certificate has vouched for the pinned key."""
+def is_vouched(facts: Facts, revocations: Revocations, domain: str, node: str) -> bool:
+    """Tells whether a certificate has vouched for the pinned key that was not revoked since."""
     pinned = _pinned(facts, domain, node)
-    return pinned is not None and bool(pinned.certificate)
+    if pinned is None or not pinned.certificate:
+        return False
+    try:
+        named = Identity.parse(pinned.certificate_identity)
+    except NameInvalid:
+        return False
+    # It was issued before it vouched. Its serial number and what it rested on are not kept with the key.
+    vouched_s = pinned.time.seconds
+    if revocations.held(named.domain, f"{COLLECTION}/sha256-{pinned.certificate}") is not None:
+        return False
+    return revocations.find((), named.domain, named.principal, vouched_s) is None
 
 
 def draft_pin(
@@ -33,10 +47,16 @@ def draft_pin(
 ) -> bytes:
     """Pins a key unless one is pinned, and notes whose certificate vouches for it; the one that is pinned then.
 
-    For an agent that has proved to hold it. A key that was pinned at first use counts as vouched for from then on.
+    For an agent that has proved to hold it. A key that was pinned at first use counts as vouched for from then on, and
+    so does one anew whose certificate was revoked meanwhile.
     """
-    held = pinned_key(proposal, domain, node)
-    if held and (held != public_key or vouched is None or is_vouched(proposal, domain, node)):
+    pinned = _pinned(proposal, domain, node)
+    held = pinned.public_key if pinned is not None else b""
+    if held and (
+        held != public_key
+        or vouched is None
+        or (pinned is not None and pinned.certificate == vouched.fingerprint)
+    ):
         return held
     controller = f"controller:{proposal.identity.controller}"
     key_id = key_id_of(public_key)

@@ -222,14 +222,15 @@ class Attesting:
 
     def _run_out(self) -> list[Given]:
         """Nodes whose verification does not count any more, as the columns of the read model tell."""
-        columns = self._replica.nodes.columns
+        columns, state = self._replica.nodes.columns, self._replica.state
+        mine = delivered_domains(state.authority, self._replica.config.controller.id)
+        # Of others' nodes, as many as there may be, nothing is looked at one by one: while their controller is away,
+        # nobody records that they have run out.
         rows = np.flatnonzero(
-            columns.column("present")
+            columns.in_domains(set(mine))
             & (columns.column("integrity") == Integrity.VERIFIED)
             & (columns.column("attested_until_ms") <= _wall_ms())
         )
-        state = self._replica.state
-        mine = delivered_domains(state.authority, self._replica.config.controller.id)
         given = []
         for row in rows.tolist():
             node = columns.ids.id_of(row)

@@ -160,7 +160,8 @@ class Conversation:
         if not agent.is_known:
             await desk.enrolment.enrol(journal, hello, self._peer, agent.vouched)
         elif not pinned_key(facts, home.domain, hello.node) or (
-            agent.vouched is not None and not is_vouched(facts, home.domain, hello.node)
+            agent.vouched is not None
+            and not is_vouched(facts, desk.replica.revocations, home.domain, hello.node)
         ):
             key = await commit(
                 journal,

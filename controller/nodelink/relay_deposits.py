@@ -125,8 +125,12 @@ class Deposits:
         key = pinned_key(facts, home.domain, deposit.node)
         if not key:
             raise _NotTaken(f"no key of {deposit.node} is pinned")
-        if self._desk.bearers is not None and not is_vouched(facts, home.domain, deposit.node):
-            raise _NotTaken(f"no certificate has vouched for the key of {deposit.node} yet")
+        if self._desk.bearers is not None and not is_vouched(
+            facts, self._desk.replica.revocations, home.domain, deposit.node
+        ):
+            raise _NotTaken(
+                f"no certificate has vouched for the key of {deposit.node} yet, or the one that did was revoked"
+            )
         return key
 
     async def _commit(

@@ -1,8 +1,9 @@
 """What a node says through a relay: opened when its agent signed it, over this very session. Owns which frames must be
 signed; what they mean is for others to say.
 
-Heartbeats are not: a relay gathers them, and may well say that a node is silent. Chunks of values are named by their
-digests, and a backlog is signed by itself.
+A statement of attestation is signed by a key that it names itself, which is believed the first time: without the
+agent's signature a relay could make one up. Heartbeats are not signed: a relay gathers them, and may well say that a
+node is silent. Chunks of values are named by their digests, and a backlog is signed by itself.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from federation.chain import Verifier
 from souverix.nodelink.v1 import nodelink_pb2
 
 #: Frames that take effect in the log.
-SIGNED = frozenset({"report", "result"})
+SIGNED = frozenset({"report", "result", "attestation"})
 
 
 class Speaker:
@@ -42,5 +43,5 @@ class Speaker:
         except DecodeError as error:
             raise ProtocolBroken("a signed frame is none") from error
         if said.WhichOneof("kind") not in SIGNED:
-            raise ProtocolBroken("a frame was signed that is neither a report nor a result")
+            raise ProtocolBroken(f"a frame was signed that is none of {', '.join(sorted(SIGNED))}")
         return said

@@ -20,10 +20,14 @@ from trust.authority import BACKDATED, MAX_LEAF_LIFE
 from trust.certificates import fingerprint, identity_of, parse_der, parse_pem
 from trust.errors import CertificateRefused
 from trust.identity import Kind
+from trust.renewal import MAX_RECOVERY
 
 #: How far a revocation may reach into the future: by as much as clocks may differ. Further, it would revoke
 #: certificates that nobody has asked for yet.
 MAX_AHEAD_MS: Final = int(BACKDATED.total_seconds() * 1000)
+
+#: What has expired may be recovered for a while, so it is worth revoking until then.
+_RECOVERY_MS: Final = int(MAX_RECOVERY.total_seconds() * 1000)
 
 
 class Asked(NamedTuple):
@@ -81,8 +85,11 @@ def spec_of(
         identity.issued_before.CopyFrom(Timestamp(seconds=before_s))
         expire_ms = int((before_s + MAX_LEAF_LIFE.total_seconds()) * 1000)
     if expire_ms is not None:
-        if expire_ms <= now_ms:
-            raise WrongState("the certificate has expired, and admits nobody any more")
+        if expire_ms + _RECOVERY_MS <= now_ms:
+            raise WrongState(
+                f"the certificate has expired more than {MAX_RECOVERY.days} days ago: it admits nobody any more, and "
+                "is recovered nowhere"
+            )
         spec.expire_time.FromMilliseconds(expire_ms)
     return spec
 

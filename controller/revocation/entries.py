@@ -73,7 +73,7 @@ class Revocations:
 
     def __init__(self, state: State, now_ms: Callable[[], int]) -> None:
         self._state = state
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         self._entries: dict[tuple[str, str], Entry] = {}
         self._counts: Counter[str] = Counter()
         #: When entries are over, the next first; those that were stated anew since are passed over.
@@ -98,34 +98,37 @@ class Revocations:
         self._read()
         if not self._entries:
             return None
-        for certificate in certificates:
-            for key in certificate.keys:
-                if key in self._entries:
-                    return self._entries[key]
-        try:
-            entry = self._entries.get((domain, subject_of_identity(principal)))
-        except InvalidWrite:
-            return None
-        if entry is None or entry.issued_before_s is None or issued_s >= entry.issued_before_s:
-            return None
-        return entry
+        return _found(self._held, certificates, domain, principal, issued_s)
+
+    def find_ever(
+        self, certificates: Iterable[Issued], domain: str, principal: str, issued_s: int
+    ) -> Entry | None:
+        """As `find`, among those that are over, too: for a certificate that has ended and still proves whose it was."""
+
+        def stated(domain: str, subject: str) -> Entry | None:
+            return read_entry(self._state, domain, subject)
+
+        return _found(stated, certificates, domain, principal, issued_s)
 
     def held(self, domain: str, subject: str) -> Entry | None:
         """The revocation in force under a subject."""
         self._read()
-        return self._entries.get((domain, subject))
+        return self._held(domain, subject)
 
     def count(self, domain: str) -> int:
         """How many revocations of a domain's certificates are in force."""
         self._read()
         return self._counts[domain]
 
+    def _held(self, domain: str, subject: str) -> Entry | None:
+        return self._entries.get((domain, subject))
+
     def _read(self) -> None:
         if not self._is_read:
             self._is_read = True
             for domain, subject in list(self._state.subjects_everywhere(COLLECTION)):
                 self._take(domain, subject)
-        now_ms = self._now_ms()
+        now_ms = self.now_ms()
         while self._ends and self._ends[0][0] <= now_ms:
             end_ms, domain, subject = heapq.heappop(self._ends)
             entry = self._entries.get((domain, subject))
@@ -145,3 +148,24 @@ class Revocations:
     def _drop(self, domain: str, subject: str) -> None:
         if self._entries.pop((domain, subject), None) is not None:
             self._counts[domain] -= 1
+
+
+def _found(
+    entry_of: Callable[[str, str], Entry | None],
+    certificates: Iterable[Issued],
+    domain: str,
+    principal: str,
+    issued_s: int,
+) -> Entry | None:
+    for certificate in certificates:
+        for issuer, subject in certificate.keys:
+            entry = entry_of(issuer, subject)
+            if entry is not None:
+                return entry
+    try:
+        entry = entry_of(domain, subject_of_identity(principal))
+    except InvalidWrite:
+        return None
+    if entry is None or entry.issued_before_s is None or issued_s >= entry.issued_before_s:
+        return None
+    return entry

@@ -110,6 +110,13 @@ class BundleService(bundle_service_pb2_grpc.BundleServiceServicer):
                     await end(running)
                 yield service.ExportBundleResponse(progress=_export_progress(exporter))
                 manifest = exported.manifest
+                # Before it is sent: who has all of it may hang up then.
+                await self._audit(
+                    caller,
+                    "ExportBundle",
+                    f"bundles/{manifest.set_id}",
+                    f"{exported.events} events for {manifest.audience}, {len(exported.volumes)} volumes",
+                )
                 for number, path in enumerate(exported.volumes, 1):
                     size = (await asyncio.to_thread(path.stat)).st_size
                     begin = service.VolumeBegin(
@@ -122,12 +129,6 @@ class BundleService(bundle_service_pb2_grpc.BundleServiceServicer):
                     with await asyncio.to_thread(path.open, "rb") as file:
                         while data := await asyncio.to_thread(file.read, DATA_BYTES):
                             yield service.ExportBundleResponse(data=data)
-                await self._audit(
-                    caller,
-                    "ExportBundle",
-                    f"bundles/{manifest.set_id}",
-                    f"{exported.events} events for {manifest.audience}, {len(exported.volumes)} volumes",
-                )
                 if not request.for_auditors:
                     await asyncio.to_thread(
                         self._ledger.exported, manifest.audience, order.create_ms

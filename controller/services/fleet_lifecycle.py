@@ -27,6 +27,7 @@ from federation.errors import InvalidWrite, WrongState
 from federation.identifiers import Key
 from souverix.fleet.v1 import fleet_service_pb2, lifecycle_pb2, node_pb2, return_pb2
 from souverix.trust.v1 import attestation_pb2
+from trust.identity import Kind
 
 
 class LifecycleWrites:
@@ -67,7 +68,8 @@ class LifecycleWrites:
             asked = replace(asked, verified_ms=verified_ms(attested, proposal.wall_ms))
             entered = transit(recorded, asked, proposal.wall_ms)
             if request.step == lifecycle_pb2.DECOMMISSION_STEP_CERTIFICATES_REVOKED:
-                self._check_revoked(domain, subject)
+                is_relay = spec.kind == node_pb2.NODE_KIND_RELAY
+                self._check_revoked(domain, subject, Kind.RELAY if is_relay else Kind.NODE)
             draft.write(domain, subject, "lifecycle", entered)
             if request.HasField("hardware"):
                 spec.hardware.CopyFrom(request.hardware)
@@ -100,8 +102,9 @@ class LifecycleWrites:
                 domain=domain,
             )
 
-    def _check_revoked(self, domain: str, subject: str) -> None:
-        """Refuses to confirm that a node's certificates are revoked when they are not. Without TLS it has none.
+    def _check_revoked(self, domain: str, subject: str, kind: Kind) -> None:
+        """Refuses to confirm that a node's certificates are revoked when they are not. Without TLS it has none; a
+        relay's agent shows the relay's.
 
         Raises `WrongState`.
         """
@@ -109,12 +112,12 @@ class LifecycleWrites:
             return
         node, began_s = subject.partition("/")[2], self._decommissioning_since_s(subject)
         for issuer in self._replica.state.authority.path_of(domain) or (domain,):
-            entry = self._replica.revocations.held(issuer, subject_of_identity(f"node:{node}"))
+            entry = self._replica.revocations.held(issuer, subject_of_identity(f"{kind}:{node}"))
             if entry is not None and (entry.issued_before_s or 0) >= began_s:
                 return
         raise WrongState(
             f"the certificates of {subject} have not been revoked since its decommissioning began: souverixctl "
-            f'certificate revoke node:{node} --domain {domain} --reason "decommissioned"',
+            f'certificate revoke {kind}:{node} --domain {domain} --reason "decommissioned"',
             subject=subject,
         )
 

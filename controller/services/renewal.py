@@ -47,9 +47,10 @@ class RenewalService(join_service_pb2_grpc.RenewalServiceServicer):
     ) -> service.RenewCertificateResponse:
         """Issues for the same identity and another key."""
         if self._issuer is None or self._bearers is None or self._renewals is None:
-            # No refusal for the audit log: every machine asks, where certificates are renewed by files.
+            # No refusal for the audit log: every machine asks, where certificates are renewed by files. Nothing is held
+            # against the caller; the method is not served here.
             raise ServiceError(
-                grpc.StatusCode.FAILED_PRECONDITION,
+                grpc.StatusCode.UNIMPLEMENTED,
                 "AUTHORITY_NOT_HELD",
                 f"this controller holds no certificate authority of {self._own_domain}; renew by files "
                 "(souverixctl pki issue --replace), or configure [authority]",

@@ -27,7 +27,7 @@ from federation.errors import NotFound, WrongState
 from federation.identifiers import Key
 from souverix.fleet.v1 import node_pb2
 from souverix.trust.v1 import enrolment_pb2
-from tests.federation_fixture import ROOT, MemoryController, root_controller
+from tests.federation_fixture import ROOT, MemoryController, controller_below, root_controller
 
 T0_MS = 1_800_000_000_000
 HOUR_MS = 3_600_000
@@ -138,6 +138,19 @@ def test_a_token_for_any_node_admits_new_ones_only(zone: Zone, aspect: str) -> N
         zone.comes(zone.token("t0"))
     assert zone.refusal(zone.token("t1")) is NameTaken
     assert zone.comes(zone.token("t2", node="n1")).stage is Stage.ISSUED
+
+
+def test_a_token_for_any_node_does_not_name_one_of_a_domain_below(zone: Zone) -> None:
+    region = controller_below(zone.controller, "region-a-control", "region-a")
+    home = node_pb2.Placement(domain="region-a", epoch=1)
+    seen = node_pb2.ActualState()
+    for aspect, body in (("placement", home), ("actual_state", seen)):
+        region.submit(
+            lambda p, a=aspect, b=body: p.write("region-a", "nodes/n1", a, b, principal="node:n1")  # type: ignore[misc]
+        )
+    zone.controller.receive_from(region)
+    assert zone.refusal(zone.token("t1")) is NameTaken
+    assert zone.comes(zone.token("t2"), node="n2").stage is Stage.ISSUED
 
 
 def test_who_waits_is_let_in_once_approved(zone: Zone) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from controller.standing import BearerRefused
 from federation.chain import key_id_of
 from souverix.fleet.v1 import node_pb2, return_pb2
 from souverix.nodelink.v1 import nodelink_pb2, relay_pb2
+from souverix.trust.v1 import revocation_pb2
 from tests.certificates import CertificateTree
 from tests.federation_fixture import ROOT
 from tests.unit.controller.nodelink.served_links import (
@@ -237,6 +238,29 @@ async def test_what_a_relay_kept_is_taken_when_a_vouched_key_has_signed_it(
     assert "no certificate has vouched" in (await relay.hear_kind("deposit")).problem
 
 
+async def test_what_a_relay_kept_is_not_taken_once_the_nodes_certificates_are_revoked(
+    served: Served, relay: ScriptedRelay, own: Credentials
+) -> None:
+    assert (await relay.bring(0, "n1", vouching=own)).HasField("welcome")
+    await until(lambda: served.body(ROOT, "nodes/n1", "link_state"))
+    await relay.close(0)
+    spec = revocation_pb2.RevocationSpec(reason="stolen")
+    spec.certificates.identity.principal = "node:n1"
+    spec.certificates.identity.issued_before.FromDatetime(datetime.now(UTC) + timedelta(seconds=2))
+    await served.submit(
+        lambda p: p.write(
+            ROOT, "revocations/identity-node-n1", "revocation", spec, principal="user:admin"
+        )
+    )
+    await relay.say(deposit=deposit("v1"))
+    ack = await relay.hear_kind("deposit")
+    assert (ack.sequence, "was revoked" in ack.problem) == (0, True)
+    assert served.body(ROOT, "nodes/n1", "actual_state") is None
+    later = served.leaf(Kind.NODE, "n1", at=datetime.now(UTC) + timedelta(seconds=10))
+    assert (await relay.bring(1, "n1", vouching=later)).HasField("welcome")
+    assert pinned(served).certificate == fingerprint(later.leaf)
+
+
 async def test_a_key_that_was_pinned_in_clear_is_vouched_for_once_there_is_tls(
     tmp_path: Path, certificate_tree: CertificateTree
 ) -> None:
@@ -324,6 +348,16 @@ async def test_what_is_said_through_a_relay_takes_effect_when_the_agent_signed_i
     assert served.body(ROOT, "nodes/n1", "actual_state").reported_version == "v1"
 
 
+async def test_a_statement_that_comes_through_a_relay_is_opened_as_what_it_is(
+    served: Served, relay: ScriptedRelay, own: Credentials
+) -> None:
+    token = (await relay.bring(0, "n1", vouching=own)).welcome.session_token
+    # It answers no challenge, which is no breach of the protocol: the link goes on.
+    await relay.request(0, signed=signed(unsigned_statement(token), token))
+    await relay.request(0, signed=signed(report_of("v1"), token))
+    assert (await relay.hear_node(0)).response.report_ack.sequence == 1
+
+
 async def test_nobody_who_dials_himself_is_asked_to_sign_what_he_says(
     served: Served, own: Credentials
 ) -> None:
@@ -355,6 +389,12 @@ def unsigned_result(token: bytes) -> nodelink_pb2.ConnectRequest:
     return nodelink_pb2.ConnectRequest(result=nodelink_pb2.CommandResult(command_id="c"))
 
 
+def unsigned_statement(token: bytes) -> nodelink_pb2.ConnectRequest:
+    return nodelink_pb2.ConnectRequest(
+        attestation=nodelink_pb2.AttestationStatement(nonce=bytes(32))
+    )
+
+
 def no_frame(token: bytes) -> nodelink_pb2.ConnectRequest:
     raw = b"\xff\xff"
     signature = key_of("n1").sign(said_message(token, raw))
@@ -376,6 +416,7 @@ def signed_twice(token: bytes) -> nodelink_pb2.ConnectRequest:
         from_another_session,
         unsigned,
         unsigned_result,
+        unsigned_statement,
         no_frame,
         signed_twice,
     ],

@@ -95,6 +95,8 @@ def test_what_has_expired_is_given_up_unless_it_was_prolonged() -> None:
     assert index.count(ROOT) == 0
     assert index.find((), ROOT, "node:n1", 1) is None
     assert Revocations(root.state, clock).count(ROOT) == 0
+    assert index.find_ever((), ROOT, "node:n1", 1) is not None
+    assert index.find_ever((), ROOT, "node:n1", 5) is None
 
 
 def test_without_an_end_it_stays() -> None:

@@ -317,6 +317,22 @@ async def test_release_asks_for_a_verification_since(controller: Served) -> None
     assert freed.phase == lifecycle_pb2.LIFECYCLE_PHASE_ACTIVE
 
 
+async def test_other_hardware_is_no_way_out_of_a_quarantine(controller: Served) -> None:
+    await record(controller, 1)
+    await record(controller, 2)
+    await quarantine(controller)
+    fresh = supply_chain_pb2.HardwareIdentity(serial="b2")
+    await refuses(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        transition(controller, "REPLACE_HARDWARE", hardware=fresh),
+        missing="attestation",
+    )
+    moved = await transition(
+        controller, "REPLACE_HARDWARE", hardware=fresh, override_attestation=True
+    )
+    assert moved.phase == lifecycle_pb2.LIFECYCLE_PHASE_PROVISIONING
+
+
 async def test_release_may_be_forced_with_a_reason(controller: Served) -> None:
     await record(controller, 2)
     await quarantine(controller)

@@ -302,6 +302,20 @@ async def test_what_was_revoked_is_not_recovered_and_a_token_brings_its_node_bac
     assert (await zone.enrol(token, "edge-7", new_tls_key())).HasField("issued")
 
 
+async def test_a_certificate_stays_revoked_when_it_has_ended(zone: Enrolling) -> None:
+    old = expired(zone, "edge-7", days=1)
+    # It is over by the time at which the certificate is shown, as one would be that was stated while it was good.
+    await zone.revocations.RevokeCertificate(
+        revocation_service_pb2.RevokeCertificateRequest(
+            certificate=to_der(old.leaf), reason="stolen"
+        )
+    )
+    with pytest.raises(JoiningRefused, match="CERTIFICATE_REVOKED"):
+        await recover(await zone.believed(), old, new_tls_key())
+    other = expired(zone, "edge-8", days=1)
+    assert (await recover(await zone.believed(), other, new_tls_key())).certificates
+
+
 async def test_a_nonce_is_good_once(zone: Enrolling) -> None:
     old = expired(zone, "edge-7", days=1)
     begun = await zone.join.BeginRecovery(join_service_pb2.BeginRecoveryRequest())

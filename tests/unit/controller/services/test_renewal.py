@@ -14,10 +14,15 @@ import grpc
 import pytest
 
 from controller import own_renewal
+from controller.errors import ServiceError
+from controller.services.calls import refusal_in
+from controller.services.renewal import RenewalService
 from nodeagent import renewing
 from nodeagent.certificates import certificate_of
 from nodeagent.renewing import Renewer
-from souverix.trust.v1 import join_service_pb2, join_service_pb2_grpc
+from souverix.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
+from souverix.trust.v1 import certificate_authority_pb2, join_service_pb2, join_service_pb2_grpc
+from tests.certificates import authority_below
 from tests.e2e.clients import wait_until
 from tests.unit.controller.enrolling import DOMAIN, Enrolling, enrolling, laid_out
 from tests.unit.controller.live_controllers import until
@@ -25,9 +30,9 @@ from tests.unit.controller.services.served import refusal
 from trust.authority import new_request
 from trust.certificates import fingerprint, to_der
 from trust.channels import ClientTls, open_channel, served_certificate
-from trust.files import Credentials, TrustFiles
+from trust.files import Credentials, TrustFiles, read_authority, write_identity, write_roots
 from trust.identity import Kind
-from trust.keys import new_tls_key
+from trust.keys import new_tls_key, to_pem
 from trust.renewal import sign
 
 DAY = timedelta(days=1)
@@ -117,6 +122,54 @@ async def test_nobody_renews_for_another_but_a_relay_that_passes_it_on(zone: Enr
     assert info.reason == "ACCESS_DENIED"
     assert (await asked(zone, relay, due)).issued.certificates
     assert (await asked(zone, due, due)).issued.certificates
+
+
+async def test_that_no_authority_is_held_is_no_refusal_for_the_audit_log() -> None:
+    service = RenewalService(DOMAIN, None, None, None)
+    with pytest.raises(ServiceError, match="holds no certificate authority") as caught:
+        await service.RenewCertificate(join_service_pb2.RenewCertificateRequest(), None)
+    assert caught.value.reason == "AUTHORITY_NOT_HELD"
+    assert refusal_in(caught.value) is None
+
+
+async def test_nobody_of_a_domain_below_is_issued_a_certificate_of_this_one(
+    zone: Enrolling, tmp_path: Path
+) -> None:
+    """Else whoever holds the authority of a domain below could name nodes of all the others."""
+    now = datetime.now(UTC)
+    above = read_authority(zone.federation.certificates.authority(DOMAIN), None, now)
+    below = authority_below(above, "region-a", now)
+    tls = zone.federation.client_tls(DOMAIN)
+    assert tls is not None
+    async with open_channel(zone.federation.address(DOMAIN), (), tls) as channel:
+        creation = fleet_service_pb2.CreateDomainRequest(domain_id="region-a")
+        creation.spec.parent = DOMAIN
+        await fleet_service_pb2_grpc.FleetServiceStub(channel).CreateDomain(creation)
+    known = certificate_authority_pb2.CertificateAuthority(
+        domain="region-a", certificates=[to_der(below.certificate)]
+    )
+    await zone.replica.journal().submit(
+        lambda p: p.write(
+            "region-a", "domains/region-a", "certificate_authority", known, principal="user:test"
+        )
+    )
+    key = new_tls_key()
+    issued = below.issue(key.public_key(), Kind.NODE, "n1", now)
+    write_identity(tmp_path, to_pem(key), (issued, *below.intermediates))
+    write_roots(tmp_path, below.certificates[-1:])
+    old = read(tmp_path)
+    _, info, text = await refusal(asked(zone, old, old))
+    assert info.reason == "RENEWAL_FOREIGN", text
+    assert not zone.audited("certificate.renewed")
+
+
+async def test_many_renewals_at_once_are_no_way_around_the_pace(zone: Enrolling) -> None:
+    due = read(leaf(zone, "due", DAY * 0.7))
+    answers = await asyncio.gather(
+        *(asked(zone, due, due) for _ in range(12)), return_exceptions=True
+    )
+    assert sum(not isinstance(each, BaseException) for each in answers) == 6
+    assert len(zone.audited("certificate.renewed")) == 6
 
 
 async def test_renewing_all_the_time_is_refused(zone: Enrolling) -> None:

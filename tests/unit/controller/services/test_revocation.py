@@ -19,8 +19,9 @@ from souverix.attention.v1 import attention_pb2
 from souverix.attention.v1 import attention_service_pb2 as attention
 from souverix.federation.v1 import authority_pb2
 from souverix.fleet.v1 import fleet_service_pb2 as fleet
-from souverix.fleet.v1 import lifecycle_pb2
+from souverix.fleet.v1 import lifecycle_pb2, node_pb2
 from souverix.trust.v1 import access_service_pb2 as access
+from souverix.trust.v1 import revocation_pb2
 from souverix.trust.v1 import revocation_service_pb2 as service
 from souverix.trust.v1 import role_binding_pb2 as roles
 from tests.certificates import CertificateTree
@@ -245,10 +246,19 @@ async def test_who_goes_on_calling_is_raised(controller: Served) -> None:
     assert "controller:region-a-control goes on calling" in item.cause
 
 
+@pytest.mark.parametrize(
+    ("node_kind", "principal"),
+    [(node_pb2.NODE_KIND_UNSPECIFIED, "node:n1"), (node_pb2.NODE_KIND_RELAY, "relay:n1")],
+)
 async def test_a_node_that_leaves_service_has_its_certificates_revoked_first(
-    controller: Served, certificate_tree: CertificateTree
+    controller: Served,
+    certificate_tree: CertificateTree,
+    node_kind: node_pb2.NodeKind,
+    principal: str,
 ) -> None:
-    await controller.fleet.CreateNode(fleet.CreateNodeRequest(node_id="n1"), **ADMIN)
+    """A relay's agent has the relay's certificate, so that is what is revoked."""
+    spec = node_pb2.NodeSpec(kind=node_kind)
+    await controller.fleet.CreateNode(fleet.CreateNodeRequest(node_id="n1", spec=spec), **ADMIN)
 
     async def move(transition: str, **fields: Any) -> Any:
         request = fleet.TransitionNodeRequest(
@@ -258,15 +268,16 @@ async def test_a_node_that_leaves_service_has_its_certificates_revoked_first(
 
     confirm = {"step": lifecycle_pb2.DECOMMISSION_STEP_CERTIFICATES_REVOKED}
     controller.replica.credentials = ReloadedCredentials(certificate_tree.controller(ROOT))
-    old = of_node(domain=ROOT)
+    identity = revocation_pb2.RevokedIdentity(principal=principal)
+    old = revoking(domain=ROOT, identity=identity)
     old.identity.issued_before.seconds = int(time.time() - timedelta(days=1).total_seconds())
     await revoke(controller, old)
     for transition in ("ENROL", "ACTIVATE"):
         await move(transition)
     await move("BEGIN_DECOMMISSION", reason="end of life")
-    with pytest.raises(grpc.aio.AioRpcError, match="souverixctl certificate revoke node:n1"):
+    with pytest.raises(grpc.aio.AioRpcError, match=f"souverixctl certificate revoke {principal}"):
         await move("CONFIRM_DECOMMISSION_STEP", **confirm)
-    await revoke(controller, of_node(domain=ROOT))
+    await revoke(controller, revoking(domain=ROOT, identity=identity))
     await move("CONFIRM_DECOMMISSION_STEP", step=lifecycle_pb2.DECOMMISSION_STEP_DATA_EXPORTED)
     done = await move("CONFIRM_DECOMMISSION_STEP", **confirm)
     assert (
@@ -278,4 +289,6 @@ async def test_a_node_that_leaves_service_has_its_certificates_revoked_first(
         if item.write.body().action.endswith("RevokeCertificate")
     ]
     assert [record.principal for record in audited] == ["user:admin"] * 2
-    assert audited[0].resource == f"domains/{ROOT}/revocations/identity-node-n1"
+    assert (
+        audited[0].resource == f"domains/{ROOT}/revocations/identity-{principal.replace(':', '-')}"
+    )
