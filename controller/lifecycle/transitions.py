@@ -137,7 +137,7 @@ def takes_command(recorded: lifecycle_pb2.LifecycleState | None, action: str) ->
 
 
 def _check_brought(asked: Asked, now_ms: int) -> None:
-    if not asked.reason and (asked.transition in NEEDS_REASON or asked.overrides_attestation):
+    if not asked.reason and asked.transition in NEEDS_REASON:
         raise InvalidWrite(f"{asked.transition.name} needs a reason", field="reason")
     brought = {
         "expire_time": asked.expire_ms is not None,
@@ -156,6 +156,8 @@ def _check_brought(asked: Asked, now_ms: int) -> None:
             f"{asked.transition.name} takes no override_attestation; leave it out",
             field="override_attestation",
         )
+    if asked.overrides_attestation and not asked.reason:
+        raise InvalidWrite("override_attestation needs a reason", field="reason")
     if asked.step and asked.step not in CHECKLIST:
         raise InvalidWrite(f"step {asked.step} is none of the checklist", field="step")
     if asked.expire_ms is None:

@@ -52,6 +52,10 @@ class Clients:
     def __exit__(self, *_: object) -> None:
         self._channel.close()
 
+    def wait_until_connected(self) -> None:
+        """Waits until whoever is to listen at the address does: a standby may start after its master serves."""
+        grpc.channel_ready_future(self._channel).result(DEADLINE_S)
+
     def create_policy(self, domain: str, policy: str, version: str, **fields: Any) -> Any:
         """Creates a policy whose value is told apart by its version label."""
         request = policy_service_pb2.CreatePolicyRequest(

@@ -178,6 +178,7 @@ def test_a_standby_answers_reads_and_names_the_master_to_writers(
         Clients(federation.address(DOMAIN, master)) as at_master,
         Clients(federation.address(DOMAIN, 3 - master)) as at_standby,
     ):
+        at_standby.wait_until_connected()
         at_master.create_policy(DOMAIN, "read-at-the-standby", "v1")
         at_standby.wait_for_policy(DOMAIN, "read-at-the-standby", "v1")
         with pytest.raises(grpc.RpcError) as refused:

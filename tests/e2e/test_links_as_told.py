@@ -72,9 +72,9 @@ def test_an_opportunistic_zone_closes_its_link_and_opens_it_when_asked(
 
 def test_a_standby_sends_who_asks_for_links_to_the_master(replicated: LocalFederation) -> None:
     master = replicated.wait_for_master("region-a")
-    with (
-        Clients(replicated.address("region-a", 3 - master)) as standby,
-        pytest.raises(grpc.RpcError) as refused,
-    ):
-        standby.federation.ListPeers(federation_service_pb2.ListPeersRequest(), timeout=DEADLINE_S)
+    with Clients(replicated.address("region-a", 3 - master)) as standby:
+        standby.wait_until_connected()
+        request = federation_service_pb2.ListPeersRequest()
+        with pytest.raises(grpc.RpcError) as refused:
+            standby.federation.ListPeers(request, timeout=DEADLINE_S)
     assert reason_of(refused.value) == "NOT_MASTER"
