@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import itertools
 import os
 import random
 import shutil
@@ -15,7 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -106,19 +107,26 @@ def find_program(name: str) -> str:
 
 
 def free_port(taken: Collection[int]) -> int:
-    """A port that nobody listens on and no outgoing connection will be given. Raises `OSError`."""
-    size = PORT_SPAN // PORT_SHARES
-    first = _first_outgoing_port() - PORT_SPAN + _port_share() * size
-    for _ in range(MAX_PORT_ATTEMPTS):
-        port = random.randrange(first, first + size)
+    """A port that nobody listens on, that no outgoing connection will be given, and that was not given out here for
+    hundreds of ports. Raises `OSError`.
+    """
+    for port in itertools.islice(_ports(), MAX_PORT_ATTEMPTS):
         with contextlib.suppress(OSError), socket.socket() as probe:
             if port not in taken:
                 probe.bind(("127.0.0.1", port))
                 return port
-    raise OSError(f"no free port among {MAX_PORT_ATTEMPTS} tried from {first} on")
+    raise OSError(f"no free port among {MAX_PORT_ATTEMPTS} tried below {_first_outgoing_port()}")
 
 
 @functools.cache
+def _ports() -> Iterator[int]:
+    """The ports of this process's share, one after the other, round and round from one taken by chance."""
+    size = PORT_SPAN // PORT_SHARES
+    first = _first_outgoing_port() - PORT_SPAN + _port_share() * size
+    begin = random.randrange(size)
+    return itertools.cycle(first + (begin + number) % size for number in range(size))
+
+
 def _port_share() -> int:
     """This process's share of the ports, held until it ends; one of the others' where all are taken."""
     for share in range(PORT_SHARES):

@@ -20,6 +20,11 @@ def test_a_port_that_is_in_use_or_taken_is_not_given() -> None:
     assert not found & {used, used + 1}
 
 
+def test_no_port_is_given_twice_in_a_row_of_many() -> None:
+    found = [free_port(()) for _ in range(SHARE // 2)]
+    assert len(set(found)) == len(found)
+
+
 def test_processes_at_work_at_once_are_given_ports_of_different_shares() -> None:
     own = {free_port(()) for _ in range(50)}
     program = (
